@@ -1,0 +1,119 @@
+package mmapbuf
+
+import (
+	"errors"
+	"io"
+	"math"
+	"runtime"
+	"sync"
+)
+
+// atLock returns the lock of ReadAt and WriteAt. They hold it shared while they
+// copy, so that copying is parallel, and WriteAt holds it alone while it
+// lengthens the contents.
+func (b *Buffer) atLock() *sync.RWMutex {
+	if mu := b.mu.Load(); mu != nil {
+		return mu
+	}
+	b.mu.CompareAndSwap(nil, new(sync.RWMutex))
+	return b.mu.Load()
+}
+
+var (
+	errReadAtNegative  = errors.New("mmapbuf: ReadAt: negative offset")
+	errWriteAtNegative = errors.New("mmapbuf: WriteAt: negative offset")
+)
+
+// ReadAt copies contents from offset off on to p and returns how many bytes
+// that were, with [io.EOF] if they are fewer than len(p) or off is not below
+// Len. Offset 0 is the first byte not yet consumed: ReadAt sees Bytes()[off:].
+// It consumes nothing, and a negative offset is an error.
+//
+// ReadAt may run beside other calls of ReadAt, and of WriteAt on other ranges,
+// but beside no other method that changes the Buffer.
+func (b *Buffer) ReadAt(p []byte, off int64) (n int, err error) {
+	if off < 0 {
+		return 0, errReadAtNegative
+	}
+	mu := b.atLock()
+	mu.RLock()
+	defer mu.RUnlock()
+	b.check()
+	if off >= int64(b.Len()) {
+		return 0, io.EOF
+	}
+	n = copy(p, b.buf[b.off+int(off):])
+	if n < len(p) {
+		err = io.EOF
+	}
+	runtime.KeepAlive(b)
+	return n, err
+}
+
+// WriteAt copies p over the contents from offset off on, lengthening them if
+// they end before off+len(p). Bytes between the old end and off become zero.
+// Offset 0 is the first byte not yet consumed. It returns len(p), or 0 with an
+// error if off is negative, if the contents would exceed MaxLen, or if there
+// is no memory; the last two wrap ErrTooLarge. An empty p changes nothing.
+//
+// WriteAt may run beside other calls of WriteAt and ReadAt on other ranges,
+// also when they lengthen the contents, but beside no other method.
+func (b *Buffer) WriteAt(p []byte, off int64) (n int, err error) {
+	if off < 0 {
+		return 0, errWriteAtNegative
+	}
+	if len(p) == 0 {
+		return 0, nil
+	}
+	if off > int64(math.MaxInt-len(p)) {
+		return 0, ErrTooLarge
+	}
+	mu := b.atLock()
+	for {
+		if b.overwrite(mu, p, int(off)) {
+			return len(p), nil
+		}
+		if err := b.lengthen(mu, int(off), int(off)+len(p)); err != nil {
+			return 0, err
+		}
+	}
+}
+
+// overwrite copies p over the contents at off. It reports false, and does
+// nothing, if they do not reach that far.
+func (b *Buffer) overwrite(mu *sync.RWMutex, p []byte, off int) bool {
+	mu.RLock()
+	defer mu.RUnlock()
+	b.check()
+	if b.Len() < off+len(p) {
+		return false
+	}
+	copy(b.buf[b.off+off:], p)
+	runtime.KeepAlive(b)
+	return true
+}
+
+// lengthen makes the contents end bytes long, if they are shorter, and zeroes
+// what of that lies before off. The rest is the caller's to write.
+func (b *Buffer) lengthen(mu *sync.RWMutex, off, end int) error {
+	mu.Lock()
+	defer mu.Unlock()
+	n := end - b.Len()
+	if n <= 0 {
+		return nil
+	}
+	if err := b.Reserve(n); err != nil {
+		return err
+	}
+	b.lastRead = opInvalid
+	old, written := len(b.buf), cap(b.buf)
+	if b.m != nil {
+		written = b.m.dirty // memory beyond has never been touched: leave it so
+	}
+	b.buf = b.buf[:b.off+end]
+	if gap := min(b.off+off, written); gap > old {
+		clear(b.buf[old:gap])
+	}
+	runtime.KeepAlive(b)
+	return nil
+}

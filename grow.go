@@ -1,0 +1,371 @@
+package mmapbuf
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"runtime"
+	"strconv"
+	"unicode/utf8"
+)
+
+// mapThreshold is the capacity, in bytes, from which on storage is a mapping
+// and not a Go slice. Below about 512 KiB a slice is faster. Only tests change
+// it.
+var mapThreshold = 1 << 20
+
+const (
+	smallSize = 64       // least capacity of a slice
+	slideMax  = 4 << 20  // contents up to this size are copied down within a mapping, larger ones never
+	trimMin   = 32 << 20 // a consumed prefix of a mapping below this size is kept for reuse
+
+	// maxSlice bounds storage, in bytes. No machine that Go runs on lets a
+	// process have more addresses, and asking Go for them is fatal.
+	maxSlice = min(math.MaxInt, 1<<46)
+)
+
+// A mapping is the memory that a Buffer owns outside of the Go heap. Only its
+// Buffer refers to it, so when the collector finds it unreachable, no slice of
+// the memory is left: views are of published pages only.
+type mapping struct {
+	*pages
+	dirty int  // no byte of mem[max(dirty, len(buf)):] has been written: they are zero
+	freed int  // trim has given back the memory of mem[:freed]
+	lent  int  // calls of a Reader or Writer in progress that were handed a part of mem
+	left  bool // the Buffer has new storage; the last of those calls unmaps mem
+}
+
+// newMapping maps at least n bytes, a number that pageRound accepts.
+func newMapping(n int, huge bool) (*mapping, error) {
+	p, err := mapPages(n, huge)
+	if err != nil {
+		return nil, err
+	}
+	m := &mapping{pages: p}
+	runtime.AddCleanup(m, func(p *pages) { _ = p.unmap() }, p)
+	return m, nil
+}
+
+// lend notes that a part of the mapping is handed to a Reader or Writer.
+// Until takeBack the memory stays where it is, even if that Reader or Writer
+// uses the Buffer: what would move or unmap it leaves it behind instead.
+func (b *Buffer) lend() *mapping {
+	b.m.lent++
+	return b.m
+}
+
+func (m *mapping) takeBack() {
+	m.lent--
+	if m.left && m.lent == 0 {
+		_ = m.unmap()
+	}
+}
+
+// release gives m back to the system, at once or when the calls that use it
+// have returned.
+func (m *mapping) release() error {
+	if m.lent > 0 {
+		m.left = true
+		return nil
+	}
+	return m.unmap()
+}
+
+// setSlice makes p, Go memory, the storage. It does not release a mapping.
+func (b *Buffer) setSlice(p []byte, off int) {
+	b.buf, b.off, b.m, b.self = p, off, nil, nil
+}
+
+// setMapping makes m the storage, with the contents at m.mem[off:end].
+func (b *Buffer) setMapping(m *mapping, off, end int) {
+	b.buf, b.off, b.m = m.mem[:end], off, m
+	for b.self != b { // again if a stack that holds b moved meanwhile
+		b.self = noescape(b)
+	}
+}
+
+// grow makes room for n more bytes: cap(buf)-len(buf) >= n. It may discard the
+// consumed prefix. If it fails, nothing has changed.
+func (b *Buffer) grow(n int) error {
+	live := b.Len()
+	if live == 0 && b.off != 0 {
+		b.Reset()
+	}
+	c := cap(b.buf)
+	switch {
+	case n <= c-len(b.buf):
+		return nil
+	case n <= c/2-live && (b.m == nil || live <= slideMax):
+		// Half of the storage is consumed at least, so that this copies no
+		// byte more than once for each byte written.
+		copy(b.buf, b.buf[b.off:])
+		b.cut(0, live)
+		runtime.KeepAlive(b)
+		return nil
+	case b.buf == nil && n <= smallSize && smallSize < mapThreshold:
+		b.buf = make([]byte, 0, smallSize)
+		return nil
+	case c > math.MaxInt-c-n:
+		return ErrTooLarge
+	case b.m != nil && b.m.lent == 0:
+		return b.remap(n)
+	}
+	// The prefix counts, as for bytes.Buffer: a Buffer that is also read from
+	// wants room to slide in.
+	return b.move(b.bounded(max(2*(c-b.off), live+b.off+n), n), live+n)
+}
+
+// remap makes room for n more bytes in a mapping.
+func (b *Buffer) remap(n int) error {
+	live := b.Len()
+	drop, want := remapPlan(live, b.off, cap(b.buf), n)
+	b.dropFront(drop)
+	need := len(b.buf) + n
+	err := b.tryCaps(b.bounded(want, n), need, func(c int) error {
+		return b.m.grow(c, b.off, len(b.buf))
+	})
+	if err != nil {
+		return err
+	}
+	b.setMapping(b.m, b.off, len(b.buf))
+	return nil
+}
+
+// remapPlan decides how a full mapping of c bytes, live ones behind a consumed
+// prefix of off, makes room for n more: how many bytes of the prefix to give
+// back, and how long the mapping should be then.
+func remapPlan(live, off, c, n int) (drop, want int) {
+	drop = pageFloor(off)
+	if drop < live/4 {
+		// Moving page tables is cheap, not free: do not do it for less
+		// than a quarter of the contents.
+		drop = 0
+	}
+	need := off - drop + live + n
+	if drop > 0 && need <= c {
+		return drop, c
+	}
+	return drop, max(2*c, need)
+}
+
+// move copies the contents into new storage of c bytes, or of at least need if
+// so much cannot be had.
+func (b *Buffer) move(c, need int) error {
+	if c < mapThreshold || !canMap() {
+		return b.moveToSlice(c)
+	}
+	return b.tryCaps(c, need, func(c int) error {
+		m, err := newMapping(c, !b.NoHugePages)
+		if err != nil {
+			if !canMap() { // it was refused for good
+				return b.moveToSlice(c)
+			}
+			return err
+		}
+		n := copy(m.mem, b.buf[b.off:])
+		b.leave()
+		b.setMapping(m, 0, n)
+		return nil
+	})
+}
+
+// moveToSlice copies the contents into a new slice of c bytes or a little
+// more.
+func (b *Buffer) moveToSlice(c int) (err error) {
+	if c > maxSlice {
+		return ErrTooLarge
+	}
+	defer func() {
+		if recover() != nil { // make: c is out of range
+			err = ErrTooLarge
+		}
+	}()
+	// append rounds up to the size of an allocation.
+	p := append([]byte(nil), make([]byte, c)...)
+	n := copy(p, b.buf[b.off:])
+	b.leave()
+	b.setSlice(p[:n], 0)
+	return nil
+}
+
+// leave releases the mapping, if the storage is one, before new storage takes
+// its place.
+func (b *Buffer) leave() {
+	if b.m != nil {
+		_ = b.m.release() // what munmap(2) refuses stays mapped, and is out of reach
+	}
+}
+
+// tryCaps calls try with a capacity of want bytes, and if the memory for that
+// cannot be had, of just need, rounded to whole pages.
+func (b *Buffer) tryCaps(want, need int, try func(c int) error) error {
+	from := cap(b.buf)
+	least, ok := pageRound(need)
+	if !ok {
+		return ErrTooLarge
+	}
+	if c, ok := pageRound(want); ok && c > least && try(c) == nil {
+		return nil
+	}
+	if err := try(least); err != nil {
+		return &growError{from, least, err}
+	}
+	return nil
+}
+
+// bounded lowers a capacity to what MaxLen allows to fill, but not below what
+// n more bytes need.
+func (b *Buffer) bounded(c, n int) int {
+	if b.MaxLen <= 0 {
+		return c
+	}
+	return min(c, b.off+max(b.MaxLen, b.Len()+n))
+}
+
+// roomToMax returns how many bytes more MaxLen allows.
+func (b *Buffer) roomToMax() int {
+	if b.MaxLen <= 0 {
+		return math.MaxInt
+	}
+	return max(b.MaxLen-b.Len(), 0)
+}
+
+func (b *Buffer) maxLenError(n int) error {
+	return &maxLenError{len: b.Len(), n: n, max: b.MaxLen}
+}
+
+// Reserve is [Buffer.Grow] that returns an error instead of panicking: if n is
+// negative, if Len+n exceeds MaxLen, or if room for n more bytes cannot be
+// had. The last two wrap ErrTooLarge. The contents are intact in any case.
+func (b *Buffer) Reserve(n int) error {
+	b.check()
+	if n < 0 {
+		return errNegativeReserve
+	}
+	if n > b.roomToMax() {
+		return b.maxLenError(n)
+	}
+	return b.grow(n)
+}
+
+// Shrink gives the consumed prefix and the spare capacity back to the system,
+// those of a mapping in whole pages. The contents stay. UnreadByte and
+// UnreadRune do not reach back over it.
+func (b *Buffer) Shrink() {
+	b.check()
+	b.lastRead = opInvalid
+	live := b.Len()
+	switch mapped := live >= mapThreshold && canMap(); {
+	case live == 0:
+		_ = b.Close()
+	case !mapped && live < cap(b.buf):
+		p := append(make([]byte, 0, live), b.buf[b.off:]...)
+		b.leave()
+		b.setSlice(p, 0)
+	case mapped && b.m == nil:
+		if c, ok := pageRound(live); ok && c < cap(b.buf) {
+			_ = b.move(c, live) // if it fails, the storage stays
+		}
+	case mapped && b.m.lent == 0:
+		b.shrinkMapping()
+	}
+}
+
+// shrinkMapping cuts the mapping to the pages of the contents.
+func (b *Buffer) shrinkMapping() {
+	b.dropFront(pageFloor(b.off))
+	if end, _ := pageRound(len(b.buf)); end < cap(b.buf) && b.m.dropBack(end) == nil {
+		b.m.dirty = min(b.m.dirty, end)
+		b.setMapping(b.m, b.off, len(b.buf))
+	}
+}
+
+// dropFront unmaps the first k bytes of the mapping, all of them consumed. If
+// that fails they stay.
+func (b *Buffer) dropFront(k int) {
+	if k == 0 || b.m.dropFront(k) != nil {
+		return
+	}
+	b.m.dirty = max(b.m.dirty-k, 0)
+	b.m.freed = max(b.m.freed-k, 0)
+	b.setMapping(b.m, b.off-k, len(b.buf)-k)
+}
+
+// trim gives back the memory of a large consumed prefix, but not its
+// addresses, so that a queue takes up as much as is in it.
+func (b *Buffer) trim() {
+	if b.m == nil || b.m.lent > 0 || b.off-b.m.freed < max(trimMin, b.Len()/4) {
+		return
+	}
+	to := pageFloor(b.off - utf8.UTFMax) // Unread* may reach back
+	b.m.clear(b.m.freed, to)
+	b.m.freed = to
+}
+
+// publish moves the storage from the mapping to the Go heap, so that a view of
+// it can be handed out: the contents, what else of the mapping has been
+// written, and spare capacity of room bytes at most, for the heap counts it as
+// used.
+func (b *Buffer) publish(room int) {
+	b.check()
+	lo := pageFloor(max(b.off-utf8.UTFMax, 0)) // Unread* may reach back
+	hi, _ := pageRound(max(b.m.dirty, len(b.buf)+min(room, b.Available())))
+	err := probeHeap(hi - lo)
+	switch {
+	case err != nil:
+		panic(&growError{0, hi - lo, err})
+	case b.m.lent > 0:
+		_ = b.moveToSlice(hi - lo)
+	default:
+		b.setSlice(b.m.publish(lo, len(b.buf), hi)[:len(b.buf)-lo], b.off-lo)
+	}
+}
+
+// Close empties the Buffer and gives its memory back: a mapping to the system,
+// at once; a slice to the collector. The Buffer is then as good as new, with
+// its MaxLen and NoHugePages. Closing is never a duty, and closing twice does
+// no harm. Slices that the Buffer has returned stay valid. An error is that of
+// munmap(2).
+func (b *Buffer) Close() error {
+	b.check()
+	m := b.m
+	b.setSlice(nil, 0)
+	b.lastRead = opInvalid
+	if m != nil {
+		return m.release()
+	}
+	return nil
+}
+
+var errNegativeReserve = errors.New("mmapbuf: Reserve: negative count")
+
+// A growError says what the system refused. It wraps ErrTooLarge as well.
+type growError struct {
+	from, to int // capacities in bytes
+	err      error
+}
+
+func (e *growError) Error() string {
+	return fmt.Sprintf("mmapbuf: grow %s to %s: %v", sizeString(e.from), sizeString(e.to), e.err)
+}
+
+func (e *growError) Unwrap() []error { return []error{ErrTooLarge, e.err} }
+
+// A maxLenError says that n more bytes do not fit below MaxLen.
+type maxLenError struct{ len, n, max int }
+
+func (e *maxLenError) Error() string {
+	return fmt.Sprintf("mmapbuf: %d bytes and %d more exceed MaxLen %d", e.len, e.n, e.max)
+}
+
+func (e *maxLenError) Unwrap() error { return ErrTooLarge }
+
+// sizeString formats n bytes in the largest binary unit that is not above it.
+func sizeString(n int) string {
+	units := []string{"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"}
+	x, u := float64(n), 0
+	for x >= 1024 && u < len(units)-1 {
+		x, u = x/1024, u+1
+	}
+	return strconv.FormatFloat(math.Round(x*10)/10, 'f', -1, 64) + " " + units[u]
+}

@@ -1,0 +1,292 @@
+//go:build linux && !nommap && (amd64 || arm64 || loong64 || mips64 || mips64le || ppc64 || ppc64le || riscv64 || s390x)
+
+package mmapbuf
+
+import (
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// What the system refused once, for a reason that will not go away (a seccomp
+// filter, an emulated kernel), is not asked for again.
+var mmapRefused, mremapRefused atomic.Bool
+
+func canMap() bool { return !mmapRefused.Load() }
+
+// refused reports whether err, of a call with valid arguments, means that the
+// call as such is not available.
+func refused(err error) bool {
+	switch err {
+	case unix.ENOSYS, unix.EPERM, unix.EACCES, unix.EINVAL, unix.EFAULT:
+		return true
+	}
+	return false
+}
+
+func systemPageUnit() int {
+	unit, _ := chooseUnit(os.Getpagesize(), hugePageSize())
+	return unit
+}
+
+// hugePageSize returns the size of the pages that MADV_HUGEPAGE asks for, or 0
+// if the kernel has none.
+func hugePageSize() int {
+	s, err := os.ReadFile("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
+	if err != nil {
+		return 0
+	}
+	n, err := strconv.Atoi(strings.TrimSpace(string(s)))
+	if err != nil || n&(n-1) != 0 {
+		return 0
+	}
+	return n
+}
+
+// base returns the address of a mapping.
+func base(mem []byte) unsafe.Pointer { return unsafe.Pointer(unsafe.SliceData(mem)) }
+
+// mmap maps n bytes somewhere, at a multiple of align if that can be had.
+//
+// MAP_NORESERVE: memory counts when it is touched, and spare capacity is not.
+func mmap(n, align, prot int) ([]byte, error) {
+	const flags = unix.MAP_PRIVATE | unix.MAP_ANONYMOUS | unix.MAP_NORESERVE
+	p, err := unix.MmapPtr(-1, 0, nil, uintptr(n), prot, flags)
+	if err != nil || uintptr(p)%uintptr(align) == 0 {
+		return unsafe.Slice((*byte)(p), n), err
+	}
+	// Kernels before 6.7 do not align, and none does to 1 GiB: take more and
+	// trim.
+	big, err := unix.MmapPtr(-1, 0, nil, uintptr(n+align), prot, flags)
+	if err != nil {
+		return unsafe.Slice((*byte)(p), n), nil
+	}
+	_ = unix.MunmapPtr(p, uintptr(n))
+	head := int(-uintptr(big) % uintptr(align))
+	_ = unix.MunmapPtr(big, uintptr(head))
+	p = unsafe.Add(big, head)
+	_ = unix.MunmapPtr(unsafe.Add(p, n), uintptr(align-head))
+	return unsafe.Slice((*byte)(p), n), nil
+}
+
+func munmap(mem []byte) error {
+	if len(mem) == 0 {
+		return nil
+	}
+	return os.NewSyscallError("munmap", unix.MunmapPtr(base(mem), uintptr(len(mem))))
+}
+
+func mapPages(n int, huge bool) (*pages, error) {
+	if n > maxSlice {
+		return nil, os.NewSyscallError("mmap", unix.ENOMEM)
+	}
+	mem, err := mmap(n, alignment(n), unix.PROT_READ|unix.PROT_WRITE)
+	if err != nil {
+		if refused(err) {
+			mmapRefused.Store(true)
+		}
+		return nil, os.NewSyscallError("mmap", err)
+	}
+	// Before the first touch, and over the whole: the mapping must stay one
+	// VMA, for mremap(2) grows no range of two. A kernel that does not do
+	// huge pages says EINVAL, and that is all right.
+	advice := unix.MADV_NOHUGEPAGE
+	if huge {
+		advice = unix.MADV_HUGEPAGE
+	}
+	_ = unix.Madvise(mem, advice)
+	return &pages{mem, huge}, nil
+}
+
+func (p *pages) grow(n, lo, hi int) error {
+	if n > maxSlice {
+		// Newer kernels say EINVAL, which is not to be taken for a refusal.
+		return os.NewSyscallError("mremap", unix.ENOMEM)
+	}
+	if !mremapRefused.Load() {
+		err := p.mremap(n)
+		if err == nil || !refused(err) {
+			return os.NewSyscallError("mremap", err)
+		}
+		mremapRefused.Store(true)
+	}
+	q, err := mapPages(n, p.huge)
+	if err != nil {
+		return err
+	}
+	copy(q.mem[lo:hi], p.mem[lo:hi])
+	_ = p.unmap()
+	p.mem = q.mem
+	return nil
+}
+
+// mremap grows the mapping in place, or else to an aligned place, or else to
+// any.
+func (p *pages) mremap(n int) error {
+	old, size := base(p.mem), uintptr(len(p.mem))
+	to, err := unix.MremapPtr(old, size, nil, uintptr(n), 0)
+	if err != nil && !refused(err) {
+		to, err = mremapAligned(old, size, n)
+	}
+	if err != nil && !refused(err) {
+		to, err = unix.MremapPtr(old, size, nil, uintptr(n), unix.MREMAP_MAYMOVE)
+	}
+	if err == nil {
+		p.mem = unsafe.Slice((*byte)(to), n)
+	}
+	return err
+}
+
+// mremapAligned moves a mapping onto a reservation of the right alignment: at
+// any other place the kernel would split huge pages and move page by page.
+func mremapAligned(old unsafe.Pointer, size uintptr, n int) (unsafe.Pointer, error) {
+	to, err := mmap(n, alignment(n), unix.PROT_NONE)
+	if err != nil {
+		return nil, err
+	}
+	p, err := unix.MremapPtr(old, size, base(to), uintptr(n), unix.MREMAP_MAYMOVE|unix.MREMAP_FIXED)
+	if err == nil {
+		return p, nil
+	}
+	// The kernel may have unmapped the reservation before it failed, and
+	// somebody else may have mapped the place since. Only what is free is
+	// certain: take it, and give it back. Else the addresses are lost.
+	const flags = unix.MAP_PRIVATE | unix.MAP_ANONYMOUS | unix.MAP_NORESERVE | unix.MAP_FIXED_NOREPLACE
+	if q, e := unix.MmapPtr(-1, 0, base(to), uintptr(n), unix.PROT_NONE, flags); e == nil {
+		_ = unix.MunmapPtr(q, uintptr(n))
+	}
+	return nil, err
+}
+
+func (p *pages) dropFront(k int) error {
+	err := munmap(p.mem[:k])
+	if err == nil {
+		p.mem = p.mem[k:]
+	}
+	return err
+}
+
+func (p *pages) dropBack(k int) error {
+	err := munmap(p.mem[k:])
+	if err == nil {
+		p.mem = p.mem[:k:k]
+	}
+	return err
+}
+
+func (p *pages) clear(lo, hi int) {
+	_ = unix.Madvise(p.mem[lo:hi], unix.MADV_DONTNEED) // if it fails, the memory stays
+}
+
+func (p *pages) unmap() error {
+	mem := p.mem
+	p.mem = nil
+	return munmap(mem)
+}
+
+// minObject is a size, in bytes, above which a heap object has a span of its
+// own and is not next to others in a page.
+const minObject = 64 * kiB
+
+func (p *pages) publish(lo, end, hi int) []byte {
+	n := hi - lo
+	obj, skip := heapObject(n)
+	if movePages(obj, skip, p.mem[lo:hi]) {
+		_ = munmap(p.mem[:lo])
+		_ = munmap(p.mem[hi:])
+		p.mem = nil
+		return within(obj, skip, n)
+	}
+	obj, skip = heapObject(n)
+	q := within(obj, skip, n)
+	copy(q, p.mem[lo:end])
+	_ = p.unmap()
+	return q
+}
+
+// within returns n bytes of obj, skip bytes from its start.
+func within(obj *byte, skip, n int) []byte {
+	return unsafe.Slice((*byte)(unsafe.Add(unsafe.Pointer(obj), skip)), n)
+}
+
+// movePages moves the pages of mem into obj, skip bytes from its start, and
+// sees to it that they leave with obj. It reports whether it could.
+func movePages(obj *byte, skip int, mem []byte) bool {
+	if mremapRefused.Load() {
+		return false
+	}
+	to := within(obj, skip, len(mem))
+	size := uintptr(len(mem))
+	// Not unix.MremapPtr: the address that the call returns is one of the Go
+	// heap, and no pointer to such may be made from an integer.
+	_, _, errno := unix.Syscall6(unix.SYS_MREMAP, uintptr(base(mem)), size, size,
+		unix.MREMAP_MAYMOVE|unix.MREMAP_FIXED, uintptr(base(to)), 0)
+	if errno != 0 {
+		// Nobody has a use for obj now, but the kernel may have unmapped its
+		// pages before it failed, and the collector will use the place again.
+		freshPages(obj, skip, len(mem))
+		if refused(errno) {
+			mremapRefused.Store(true)
+		}
+		return false
+	}
+	n := len(mem)
+	runtime.SetFinalizer(obj, func(obj *byte) { freshPages(obj, skip, n) })
+	return true
+}
+
+// freshPages puts pages such as the runtime maps in the place of n bytes of
+// obj. If the kernel can not do that there may be none at all: then obj is
+// kept for good, so that nobody comes to touch the place.
+func freshPages(obj *byte, skip, n int) {
+	const flags = unix.MAP_PRIVATE | unix.MAP_ANONYMOUS | unix.MAP_FIXED
+	_, err := unix.MmapPtr(-1, 0, base(within(obj, skip, n)), uintptr(n), unix.PROT_READ|unix.PROT_WRITE, flags)
+	if err != nil {
+		lost.Lock()
+		lost.objects = append(lost.objects, obj)
+		lost.Unlock()
+	}
+}
+
+var lost struct {
+	sync.Mutex
+	objects []*byte
+}
+
+// heapObject returns a pointer-free object of the Go heap that nobody has
+// written to, and where in it n bytes begin that are aligned to pageUnit.
+func heapObject(n int) (obj *byte, skip int) {
+	// Of all ways to get memory from Go, this alone does not clear it.
+	var s strings.Builder
+	s.Grow(max(n+pageUnit(), minObject))
+	s.WriteByte(0) // the data of an empty string is unspecified
+	obj = unsafe.StringData(s.String())
+	return obj, int(-uintptr(unsafe.Pointer(obj)) % uintptr(pageUnit()))
+}
+
+// probeHeap maps and unmaps as much as the runtime would at most, to make an
+// object for n bytes to be published to.
+func probeHeap(n int) error {
+	const arena = 64 * miB
+	size := uintptr(n+pageUnit()+arena-1) &^ (arena - 1)
+	p, err := unix.MmapPtr(-1, 0, nil, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return os.NewSyscallError("mmap", err)
+	}
+	return os.NewSyscallError("munmap", unix.MunmapPtr(p, size))
+}
+
+// noescape hides b from escape analysis, so that a Buffer can live on the
+// stack although it knows its own address. That is safe because the address
+// is kept in the Buffer itself, where the runtime adjusts it when it moves the
+// stack.
+func noescape(b *Buffer) *Buffer {
+	x := uintptr(unsafe.Pointer(b))
+	return *(**Buffer)(unsafe.Pointer(&x))
+}

@@ -1,0 +1,28 @@
+//go:build !linux || nommap || !(amd64 || arm64 || loong64 || mips64 || mips64le || ppc64 || ppc64le || riscv64 || s390x)
+
+package mmapbuf
+
+import (
+	"errors"
+	"os"
+)
+
+func systemPageUnit() int {
+	unit, _ := chooseUnit(os.Getpagesize(), 0)
+	return unit
+}
+
+// There are no mappings here, and grow.go asks for none.
+
+func canMap() bool { return false }
+
+func mapPages(int, bool) (*pages, error) { return nil, errors.ErrUnsupported }
+
+func (*pages) grow(int, int, int) error     { return errors.ErrUnsupported }
+func (*pages) dropFront(int) error          { return errors.ErrUnsupported }
+func (*pages) dropBack(int) error           { return errors.ErrUnsupported }
+func (*pages) clear(int, int)               {}
+func (*pages) unmap() error                 { return nil }
+func (*pages) publish(int, int, int) []byte { return nil }
+func probeHeap(int) error                   { return nil }
+func noescape(*Buffer) *Buffer              { panic("mmapbuf: no mapping to own") }
