@@ -208,7 +208,7 @@ func (b *Buffer) tryCaps(want, need int, try func(c int) error) error {
 		return nil
 	}
 	if err := try(least); err != nil {
-		return &growError{from, least, err}
+		return &memoryError{fmt.Sprintf("grow %s to %s", sizeString(from), sizeString(least)), err}
 	}
 	return nil
 }
@@ -313,7 +313,7 @@ func (b *Buffer) publish(room int) {
 	err := probeHeap(hi - lo)
 	switch {
 	case err != nil:
-		panic(&growError{0, hi - lo, err})
+		panic(&memoryError{fmt.Sprintf("publish %s", sizeString(hi-lo)), err})
 	case b.m.lent > 0:
 		_ = b.moveToSlice(hi - lo)
 	default:
@@ -339,17 +339,14 @@ func (b *Buffer) Close() error {
 
 var errNegativeReserve = errors.New("mmapbuf: Reserve: negative count")
 
-// A growError says what the system refused. It wraps ErrTooLarge as well.
-type growError struct {
-	from, to int // capacities in bytes
-	err      error
+// A memoryError says what the system refused. It wraps ErrTooLarge as well.
+type memoryError struct {
+	what string
+	err  error
 }
 
-func (e *growError) Error() string {
-	return fmt.Sprintf("mmapbuf: grow %s to %s: %v", sizeString(e.from), sizeString(e.to), e.err)
-}
-
-func (e *growError) Unwrap() []error { return []error{ErrTooLarge, e.err} }
+func (e *memoryError) Error() string   { return "mmapbuf: " + e.what + ": " + e.err.Error() }
+func (e *memoryError) Unwrap() []error { return []error{ErrTooLarge, e.err} }
 
 // A maxLenError says that n more bytes do not fit below MaxLen.
 type maxLenError struct{ len, n, max int }

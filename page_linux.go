@@ -58,8 +58,11 @@ func base(mem []byte) unsafe.Pointer { return unsafe.Pointer(unsafe.SliceData(me
 func mmap(n, align, prot int) ([]byte, error) {
 	const flags = unix.MAP_PRIVATE | unix.MAP_ANONYMOUS | unix.MAP_NORESERVE
 	p, err := unix.MmapPtr(-1, 0, nil, uintptr(n), prot, flags)
-	if err != nil || uintptr(p)%uintptr(align) == 0 {
-		return unsafe.Slice((*byte)(p), n), err
+	if err != nil {
+		return nil, err
+	}
+	if uintptr(p)%uintptr(align) == 0 {
+		return unsafe.Slice((*byte)(p), n), nil
 	}
 	// Kernels before 6.7 do not align, and none does to 1 GiB: take more and
 	// trim.
@@ -129,39 +132,44 @@ func (p *pages) grow(n, lo, hi int) error {
 // mremap grows the mapping in place, or else to an aligned place, or else to
 // any.
 func (p *pages) mremap(n int) error {
-	old, size := base(p.mem), uintptr(len(p.mem))
-	to, err := unix.MremapPtr(old, size, nil, uintptr(n), 0)
-	if err != nil && !refused(err) {
-		to, err = mremapAligned(old, size, n)
+	err := p.resize(n, 0)
+	if err != nil && !refused(err) && p.moveAligned(n) == nil {
+		err = p.resize(n, 0)
 	}
 	if err != nil && !refused(err) {
-		to, err = unix.MremapPtr(old, size, nil, uintptr(n), unix.MREMAP_MAYMOVE)
+		err = p.resize(n, unix.MREMAP_MAYMOVE)
 	}
+	return err
+}
+
+func (p *pages) resize(n, flags int) error {
+	to, err := unix.MremapPtr(base(p.mem), uintptr(len(p.mem)), nil, uintptr(n), flags)
 	if err == nil {
 		p.mem = unsafe.Slice((*byte)(to), n)
 	}
 	return err
 }
 
-// mremapAligned moves a mapping onto a reservation of the right alignment: at
-// any other place the kernel would split huge pages and move page by page.
-func mremapAligned(old unsafe.Pointer, size uintptr, n int) (unsafe.Pointer, error) {
+// moveAligned moves the mapping to where it can grow to n bytes in place, at
+// an address of the right alignment: at any other the kernel would split huge
+// pages and move page by page.
+//
+// It moves and leaves the growing to a second call, because a growth that
+// fails for some limit would leave it unknown whether the kernel has unmapped
+// the reservation, and so whose those addresses are. A mere move charges
+// nothing. Should it fail all the same, its target is not touched again.
+func (p *pages) moveAligned(n int) error {
 	to, err := mmap(n, alignment(n), unix.PROT_NONE)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	p, err := unix.MremapPtr(old, size, base(to), uintptr(n), unix.MREMAP_MAYMOVE|unix.MREMAP_FIXED)
+	size := len(p.mem)
+	_, err = unix.MremapPtr(base(p.mem), uintptr(size), base(to), uintptr(size), unix.MREMAP_MAYMOVE|unix.MREMAP_FIXED)
 	if err == nil {
-		return p, nil
+		p.mem = to[:size]
 	}
-	// The kernel may have unmapped the reservation before it failed, and
-	// somebody else may have mapped the place since. Only what is free is
-	// certain: take it, and give it back. Else the addresses are lost.
-	const flags = unix.MAP_PRIVATE | unix.MAP_ANONYMOUS | unix.MAP_NORESERVE | unix.MAP_FIXED_NOREPLACE
-	if q, e := unix.MmapPtr(-1, 0, base(to), uintptr(n), unix.PROT_NONE, flags); e == nil {
-		_ = unix.MunmapPtr(q, uintptr(n))
-	}
-	return nil, err
+	_ = munmap(to[size:])
+	return err
 }
 
 func (p *pages) dropFront(k int) error {
@@ -221,37 +229,48 @@ func movePages(obj *byte, skip int, mem []byte) bool {
 	if mremapRefused.Load() {
 		return false
 	}
-	to := within(obj, skip, len(mem))
-	size := uintptr(len(mem))
-	// Not unix.MremapPtr: the address that the call returns is one of the Go
-	// heap, and no pointer to such may be made from an integer.
-	_, _, errno := unix.Syscall6(unix.SYS_MREMAP, uintptr(base(mem)), size, size,
-		unix.MREMAP_MAYMOVE|unix.MREMAP_FIXED, uintptr(base(to)), 0)
-	if errno != 0 {
+	n := len(mem)
+	if err := moveOnto(within(obj, skip, n), mem); err != nil {
 		// Nobody has a use for obj now, but the kernel may have unmapped its
 		// pages before it failed, and the collector will use the place again.
-		freshPages(obj, skip, len(mem))
-		if refused(errno) {
+		freshPages(obj, skip, n)
+		if refused(err) {
 			mremapRefused.Store(true)
 		}
 		return false
 	}
-	n := len(mem)
 	runtime.SetFinalizer(obj, func(obj *byte) { freshPages(obj, skip, n) })
 	return true
 }
 
 // freshPages puts pages such as the runtime maps in the place of n bytes of
-// obj. If the kernel can not do that there may be none at all: then obj is
-// kept for good, so that nobody comes to touch the place.
+// obj. If the kernel will not, there may be none at all: then obj is kept for
+// good, so that nobody comes to touch the place.
 func freshPages(obj *byte, skip, n int) {
-	const flags = unix.MAP_PRIVATE | unix.MAP_ANONYMOUS | unix.MAP_FIXED
-	_, err := unix.MmapPtr(-1, 0, base(within(obj, skip, n)), uintptr(n), unix.PROT_READ|unix.PROT_WRITE, flags)
-	if err != nil {
-		lost.Lock()
-		lost.objects = append(lost.objects, obj)
-		lost.Unlock()
+	const flags = unix.MAP_PRIVATE | unix.MAP_ANONYMOUS
+	p, err := unix.MmapPtr(-1, 0, nil, uintptr(n), unix.PROT_READ|unix.PROT_WRITE, flags)
+	if err == nil {
+		if err = moveOnto(within(obj, skip, n), unsafe.Slice((*byte)(p), n)); err == nil {
+			return
+		}
+		_ = unix.MunmapPtr(p, uintptr(n))
 	}
+	lost.Lock()
+	lost.objects = append(lost.objects, obj)
+	lost.Unlock()
+}
+
+// moveOnto moves the pages of from, a mapping, to the addresses of to, which
+// are of the Go heap. That is why it is not unix.MremapPtr: no pointer to the
+// heap may be made of the integer that the system call returns.
+func moveOnto(to, from []byte) error {
+	n := uintptr(len(from))
+	_, _, errno := unix.Syscall6(unix.SYS_MREMAP, uintptr(base(from)), n, n,
+		unix.MREMAP_MAYMOVE|unix.MREMAP_FIXED, uintptr(base(to)), 0)
+	if errno != 0 {
+		return errno
+	}
+	return nil
 }
 
 var lost struct {

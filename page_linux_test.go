@@ -1,0 +1,651 @@
+//go:build linux && !nommap && (amd64 || arm64 || loong64 || mips64 || mips64le || ppc64 || ppc64le || riscv64 || s390x)
+
+package mmapbuf
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+	"unsafe"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+// A vma is a line of /proc/self/smaps with what follows it, sizes in bytes.
+type vma struct {
+	lo, hi    uintptr
+	rss, huge int
+}
+
+// vmas returns the mappings of the process that overlap mem, or all of them if
+// mem is nil.
+func vmas(t testing.TB, mem []byte) []vma {
+	t.Helper()
+	f, err := os.Open("/proc/self/smaps")
+	require.NoError(t, err)
+	defer f.Close()
+	lo := uintptr(unsafe.Pointer(unsafe.SliceData(mem)))
+	hi := lo + uintptr(cap(mem))
+	var vs []vma
+	in := false
+	for s := bufio.NewScanner(f); s.Scan(); {
+		var v vma
+		var kB int
+		switch line := s.Text(); {
+		case strings.HasPrefix(line, "Rss:"):
+			if _, err := fmt.Sscanf(line, "Rss: %d kB", &kB); in && err == nil {
+				vs[len(vs)-1].rss = kB << 10
+			}
+		case strings.HasPrefix(line, "AnonHugePages:"):
+			if _, err := fmt.Sscanf(line, "AnonHugePages: %d kB", &kB); in && err == nil {
+				vs[len(vs)-1].huge = kB << 10
+			}
+		default:
+			if n, _ := fmt.Sscanf(line, "%x-%x ", &v.lo, &v.hi); n == 2 {
+				if in = mem == nil || v.lo < hi && lo < v.hi; in {
+					vs = append(vs, v)
+				}
+			}
+		}
+	}
+	return vs
+}
+
+// status returns a figure of /proc/self/status in bytes.
+func status(t testing.TB, key string) int {
+	t.Helper()
+	s, err := os.ReadFile("/proc/self/status")
+	require.NoError(t, err)
+	_, after, ok := strings.Cut(string(s), key+":")
+	require.True(t, ok, key)
+	n, err := strconv.Atoi(strings.Fields(after)[0])
+	require.NoError(t, err)
+	return n << 10
+}
+
+// needMemory skips a test that the machine has too little memory for.
+func needMemory(t testing.TB, n int) {
+	t.Helper()
+	s, err := os.ReadFile("/proc/meminfo")
+	require.NoError(t, err)
+	_, after, _ := strings.Cut(string(s), "MemAvailable:")
+	if kB, _ := strconv.Atoi(strings.Fields(after)[0]); kB<<10 < n {
+		t.Skipf("needs %s of free memory, there are %s", sizeString(n), sizeString(kB<<10))
+	}
+}
+
+// needHugePages skips a test where the kernel has none, and turns them on for
+// the rest.
+func needHugePages(t testing.TB) {
+	t.Helper()
+	s, _ := os.ReadFile("/sys/kernel/mm/transparent_hugepage/enabled")
+	if len(s) == 0 || bytes.Contains(s, []byte("[never]")) {
+		t.Skip("the kernel gives no transparent huge pages")
+	}
+}
+
+// inChild runs the test again in a process of its own, where it may use up a
+// limit or die, and reports whether this is that process. In the parent it
+// fails the test if the child does.
+func inChild(t *testing.T) bool {
+	t.Helper()
+	const key = "MMAPBUF_TEST_CHILD"
+	if os.Getenv(key) == t.Name() {
+		return true
+	}
+	exe, err := os.Executable()
+	require.NoError(t, err)
+	cmd := exec.Command(exe, "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=120s")
+	cmd.Env = append(os.Environ(), key+"="+t.Name())
+	out, err := cmd.CombinedOutput()
+	if bytes.Contains(out, []byte("--- SKIP")) {
+		t.Skipf("%s", out)
+	}
+	require.NoError(t, err, "%s", out)
+	require.Contains(t, string(out), "--- PASS: "+t.Name(), "the test did not run")
+	return false
+}
+
+// collect runs the collector and waits until cond is true; finalizers and
+// cleanups run some time after the collection that finds them work, and an
+// object with a finalizer takes two.
+func collect(t testing.TB, cond func() bool) {
+	t.Helper()
+	require.Eventually(t, func() bool { runtime.GC(); return cond() }, 20*time.Second, 5*time.Millisecond)
+}
+
+// noise returns n bytes that do not repeat.
+func noise(seed uint64, n int) []byte {
+	p := make([]byte, n)
+	r := rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8)})
+	_, _ = r.Read(p)
+	return p
+}
+
+// mapped returns a Buffer in the mapping state with n bytes of noise.
+func mapped(t testing.TB, n int) (*Buffer, []byte) {
+	t.Helper()
+	p := noise(uint64(n), n)
+	b := new(Buffer)
+	t.Cleanup(func() { _ = b.Close() })
+	_, err := b.Write(p)
+	require.NoError(t, err)
+	require.NotNil(t, b.m, "not in the mapping state")
+	return b, p
+}
+
+// requireOneVMA fails unless the storage of b is exactly one VMA between
+// multiples of the huge page.
+func requireOneVMA(t *testing.T, b *Buffer, when string) {
+	t.Helper()
+	require.NotNil(t, b.m, when)
+	vs := vmas(t, b.m.mem)
+	require.Len(t, vs, 1, when)
+	require.Equal(t, uintptr(base(b.m.mem)), vs[0].lo, when)
+	require.Equal(t, vs[0].lo+uintptr(b.Cap()), vs[0].hi, when)
+	require.Zero(t, vs[0].lo%uintptr(pageUnit()), when)
+	require.Zero(t, vs[0].hi%uintptr(pageUnit()), when)
+	runtime.KeepAlive(b)
+}
+
+func TestIsOneVMA(t *testing.T) {
+	runtime.GC() // mappings that other tests left could lie next to ours and merge with it
+	defer debug.SetGCPercent(debug.SetGCPercent(-1))
+	var b Buffer
+	chunk := noise(1, 256*kiB)
+	for b.Len() < 100*miB {
+		_, _ = b.Write(chunk)
+		if b.m != nil {
+			requireOneVMA(t, &b, fmt.Sprintf("filled to %d", b.Len()))
+		}
+	}
+	c := b.Cap()
+	for range 2000 { // 500 MiB through a backlog of 100 MiB
+		_, err := io.ReadFull(&b, chunk)
+		require.NoError(t, err)
+		_, _ = b.Write(chunk)
+		if b.Cap() != c || rand.N(50) == 0 {
+			c = b.Cap()
+			requireOneVMA(t, &b, "as a queue")
+		}
+	}
+	require.LessOrEqual(t, b.Cap(), 256*miB, "consumed bytes are not dropped")
+	b.Shrink()
+	requireOneVMA(t, &b, "after Shrink")
+	require.LessOrEqual(t, b.Cap(), b.Len()+2*pageUnit())
+	b.Grow(2 * giB)
+	requireOneVMA(t, &b, "after Grow")
+	require.Zero(t, uintptr(base(b.m.mem))%giB, "not aligned to 1 GiB")
+	b.Truncate(30 * miB)
+	b.Shrink()
+	requireOneVMA(t, &b, "after Truncate and Shrink")
+
+	mem := b.m.mem
+	require.NoError(t, b.Close())
+	require.Empty(t, vmas(t, mem), "after Close")
+}
+
+func TestNoHugePages(t *testing.T) {
+	needHugePages(t)
+	for _, no := range []bool{false, true} {
+		b := Buffer{NoHugePages: no}
+		for b.Len() < 16*miB {
+			_, _ = b.Write(make([]byte, 64*kiB))
+		}
+		vs := vmas(t, b.m.mem)
+		require.Len(t, vs, 1)
+		if no {
+			assert.Zero(t, vs[0].huge)
+		} else {
+			assert.NotZero(t, vs[0].huge, "no huge pages, or none left")
+		}
+		require.NoError(t, b.Close())
+	}
+}
+
+// minorFaults returns how many page faults fn causes.
+func minorFaults(t *testing.T, fn func()) int {
+	t.Helper()
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var before, after unix.Rusage
+	require.NoError(t, unix.Getrusage(unix.RUSAGE_THREAD, &before))
+	fn()
+	require.NoError(t, unix.Getrusage(unix.RUSAGE_THREAD, &after))
+	return int(after.Minflt - before.Minflt)
+}
+
+func TestPublishMovesPages(t *testing.T) {
+	needHugePages(t)
+	const size = 256 * miB
+	needMemory(t, 4*size)
+	b, want := mapped(t, size)
+	before := vmas(t, b.m.mem)[0]
+	require.Greater(t, before.huge, size/2, "the kernel has no huge pages to spare")
+
+	debug.FreeOSMemory()
+	rss := status(t, "VmRSS")
+	var view []byte
+	faults := minorFaults(t, func() { view = b.Bytes() })
+	assert.Less(t, faults, 100, "copying %d MiB takes at least 128 faults", size/miB)
+	assert.InDelta(t, rss, status(t, "VmRSS"), 8*miB)
+	require.Nil(t, b.m)
+	require.True(t, bytes.Equal(want, view))
+
+	huge := 0
+	for _, v := range vmas(t, view) {
+		huge += v.huge
+	}
+	assert.GreaterOrEqual(t, huge, before.huge, "huge pages were split")
+}
+
+func TestPublishedIsCollected(t *testing.T) {
+	const size = 64 * miB
+	base := len(vmas(t, nil))
+	b, want := mapped(t, size)
+	view := b.Bytes()
+	_ = b.Close()
+	require.True(t, bytes.Equal(want, view), "after Close")
+	want = nil
+	addr := *(*[]byte)(unsafe.Pointer(&view)) // looked at again when nobody holds it
+	at, n := uintptr(unsafe.Pointer(unsafe.SliceData(addr))), len(addr)
+	view, addr = nil, nil
+	rssAt := func() (sum int) {
+		for _, v := range vmas(t, nil) {
+			if v.lo < at+uintptr(n) && at < v.hi {
+				sum += v.rss
+			}
+		}
+		return sum
+	}
+	collect(t, func() bool { return rssAt() < size/4 })
+	assert.LessOrEqual(t, len(vmas(t, nil)), base+8)
+}
+
+func TestUnreachableIsUnmapped(t *testing.T) {
+	type inside struct {
+		before int
+		b      Buffer
+		after  string
+	}
+	makers := map[string]func() (keep any, b *Buffer){
+		"heap":    func() (any, *Buffer) { b := new(Buffer); return b, b },
+		"struct":  func() (any, *Buffer) { s := new(inside); return s, &s.b },
+		"array":   func() (any, *Buffer) { a := new([3]Buffer); return a, &a[1] },
+		"closure": func() (any, *Buffer) { var b Buffer; return func() int { return b.Len() }, &b },
+	}
+	for name, mk := range makers {
+		t.Run(name, func(t *testing.T) {
+			fill := func() (any, []byte) {
+				keep, b := mk()
+				_, _ = b.Write(noise(2, 3*miB))
+				return keep, b.m.mem
+			}
+			keep, mem := fill()
+			lo, n := uintptr(base(mem)), cap(mem)
+			mem = nil
+			live := func() (sum int) {
+				for _, v := range vmas(t, nil) {
+					if v.lo < lo+uintptr(n) && lo < v.hi {
+						sum += v.rss
+					}
+				}
+				return sum
+			}
+			runtime.GC()
+			runtime.GC()
+			require.GreaterOrEqual(t, live(), 3*miB, "unmapped while it was in use")
+			runtime.KeepAlive(keep)
+			keep = nil
+			collect(t, func() bool { return live() < miB })
+		})
+	}
+}
+
+func TestPeakMemoryIsPayload(t *testing.T) {
+	const size = giB
+	needMemory(t, 2*size)
+	if !inChild(t) {
+		return
+	}
+	chunk := noise(3, 64*kiB)
+	debug.FreeOSMemory()
+	base := status(t, "VmRSS")
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	var b Buffer
+	for b.Len() < size {
+		_, _ = b.Write(chunk)
+	}
+	runtime.ReadMemStats(&after)
+	peak := status(t, "VmHWM") - base
+	t.Logf("peak %s above the start for %s", sizeString(peak), sizeString(size))
+	assert.LessOrEqual(t, peak, size/100*101+8*miB)
+	if mapThreshold >= miB { // the slices on the way there
+		assert.LessOrEqual(t, after.TotalAlloc-before.TotalAlloc, uint64(3*miB), "bytes allocated on the Go heap")
+	}
+	assert.NoError(t, b.Close())
+	assert.Less(t, status(t, "VmRSS")-base, 16*miB, "after Close")
+}
+
+func TestQueueTakesUpItsBacklog(t *testing.T) {
+	const backlog = 128 * miB
+	needMemory(t, 4*backlog)
+	for _, step := range []int{64 * kiB, 3 * miB} {
+		t.Run(sizeString(step), func(t *testing.T) {
+			var b Buffer
+			defer b.Close()
+			chunk := noise(4, step)
+			for b.Len() < backlog {
+				_, _ = b.Write(chunk)
+			}
+			most := 0
+			for i := range 4 * backlog / step {
+				_, _ = b.Write(chunk)
+				_, err := io.ReadFull(&b, chunk)
+				require.NoError(t, err)
+				if i%(8*miB/step+1) == 0 {
+					most = max(most, vmas(t, b.m.mem)[0].rss)
+				}
+			}
+			assert.LessOrEqual(t, most, backlog*5/4+64*miB)
+			// and all of it goes when it is drained
+			_, err := io.ReadFull(&b, make([]byte, b.Len()-miB))
+			require.NoError(t, err)
+			assert.Less(t, vmas(t, b.m.mem)[0].rss, 80*miB)
+		})
+	}
+}
+
+func TestSparseWriteAtTouchesNothing(t *testing.T) {
+	var b Buffer
+	defer b.Close()
+	n, err := b.WriteAt([]byte("end"), 8*giB)
+	require.NoError(t, err)
+	require.Equal(t, 3, n)
+	require.Equal(t, 8*giB+3, b.Len())
+	require.Less(t, vmas(t, b.m.mem)[0].rss, 8*miB)
+	p := make([]byte, 5)
+	_, err = b.ReadAt(p, 8*giB-2)
+	require.NoError(t, err)
+	require.Equal(t, "\x00\x00end", string(p))
+}
+
+// TestRefused walks the ways without mremap(2) and mmap(2).
+func TestRefused(t *testing.T) {
+	defer mremapRefused.Store(false)
+	mremapRefused.Store(true)
+	var b Buffer
+	defer b.Close()
+	var want bytes.Buffer
+	step := func(n int) {
+		p := noise(uint64(n), n)
+		_, _ = b.Write(p)
+		want.Write(p)
+		b.Next(n / 3)
+		want.Next(n / 3)
+		require.True(t, bytes.Equal(want.Bytes(), readAll(t, &b)))
+	}
+	for range 20 {
+		step(miB + 12345)
+	}
+	var c Buffer
+	p := noise(5, 9*miB)
+	for off := 0; off < len(p); off += miB {
+		_, _ = c.Write(p[off : off+miB])
+	}
+	require.NotNil(t, c.m)
+	require.True(t, bytes.Equal(p, readAll(t, &c)), "growth by copying")
+	require.True(t, bytes.Equal(p, c.Bytes()), "publishing by copying")
+	_ = c.Close()
+
+	defer mmapRefused.Store(false)
+	mmapRefused.Store(true)
+	for range 20 {
+		step(miB + 54321)
+	}
+	require.Nil(t, b.m)
+}
+
+// readAll returns a copy of the contents, made without a view of them.
+func readAll(t testing.TB, b *Buffer) []byte {
+	t.Helper()
+	p := make([]byte, b.Len())
+	n, err := b.ReadAt(p, 0)
+	if len(p) > 0 {
+		require.NoError(t, err)
+	}
+	require.Equal(t, len(p), n)
+	return p
+}
+
+// TestAddressSpaceLimit fills a Buffer until RLIMIT_AS is in the way.
+func TestAddressSpaceLimit(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector needs more addresses than the limit leaves")
+	}
+	needMemory(t, giB)
+	if !inChild(t) {
+		return
+	}
+	chunk, p := noise(6, miB), make([]byte, miB)
+	_ = make([]byte, 32*miB) // the runtime dies of a lack of memory; let it have some
+	var b Buffer
+	for b.Len() < 64*miB {
+		_, _ = b.Write(chunk)
+	}
+	var old unix.Rlimit
+	require.NoError(t, unix.Getrlimit(unix.RLIMIT_AS, &old))
+	limit := uint64(status(t, "VmSize") + 400*miB)
+	require.NoError(t, unix.Setrlimit(unix.RLIMIT_AS, &unix.Rlimit{Cur: limit, Max: old.Max}))
+	err := func() (err error) {
+		defer func() { err, _ = recover().(error) }()
+		for {
+			_, _ = b.Write(chunk)
+		}
+	}()
+	viewErr := func() (err error) {
+		defer func() { err, _ = recover().(error) }()
+		b.Bytes()
+		return nil
+	}()
+	reserveErr := b.Reserve(giB)
+	for i := range b.Len() / len(chunk) {
+		n, err := b.ReadAt(p, int64(i*len(chunk)))
+		if n < len(chunk) || err != nil || !bytes.Equal(chunk, p) {
+			t.Errorf("chunk %d: %d, %v", i, n, err)
+		}
+	}
+	for range 300 {
+		_, _ = b.Read(p)
+	}
+	n := b.Len()
+	_, _ = b.Write(chunk) // what was consumed is room again
+	usable := b.Len() == n+len(chunk)
+	require.NoError(t, unix.Setrlimit(unix.RLIMIT_AS, &old))
+
+	// 64 MiB and 400 more, and no more than them: a move charges the
+	// difference alone.
+	require.Greater(t, n+300*miB, 440*miB, "gave up early")
+	for _, err := range []error{err, viewErr, reserveErr} {
+		require.ErrorIs(t, err, ErrTooLarge)
+		require.ErrorIs(t, err, unix.ENOMEM)
+	}
+	require.Regexp(t, `^mmapbuf: grow [0-9.]+ MiB to [0-9.]+ MiB: mremap: cannot allocate memory$`, err.Error())
+	require.Regexp(t, `^mmapbuf: publish [0-9.]+ MiB: mmap: cannot allocate memory$`, viewErr.Error())
+	require.True(t, usable)
+	require.Equal(t, len(chunk), copy(p, b.Bytes()))
+	require.True(t, bytes.Equal(chunk, p))
+}
+
+// TestInTheMiddleOfACall changes a Buffer while it is lent to a Reader or a
+// Writer: what they were given must stay what it was.
+func TestInTheMiddleOfACall(t *testing.T) {
+	changes := map[string]func(b *Buffer){
+		"Grow":     func(b *Buffer) { b.Grow(64 * miB) },
+		"Write":    func(b *Buffer) { _, _ = b.Write(make([]byte, 64*miB)) },
+		"WriteAt":  func(b *Buffer) { _, _ = b.WriteAt([]byte("x"), 64*miB) },
+		"Bytes":    func(b *Buffer) { b.Bytes() },
+		"Shrink":   func(b *Buffer) { b.Shrink() },
+		"Close":    func(b *Buffer) { _ = b.Close() },
+		"twice":    func(b *Buffer) { b.Grow(64 * miB); b.Grow(256 * miB) },
+		"Discard":  func(b *Buffer) { _, _ = b.WriteTo(io.Discard) },
+		"ReadFull": func(b *Buffer) { _, _ = io.ReadFull(b, make([]byte, 40*miB)) },
+	}
+	for name, change := range changes {
+		t.Run("WriteTo/"+name, func(t *testing.T) {
+			b, want := mapped(t, 48*miB)
+			_, _ = b.WriteTo(writerFunc(func(p []byte) (int, error) {
+				change(b)
+				require.True(t, bytes.Equal(want, p))
+				return 0, errors.New("enough")
+			}))
+			_, err := b.Write(want)
+			require.NoError(t, err)
+		})
+		t.Run("ReadFrom/"+name, func(t *testing.T) {
+			b, want := mapped(t, 48*miB)
+			func() {
+				defer func() { _ = recover() }() // as bytes.Buffer, where the contents became shorter
+				_, _ = b.ReadFrom(readerFunc(func(p []byte) (int, error) {
+					change(b)
+					copy(p, want)
+					require.True(t, bytes.Equal(want[:len(p)], p))
+					return 1, io.EOF
+				}))
+			}()
+			_, err := b.Write(want)
+			require.NoError(t, err)
+			require.True(t, bytes.HasSuffix(readAll(t, b), want))
+		})
+	}
+	t.Run("to itself", func(t *testing.T) {
+		b, want := mapped(t, 3*miB)
+		var o bytes.Buffer
+		o.Write(want)
+		n, err := b.WriteTo(b)
+		on, oerr := o.WriteTo(&o)
+		require.Equal(t, on, n)
+		require.Equal(t, oerr, err)
+		require.Equal(t, o.Len(), b.Len())
+	})
+}
+
+type writerFunc func(p []byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+type readerFunc func(p []byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+
+// TestCopyByValue uses copies of a Buffer that owns a mapping.
+func TestCopyByValue(t *testing.T) {
+	uses := map[string]func(b *Buffer){
+		"Write":           func(b *Buffer) { _, _ = b.Write([]byte("x")) },
+		"WriteString":     func(b *Buffer) { _, _ = b.WriteString("x") },
+		"WriteByte":       func(b *Buffer) { _ = b.WriteByte('x') },
+		"WriteRune":       func(b *Buffer) { _, _ = b.WriteRune('€') },
+		"ReadFrom":        func(b *Buffer) { _, _ = b.ReadFrom(strings.NewReader("x")) },
+		"Grow":            func(b *Buffer) { b.Grow(1) },
+		"Reserve":         func(b *Buffer) { _ = b.Reserve(1) },
+		"Truncate":        func(b *Buffer) { b.Truncate(1) },
+		"Reset":           func(b *Buffer) { b.Reset() },
+		"Shrink":          func(b *Buffer) { b.Shrink() },
+		"Close":           func(b *Buffer) { _ = b.Close() },
+		"Bytes":           func(b *Buffer) { b.Bytes() },
+		"Next":            func(b *Buffer) { b.Next(1) },
+		"Peek":            func(b *Buffer) { _, _ = b.Peek(1) },
+		"AvailableBuffer": func(b *Buffer) { b.AvailableBuffer() },
+		"String":          func(b *Buffer) { _ = b.String() },
+		"Read":            func(b *Buffer) { _, _ = b.Read(make([]byte, 1)) },
+		"ReadByte":        func(b *Buffer) { _, _ = b.ReadByte() },
+		"ReadRune":        func(b *Buffer) { _, _, _ = b.ReadRune() },
+		"ReadBytes":       func(b *Buffer) { _, _ = b.ReadBytes(0) },
+		"ReadString":      func(b *Buffer) { _, _ = b.ReadString(0) },
+		"WriteTo":         func(b *Buffer) { _, _ = b.WriteTo(io.Discard) },
+		"ReadAt":          func(b *Buffer) { _, _ = b.ReadAt(make([]byte, 1), 0) },
+		"WriteAt":         func(b *Buffer) { _, _ = b.WriteAt([]byte("x"), 0) },
+	}
+	meanwhile := map[string]func(b *Buffer){
+		"":       func(b *Buffer) {},
+		"moved":  func(b *Buffer) { b.Grow(512 * miB) },
+		"closed": func(b *Buffer) { _ = b.Close() },
+		"viewed": func(b *Buffer) { b.Bytes() },
+	}
+	for name, use := range uses {
+		for when, do := range meanwhile {
+			t.Run(name+when, func(t *testing.T) {
+				b, want := mapped(t, 3*miB)
+				c := copyOf(b)
+				do(b)
+				require.PanicsWithValue(t, panicCopied, func() { use(c) })
+				if when == "closed" {
+					require.Zero(t, b.Len())
+					_, _ = b.Write(want)
+				}
+				require.True(t, bytes.Equal(want, readAll(t, b)))
+			})
+		}
+	}
+}
+
+// copyOf returns a copy of b by value. vet would rightly reject *b.
+func copyOf(b *Buffer) *Buffer {
+	c := new(Buffer)
+	size := unsafe.Sizeof(*b)
+	copy(unsafe.Slice((*byte)(unsafe.Pointer(c)), size), unsafe.Slice((*byte)(unsafe.Pointer(b)), size))
+	return c
+}
+
+// TestStaysOnTheStack keeps a Buffer that knows its own address on a stack that
+// grows and shrinks under it.
+func TestStaysOnTheStack(t *testing.T) {
+	done := make(chan bool)
+	go func() { // a new stack, and small
+		defer close(done)
+		var b Buffer
+		_, _ = b.Write(make([]byte, 3*miB))
+		for depth := 1; depth < 1<<12; depth *= 2 {
+			deep(depth)
+			_ = b.WriteByte('x')
+			runtime.GC() // may shrink the stack
+			_ = b.WriteByte('y')
+		}
+		_ = b.Close()
+	}()
+	<-done
+	if !raceEnabled {
+		n := testing.AllocsPerRun(100, func() {
+			var b Buffer
+			_ = b.WriteByte('x')
+		})
+		want := 1.0 // the contents
+		if mapThreshold < smallSize {
+			t.Skip("all storage is mapped")
+		}
+		assert.Equal(t, want, n)
+	}
+}
+
+func deep(n int) byte {
+	var p [512]byte
+	p[n%512] = 1
+	if n > 0 {
+		return deep(n-1) + p[1]
+	}
+	return p[0]
+}

@@ -1,0 +1,5 @@
+//go:build race
+
+package mmapbuf
+
+const raceEnabled = true
