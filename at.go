@@ -106,14 +106,23 @@ func (b *Buffer) lengthen(mu *sync.RWMutex, off, end int) error {
 		return err
 	}
 	b.lastRead = opInvalid
-	old, written := len(b.buf), cap(b.buf)
-	if b.m != nil {
-		written = b.m.dirty // memory beyond has never been touched: leave it so
-	}
+	old, gap := len(b.buf), b.off+off
 	b.buf = b.buf[:b.off+end]
-	if gap := min(b.off+off, written); gap > old {
-		clear(b.buf[old:gap])
+	if gap > old {
+		b.zero(old, gap)
 	}
 	runtime.KeepAlive(b)
 	return nil
+}
+
+// zero makes buf[i:j] zero. Whole pages of a mapping are given back for that,
+// so that a gap takes up no memory until it is written.
+func (b *Buffer) zero(i, j int) {
+	if b.m != nil {
+		if lo, hi := pageFloor(i+pageUnit()-1), pageFloor(j); lo < hi && b.m.clear(lo, hi) == nil {
+			clear(b.buf[i:lo])
+			i = hi
+		}
+	}
+	clear(b.buf[i:j])
 }

@@ -193,37 +193,28 @@ func (b *Buffer) Available() int { return cap(b.buf) - len(b.buf) }
 // Truncate keeps the first n bytes of the contents and drops the rest. The
 // storage stays. It panics if n is negative or greater than Len.
 func (b *Buffer) Truncate(n int) {
+	b.check()
 	if n == 0 {
-		b.Reset()
+		b.rewind()
 		return
 	}
-	b.check()
 	b.lastRead = opInvalid
 	if n < 0 || n > b.Len() {
 		panic(panicTruncate)
 	}
-	b.cut(b.off, b.off+n)
+	b.buf = b.buf[:b.off+n]
 }
 
 // Reset empties the Buffer. The storage stays, for later writes; [Buffer.Close]
 // gives it back.
 func (b *Buffer) Reset() {
 	b.check()
-	b.cut(0, 0)
-	b.lastRead = opInvalid
+	b.rewind()
 }
 
-// cut makes buf[off:end] the contents, where end is at most len(buf). Whatever
-// shortens buf goes through here, for a mapping must know how far it has been
-// written.
-func (b *Buffer) cut(off, end int) {
-	if b.m != nil {
-		b.m.dirty = max(b.m.dirty, len(b.buf))
-		if off == 0 {
-			b.m.freed = 0
-		}
-	}
-	b.off, b.buf = off, b.buf[:end]
+// rewind is Reset after check.
+func (b *Buffer) rewind() {
+	b.buf, b.off, b.lastRead = b.buf[:0], 0, opInvalid
 }
 
 // Grow makes room for n more bytes, so that writing them does not move the
@@ -377,7 +368,6 @@ const maxRead = 8 << 20
 // readInto reads from r into p, a part of the storage.
 func (b *Buffer) readInto(r io.Reader, p []byte) (int, error) {
 	if b.m != nil {
-		b.m.dirty = max(b.m.dirty, len(b.buf)+len(p))
 		defer b.lend().takeBack()
 	}
 	n, err := r.Read(p)
@@ -430,7 +420,7 @@ func (b *Buffer) WriteTo(w io.Writer) (n int64, err error) {
 		}
 		n = int64(m)
 	}
-	b.Reset()
+	b.rewind()
 	return n, nil
 }
 
@@ -448,7 +438,7 @@ func (b *Buffer) Read(p []byte) (n int, err error) {
 	b.check()
 	b.lastRead = opInvalid
 	if b.Len() == 0 {
-		b.Reset() // the consumed bytes are room again
+		b.rewind() // the consumed bytes are room again
 		if len(p) == 0 {
 			return 0, nil
 		}
@@ -459,7 +449,7 @@ func (b *Buffer) Read(p []byte) (n int, err error) {
 	if n > 0 {
 		b.lastRead = opRead
 	}
-	if b.off >= trimMin {
+	if b.off/trimStep != (b.off-n)/trimStep {
 		b.trim()
 	}
 	runtime.KeepAlive(b)
@@ -471,7 +461,7 @@ func (b *Buffer) Read(p []byte) (n int, err error) {
 func (b *Buffer) ReadByte() (byte, error) {
 	b.check()
 	if b.Len() == 0 {
-		b.Reset()
+		b.rewind()
 		return 0, io.EOF
 	}
 	c := b.buf[b.off]
@@ -487,7 +477,7 @@ func (b *Buffer) ReadByte() (byte, error) {
 func (b *Buffer) ReadRune() (r rune, size int, err error) {
 	b.check()
 	if b.Len() == 0 {
-		b.Reset()
+		b.rewind()
 		return 0, 0, io.EOF
 	}
 	r, size = rune(b.buf[b.off]), 1
@@ -528,7 +518,7 @@ func (b *Buffer) UnreadByte() error {
 func (b *Buffer) ReadBytes(delim byte) ([]byte, error) {
 	p, err := b.readTo(delim)
 	line := append([]byte(nil), p...)
-	if b.off >= trimMin {
+	if b.off/trimStep != (b.off-len(p))/trimStep {
 		b.trim()
 	}
 	runtime.KeepAlive(b)
@@ -539,7 +529,7 @@ func (b *Buffer) ReadBytes(delim byte) ([]byte, error) {
 func (b *Buffer) ReadString(delim byte) (string, error) {
 	p, err := b.readTo(delim)
 	line := string(p)
-	if b.off >= trimMin {
+	if b.off/trimStep != (b.off-len(p))/trimStep {
 		b.trim()
 	}
 	runtime.KeepAlive(b)

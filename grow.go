@@ -17,7 +17,7 @@ var mapThreshold = 1 << 20
 const (
 	smallSize = 64       // least capacity of a slice
 	slideMax  = 4 << 20  // contents up to this size are copied down within a mapping, larger ones never
-	trimMin   = 32 << 20 // a consumed prefix of a mapping below this size is kept for reuse
+	trimStep  = 32 << 20 // a consumed prefix gives its memory back each time it has grown by this
 
 	// maxSlice bounds storage, in bytes. No machine that Go runs on lets a
 	// process have more addresses, and asking Go for them is fatal.
@@ -29,10 +29,8 @@ const (
 // the memory is left: views are of published pages only.
 type mapping struct {
 	*pages
-	dirty int  // no byte of mem[max(dirty, len(buf)):] has been written: they are zero
-	freed int  // trim has given back the memory of mem[:freed]
-	lent  int  // calls of a Reader or Writer in progress that were handed a part of mem
-	left  bool // the Buffer has new storage; the last of those calls unmaps mem
+	lent int  // calls of a Reader or Writer in progress that were handed a part of mem
+	left bool // the Buffer has new storage; the last of those calls unmaps mem
 }
 
 // newMapping maps at least n bytes, a number that pageRound accepts.
@@ -89,7 +87,7 @@ func (b *Buffer) setMapping(m *mapping, off, end int) {
 func (b *Buffer) grow(n int) error {
 	live := b.Len()
 	if live == 0 && b.off != 0 {
-		b.Reset()
+		b.rewind()
 	}
 	c := cap(b.buf)
 	switch {
@@ -99,7 +97,7 @@ func (b *Buffer) grow(n int) error {
 		// Half of the storage is consumed at least, so that this copies no
 		// byte more than once for each byte written.
 		copy(b.buf, b.buf[b.off:])
-		b.cut(0, live)
+		b.buf, b.off = b.buf[:live], 0
 		runtime.KeepAlive(b)
 		return nil
 	case b.buf == nil && n <= smallSize && smallSize < mapThreshold:
@@ -275,7 +273,6 @@ func (b *Buffer) Shrink() {
 func (b *Buffer) shrinkMapping() {
 	b.dropFront(pageFloor(b.off))
 	if end, _ := pageRound(len(b.buf)); end < cap(b.buf) && b.m.dropBack(end) == nil {
-		b.m.dirty = min(b.m.dirty, end)
 		b.setMapping(b.m, b.off, len(b.buf))
 	}
 }
@@ -283,33 +280,26 @@ func (b *Buffer) shrinkMapping() {
 // dropFront unmaps the first k bytes of the mapping, all of them consumed. If
 // that fails they stay.
 func (b *Buffer) dropFront(k int) {
-	if k == 0 || b.m.dropFront(k) != nil {
-		return
+	if k > 0 && b.m.dropFront(k) == nil {
+		b.setMapping(b.m, b.off-k, len(b.buf)-k)
 	}
-	b.m.dirty = max(b.m.dirty-k, 0)
-	b.m.freed = max(b.m.freed-k, 0)
-	b.setMapping(b.m, b.off-k, len(b.buf)-k)
 }
 
-// trim gives back the memory of a large consumed prefix, but not its
+// trim gives back the memory of the consumed prefix of a mapping, but not its
 // addresses, so that a queue takes up as much as is in it.
 func (b *Buffer) trim() {
-	if b.m == nil || b.m.lent > 0 || b.off-b.m.freed < max(trimMin, b.Len()/4) {
-		return
+	if b.m != nil && b.m.lent == 0 {
+		_ = b.m.clear(0, pageFloor(b.off-utf8.UTFMax)) // Unread* may reach back
 	}
-	to := pageFloor(b.off - utf8.UTFMax) // Unread* may reach back
-	b.m.clear(b.m.freed, to)
-	b.m.freed = to
 }
 
 // publish moves the storage from the mapping to the Go heap, so that a view of
-// it can be handed out: the contents, what else of the mapping has been
-// written, and spare capacity of room bytes at most, for the heap counts it as
-// used.
+// it can be handed out: the contents and spare capacity of room bytes at most,
+// for the heap counts spare capacity as used.
 func (b *Buffer) publish(room int) {
 	b.check()
 	lo := pageFloor(max(b.off-utf8.UTFMax, 0)) // Unread* may reach back
-	hi, _ := pageRound(max(b.m.dirty, len(b.buf)+min(room, b.Available())))
+	hi, _ := pageRound(len(b.buf) + min(room, b.Available()))
 	err := probeHeap(hi - lo)
 	switch {
 	case err != nil:

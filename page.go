@@ -16,8 +16,9 @@ import "sync"
 //		may move it. Where it has to copy, it copies mem[lo:hi] alone.
 //	(*pages).dropFront(k int) error, (*pages).dropBack(k int) error
 //		unmap mem[:k] or mem[k:].
-//	(*pages).clear(lo, hi int)
-//		gives the memory of mem[lo:hi] back; its addresses stay.
+//	(*pages).clear(lo, hi int) error
+//		gives the memory of mem[lo:hi] back. Its addresses stay, and
+//		read as zero.
 //	(*pages).unmap() error
 //		unmaps it all; does nothing the second time.
 //	probeHeap(n int) error

@@ -188,8 +188,8 @@ func (p *pages) dropBack(k int) error {
 	return err
 }
 
-func (p *pages) clear(lo, hi int) {
-	_ = unix.Madvise(p.mem[lo:hi], unix.MADV_DONTNEED) // if it fails, the memory stays
+func (p *pages) clear(lo, hi int) error {
+	return os.NewSyscallError("madvise", unix.Madvise(p.mem[lo:hi], unix.MADV_DONTNEED))
 }
 
 func (p *pages) unmap() error {

@@ -76,17 +76,6 @@ func status(t testing.TB, key string) int {
 	return n << 10
 }
 
-// needMemory skips a test that the machine has too little memory for.
-func needMemory(t testing.TB, n int) {
-	t.Helper()
-	s, err := os.ReadFile("/proc/meminfo")
-	require.NoError(t, err)
-	_, after, _ := strings.Cut(string(s), "MemAvailable:")
-	if kB, _ := strconv.Atoi(strings.Fields(after)[0]); kB<<10 < n {
-		t.Skipf("needs %s of free memory, there are %s", sizeString(n), sizeString(kB<<10))
-	}
-}
-
 // needHugePages skips a test where the kernel has none, and turns them on for
 // the rest.
 func needHugePages(t testing.TB) {

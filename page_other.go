@@ -21,7 +21,7 @@ func mapPages(int, bool) (*pages, error) { return nil, errors.ErrUnsupported }
 func (*pages) grow(int, int, int) error     { return errors.ErrUnsupported }
 func (*pages) dropFront(int) error          { return errors.ErrUnsupported }
 func (*pages) dropBack(int) error           { return errors.ErrUnsupported }
-func (*pages) clear(int, int)               {}
+func (*pages) clear(int, int) error         { return errors.ErrUnsupported }
 func (*pages) unmap() error                 { return nil }
 func (*pages) publish(int, int, int) []byte { return nil }
 func probeHeap(int) error                   { return nil }

@@ -3,6 +3,9 @@ package mmapbuf
 import (
 	"fmt"
 	"math"
+	"os"
+	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -22,6 +25,20 @@ func setThreshold(t testing.TB, n int) {
 	old := mapThreshold
 	t.Cleanup(func() { mapThreshold = old })
 	mapThreshold = n
+}
+
+// needMemory skips a test or benchmark for which the machine has less than n
+// bytes of free memory, where it tells.
+func needMemory(t testing.TB, n int64) {
+	t.Helper()
+	s, _ := os.ReadFile("/proc/meminfo")
+	_, after, ok := strings.Cut(string(s), "MemAvailable:")
+	if !ok {
+		return
+	}
+	if kB, _ := strconv.ParseInt(strings.Fields(after)[0], 10, 64); kB<<10 < n {
+		t.Skipf("needs %d MiB of free memory, there are %d", n>>20, kB>>10)
+	}
 }
 
 func TestChooseUnit(t *testing.T) {

@@ -1,0 +1,274 @@
+package mmapbuf
+
+import (
+	"bytes"
+	"fmt"
+	"runtime/debug"
+	"strings"
+	"testing"
+)
+
+// The benchmarks run every implementation side by side, so that a ratio comes
+// from one run. -short leaves out what takes more than 64 MiB.
+
+// A filler makes n bytes out of writes of chunk, and may use what it made last
+// time for nothing.
+type filler struct {
+	name string
+	fill func(n int, chunk []byte)
+}
+
+var fillers = []filler{
+	{"append", func(n int, chunk []byte) {
+		var p []byte
+		for len(p) < n {
+			p = append(p, chunk...)
+		}
+		sink = p
+	}},
+	{"bytes.Buffer", func(n int, chunk []byte) {
+		var b bytes.Buffer
+		for b.Len() < n {
+			b.Write(chunk)
+		}
+		sink = b.Bytes()
+	}},
+	{"make", func(n int, chunk []byte) {
+		p := make([]byte, 0, n)
+		for len(p) < n {
+			p = append(p, chunk...)
+		}
+		sink = p
+	}},
+	{"mmapbuf.Buffer", func(n int, chunk []byte) { fillBuffer(&Buffer{}, n, chunk) }},
+	{"mmapbuf.Buffer,NoHugePages", func(n int, chunk []byte) {
+		fillBuffer(&Buffer{NoHugePages: true}, n, chunk)
+	}},
+	{"mmapbuf.Buffer,reserved", func(n int, chunk []byte) {
+		var b Buffer
+		b.Grow(n)
+		fillBuffer(&b, n, chunk)
+	}},
+	{"mmapbuf.Buffer,viewed", func(n int, chunk []byte) {
+		var b Buffer
+		for b.Len() < n {
+			_, _ = b.Write(chunk)
+		}
+		sink = b.Bytes()
+	}},
+	{"floor", func(n int, chunk []byte) {
+		// A mapping of the right size and plain copies into it.
+		p, err := mapPages(n, true)
+		if err != nil {
+			return
+		}
+		for i := 0; i < n; i += len(chunk) {
+			copy(p.mem[i:], chunk)
+		}
+		_ = p.unmap()
+	}},
+}
+
+func fillBuffer(b *Buffer, n int, chunk []byte) {
+	for b.Len() < n {
+		_, _ = b.Write(chunk)
+	}
+	_ = b.Close()
+}
+
+var sink []byte
+
+func BenchmarkFill(b *testing.B) {
+	for _, size := range []int{64 * kiB, 512 * kiB, 1 * miB, 4 * miB, 64 * miB, 1 * giB} {
+		for _, f := range fillers {
+			b.Run(fmt.Sprintf("size=%s/impl=%s", strings.ReplaceAll(sizeString(size), " ", ""), f.name), func(b *testing.B) {
+				needBench(b, size)
+				if f.name == "floor" && (!canMap() || size < 2*miB) {
+					b.Skip("no mapping of this size here")
+				}
+				chunk := bytes.Repeat([]byte("mmapbuf\n"), 64*kiB/8)
+				b.SetBytes(int64(size))
+				for b.Loop() {
+					f.fill(size, chunk)
+				}
+				sink = nil
+			})
+		}
+	}
+}
+
+// needBench skips a benchmark that takes too much memory, and gives back what
+// the one before it has left.
+func needBench(b *testing.B, size int) {
+	b.Helper()
+	if size > 64*miB {
+		if testing.Short() {
+			b.Skip("-short")
+		}
+		needMemory(b, 5*int64(size))
+		debug.FreeOSMemory()
+	}
+}
+
+// BenchmarkOp measures single operations on storage that is there already: of
+// bytes.Buffer, and of a Buffer on a slice and on a mapping. An iteration is
+// opCount calls. The functions of a pair are the same but for the type, for an
+// interface would cost more than the operations do.
+func BenchmarkOp(b *testing.B) {
+	for _, op := range ops {
+		b.Run("op="+op.name+"/impl=bytes.Buffer", func(b *testing.B) {
+			o := bytes.NewBuffer(bytes.Clone(opData))
+			for b.Loop() {
+				op.std(o)
+			}
+		})
+		for _, storage := range []string{"slice", "mapping"} {
+			b.Run("op="+op.name+"/impl=mmapbuf.Buffer,"+storage, func(b *testing.B) {
+				var o Buffer
+				defer o.Close()
+				setThreshold(b, len(opData)*2)
+				if storage == "mapping" {
+					if !canMap() {
+						b.Skip("no mappings here")
+					}
+					setThreshold(b, 1)
+				}
+				_, _ = o.Write(opData)
+				for b.Loop() {
+					op.our(&o)
+				}
+			})
+		}
+	}
+}
+
+const opCount = 1024
+
+var (
+	opData = bytes.Repeat([]byte("fifteen bytes..\n"), opCount*kiB/16)
+	block  = make([]byte, kiB)
+	total  int // of results, so that no call is optimised away
+)
+
+// stdRewind and ourRewind make opData the contents again.
+func stdRewind(b *bytes.Buffer) { *b = *bytes.NewBuffer(opData) }
+func ourRewind(b *Buffer)       { b.off = 0 }
+
+var ops = []struct {
+	name string
+	std  func(b *bytes.Buffer)
+	our  func(b *Buffer)
+}{
+	{"WriteByte", func(b *bytes.Buffer) {
+		b.Reset()
+		for range opCount {
+			_ = b.WriteByte('x')
+		}
+	}, func(b *Buffer) {
+		b.Reset()
+		for range opCount {
+			_ = b.WriteByte('x')
+		}
+	}},
+	{"WriteString16", func(b *bytes.Buffer) {
+		b.Reset()
+		for range opCount {
+			_, _ = b.WriteString("0123456789abcdef")
+		}
+	}, func(b *Buffer) {
+		b.Reset()
+		for range opCount {
+			_, _ = b.WriteString("0123456789abcdef")
+		}
+	}},
+	{"Write1KiB", func(b *bytes.Buffer) {
+		b.Reset()
+		for range opCount {
+			_, _ = b.Write(block)
+		}
+	}, func(b *Buffer) {
+		b.Reset()
+		for range opCount {
+			_, _ = b.Write(block)
+		}
+	}},
+	{"WriteRune", func(b *bytes.Buffer) {
+		b.Reset()
+		for range opCount {
+			_, _ = b.WriteRune('☺')
+		}
+	}, func(b *Buffer) {
+		b.Reset()
+		for range opCount {
+			_, _ = b.WriteRune('☺')
+		}
+	}},
+	{"ReadByte", func(b *bytes.Buffer) {
+		stdRewind(b)
+		for range opCount {
+			c, _ := b.ReadByte()
+			total += int(c)
+		}
+	}, func(b *Buffer) {
+		ourRewind(b)
+		for range opCount {
+			c, _ := b.ReadByte()
+			total += int(c)
+		}
+	}},
+	{"Read1KiB", func(b *bytes.Buffer) {
+		stdRewind(b)
+		for range opCount {
+			n, _ := b.Read(block)
+			total += n
+		}
+	}, func(b *Buffer) {
+		ourRewind(b)
+		for range opCount {
+			n, _ := b.Read(block)
+			total += n
+		}
+	}},
+	{"ReadBytes", func(b *bytes.Buffer) {
+		stdRewind(b)
+		for range opCount {
+			p, _ := b.ReadBytes('\n')
+			total += len(p)
+		}
+	}, func(b *Buffer) {
+		ourRewind(b)
+		for range opCount {
+			p, _ := b.ReadBytes('\n')
+			total += len(p)
+		}
+	}},
+	{"Next", func(b *bytes.Buffer) {
+		stdRewind(b)
+		for range opCount {
+			total += len(b.Next(16))
+		}
+	}, func(b *Buffer) {
+		ourRewind(b)
+		for range opCount {
+			total += len(b.Next(16))
+		}
+	}},
+	{"Bytes", func(b *bytes.Buffer) {
+		for range opCount {
+			total += len(b.Bytes())
+		}
+	}, func(b *Buffer) {
+		for range opCount {
+			total += len(b.Bytes())
+		}
+	}},
+	{"Len", func(b *bytes.Buffer) {
+		for range opCount {
+			total += b.Len()
+		}
+	}, func(b *Buffer) {
+		for range opCount {
+			total += b.Len()
+		}
+	}},
+}
