@@ -19,9 +19,9 @@ const (
 	slideMax  = 4 << 20  // contents up to this size are copied down within a mapping, larger ones never
 	trimStep  = 32 << 20 // a consumed prefix gives its memory back each time it has grown by this
 
-	// maxSlice bounds storage, in bytes. No machine that Go runs on lets a
-	// process have more addresses, and asking Go for them is fatal.
-	maxSlice = min(math.MaxInt, 1<<46)
+	// maxSlice bounds storage, in bytes: more addresses than that no process
+	// has, and to ask Go for them is fatal.
+	maxSlice = min(math.MaxInt/2+1, 1<<46)
 )
 
 // A mapping is the memory that a Buffer owns outside of the Go heap. Only its

@@ -116,8 +116,8 @@ func collect(t testing.TB, cond func() bool) {
 	require.Eventually(t, func() bool { runtime.GC(); return cond() }, 20*time.Second, 5*time.Millisecond)
 }
 
-// noise returns n bytes that do not repeat.
-func noise(seed uint64, n int) []byte {
+// randomBytes returns n bytes that do not repeat.
+func randomBytes(seed uint64, n int) []byte {
 	p := make([]byte, n)
 	r := rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8)})
 	_, _ = r.Read(p)
@@ -127,7 +127,7 @@ func noise(seed uint64, n int) []byte {
 // mapped returns a Buffer in the mapping state with n bytes of noise.
 func mapped(t testing.TB, n int) (*Buffer, []byte) {
 	t.Helper()
-	p := noise(uint64(n), n)
+	p := randomBytes(uint64(n), n)
 	b := new(Buffer)
 	t.Cleanup(func() { _ = b.Close() })
 	_, err := b.Write(p)
@@ -154,7 +154,7 @@ func TestIsOneVMA(t *testing.T) {
 	runtime.GC() // mappings that other tests left could lie next to ours and merge with it
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	var b Buffer
-	chunk := noise(1, 256*kiB)
+	chunk := randomBytes(1, 256*kiB)
 	for b.Len() < 100*miB {
 		_, _ = b.Write(chunk)
 		if b.m != nil {
@@ -187,7 +187,7 @@ func TestIsOneVMA(t *testing.T) {
 	require.Empty(t, vmas(t, mem), "after Close")
 }
 
-func TestNoHugePages(t *testing.T) {
+func TestHugePages(t *testing.T) {
 	needHugePages(t)
 	for _, no := range []bool{false, true} {
 		b := Buffer{NoHugePages: no}
@@ -241,6 +241,22 @@ func TestPublishMovesPages(t *testing.T) {
 	assert.GreaterOrEqual(t, huge, before.huge, "huge pages were split")
 }
 
+// residentAt returns how much of n bytes at an address is in memory, whoever
+// has mapped them.
+func residentAt(t testing.TB, at uintptr, n int) (sum int) {
+	t.Helper()
+	vec := make([]byte, n/os.Getpagesize())
+	_, _, errno := unix.Syscall(unix.SYS_MINCORE, at&^uintptr(os.Getpagesize()-1), uintptr(n), uintptr(unsafe.Pointer(&vec[0])))
+	if errno == unix.ENOMEM {
+		return 0 // not mapped, or not all of it
+	}
+	require.Zero(t, errno)
+	for _, v := range vec {
+		sum += int(v&1) * os.Getpagesize()
+	}
+	return sum
+}
+
 func TestPublishedIsCollected(t *testing.T) {
 	const size = 64 * miB
 	base := len(vmas(t, nil))
@@ -248,19 +264,9 @@ func TestPublishedIsCollected(t *testing.T) {
 	view := b.Bytes()
 	_ = b.Close()
 	require.True(t, bytes.Equal(want, view), "after Close")
-	want = nil
-	addr := *(*[]byte)(unsafe.Pointer(&view)) // looked at again when nobody holds it
-	at, n := uintptr(unsafe.Pointer(unsafe.SliceData(addr))), len(addr)
-	view, addr = nil, nil
-	rssAt := func() (sum int) {
-		for _, v := range vmas(t, nil) {
-			if v.lo < at+uintptr(n) && at < v.hi {
-				sum += v.rss
-			}
-		}
-		return sum
-	}
-	collect(t, func() bool { return rssAt() < size/4 })
+	at, n := uintptr(unsafe.Pointer(unsafe.SliceData(view))), len(view)
+	view, want = nil, nil
+	collect(t, func() bool { return residentAt(t, at, n) < size/4 })
 	assert.LessOrEqual(t, len(vmas(t, nil)), base+8)
 }
 
@@ -280,20 +286,13 @@ func TestUnreachableIsUnmapped(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			fill := func() (any, []byte) {
 				keep, b := mk()
-				_, _ = b.Write(noise(2, 3*miB))
+				_, _ = b.Write(randomBytes(2, 3*miB))
 				return keep, b.m.mem
 			}
 			keep, mem := fill()
 			lo, n := uintptr(base(mem)), cap(mem)
 			mem = nil
-			live := func() (sum int) {
-				for _, v := range vmas(t, nil) {
-					if v.lo < lo+uintptr(n) && lo < v.hi {
-						sum += v.rss
-					}
-				}
-				return sum
-			}
+			live := func() int { return residentAt(t, lo, n) }
 			runtime.GC()
 			runtime.GC()
 			require.GreaterOrEqual(t, live(), 3*miB, "unmapped while it was in use")
@@ -310,7 +309,7 @@ func TestPeakMemoryIsPayload(t *testing.T) {
 	if !inChild(t) {
 		return
 	}
-	chunk := noise(3, 64*kiB)
+	chunk := randomBytes(3, 64*kiB)
 	debug.FreeOSMemory()
 	base := status(t, "VmRSS")
 	var before, after runtime.MemStats
@@ -337,7 +336,7 @@ func TestQueueTakesUpItsBacklog(t *testing.T) {
 		t.Run(sizeString(step), func(t *testing.T) {
 			var b Buffer
 			defer b.Close()
-			chunk := noise(4, step)
+			chunk := randomBytes(4, step)
 			for b.Len() < backlog {
 				_, _ = b.Write(chunk)
 			}
@@ -381,23 +380,23 @@ func TestRefused(t *testing.T) {
 	defer b.Close()
 	var want bytes.Buffer
 	step := func(n int) {
-		p := noise(uint64(n), n)
+		p := randomBytes(uint64(n), n)
 		_, _ = b.Write(p)
 		want.Write(p)
 		b.Next(n / 3)
 		want.Next(n / 3)
-		require.True(t, bytes.Equal(want.Bytes(), readAll(t, &b)))
+		require.True(t, bytes.Equal(want.Bytes(), contents(&b)))
 	}
 	for range 20 {
 		step(miB + 12345)
 	}
 	var c Buffer
-	p := noise(5, 9*miB)
+	p := randomBytes(5, 9*miB)
 	for off := 0; off < len(p); off += miB {
 		_, _ = c.Write(p[off : off+miB])
 	}
 	require.NotNil(t, c.m)
-	require.True(t, bytes.Equal(p, readAll(t, &c)), "growth by copying")
+	require.True(t, bytes.Equal(p, contents(&c)), "growth by copying")
 	require.True(t, bytes.Equal(p, c.Bytes()), "publishing by copying")
 	_ = c.Close()
 
@@ -409,18 +408,6 @@ func TestRefused(t *testing.T) {
 	require.Nil(t, b.m)
 }
 
-// readAll returns a copy of the contents, made without a view of them.
-func readAll(t testing.TB, b *Buffer) []byte {
-	t.Helper()
-	p := make([]byte, b.Len())
-	n, err := b.ReadAt(p, 0)
-	if len(p) > 0 {
-		require.NoError(t, err)
-	}
-	require.Equal(t, len(p), n)
-	return p
-}
-
 // TestAddressSpaceLimit fills a Buffer until RLIMIT_AS is in the way.
 func TestAddressSpaceLimit(t *testing.T) {
 	if raceEnabled {
@@ -430,7 +417,7 @@ func TestAddressSpaceLimit(t *testing.T) {
 	if !inChild(t) {
 		return
 	}
-	chunk, p := noise(6, miB), make([]byte, miB)
+	chunk, p := randomBytes(6, miB), make([]byte, miB)
 	_ = make([]byte, 32*miB) // the runtime dies of a lack of memory; let it have some
 	var b Buffer
 	for b.Len() < 64*miB {
@@ -509,7 +496,7 @@ func TestInTheMiddleOfACall(t *testing.T) {
 			b, want := mapped(t, 48*miB)
 			func() {
 				defer func() { _ = recover() }() // as bytes.Buffer, where the contents became shorter
-				_, _ = b.ReadFrom(readerFunc(func(p []byte) (int, error) {
+				_, _ = b.ReadFrom(reader(func(p []byte) (int, error) {
 					change(b)
 					copy(p, want)
 					require.True(t, bytes.Equal(want[:len(p)], p))
@@ -518,7 +505,7 @@ func TestInTheMiddleOfACall(t *testing.T) {
 			}()
 			_, err := b.Write(want)
 			require.NoError(t, err)
-			require.True(t, bytes.HasSuffix(readAll(t, b), want))
+			require.True(t, bytes.HasSuffix(contents(b), want))
 		})
 	}
 	t.Run("to itself", func(t *testing.T) {
@@ -532,14 +519,6 @@ func TestInTheMiddleOfACall(t *testing.T) {
 		require.Equal(t, o.Len(), b.Len())
 	})
 }
-
-type writerFunc func(p []byte) (int, error)
-
-func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
-
-type readerFunc func(p []byte) (int, error)
-
-func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
 // TestCopyByValue uses copies of a Buffer that owns a mapping.
 func TestCopyByValue(t *testing.T) {
@@ -586,7 +565,7 @@ func TestCopyByValue(t *testing.T) {
 					require.Zero(t, b.Len())
 					_, _ = b.Write(want)
 				}
-				require.True(t, bytes.Equal(want, readAll(t, b)))
+				require.True(t, bytes.Equal(want, contents(b)))
 			})
 		}
 	}

@@ -19,14 +19,6 @@ func setUnit(t testing.TB, n int) {
 	pageUnit = func() int { return n }
 }
 
-// setThreshold replaces mapThreshold for the length of a test.
-func setThreshold(t testing.TB, n int) {
-	t.Helper()
-	old := mapThreshold
-	t.Cleanup(func() { mapThreshold = old })
-	mapThreshold = n
-}
-
 // needMemory skips a test or benchmark for which the machine has less than n
 // bytes of free memory, where it tells.
 func needMemory(t testing.TB, n int64) {

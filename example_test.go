@@ -1,0 +1,140 @@
+package mmapbuf_test
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+
+	"github.com/mmapbuf/mmapbuf"
+)
+
+func ExampleBuffer() {
+	var b mmapbuf.Buffer // the zero value is ready to use
+	b.Write([]byte("hello "))
+	fmt.Fprintf(&b, "world!\n")
+	b.WriteTo(os.Stdout)
+	// Output: hello world!
+}
+
+func ExampleBuffer_ReadAt() {
+	b := mmapbuf.NewBufferString("header: body")
+	b.Next(len("header: ")) // offsets count from the first unread byte
+
+	p := make([]byte, 4)
+	n, err := b.ReadAt(p, 0)
+	fmt.Printf("%q %v\n", p[:n], err)
+	n, err = b.ReadAt(p, 2)
+	fmt.Printf("%q %v\n", p[:n], err)
+	fmt.Println(b.Len(), "bytes still unread")
+	// Output:
+	// "body" <nil>
+	// "dy" EOF
+	// 4 bytes still unread
+}
+
+// What lies between the end and the offset reads as zero.
+func ExampleBuffer_WriteAt() {
+	b := mmapbuf.NewBufferString("abc")
+	b.WriteAt([]byte("B"), 1)
+	b.WriteAt([]byte("xyz"), 5)
+	fmt.Printf("%q\n", b.Bytes())
+	// Output: "aBc\x00\x00xyz"
+}
+
+// MaxLen bounds what a peer can make the program hold.
+func ExampleBuffer_maxLen() {
+	peer := strings.NewReader("more than we are willing to take")
+	b := mmapbuf.Buffer{MaxLen: 9}
+	n, err := b.ReadFrom(peer)
+	fmt.Printf("%d bytes, %q, too large: %t\n", n, b.String(), errors.Is(err, mmapbuf.ErrTooLarge))
+
+	b.Next(5) // makes room
+	n2, err := b.WriteString("!")
+	fmt.Printf("%d byte, %q, %v\n", n2, b.String(), err)
+	// Output:
+	// 9 bytes, "more than", too large: true
+	// 1 byte, "than!", <nil>
+}
+
+// Reserve is a Grow that reports failure instead of panicking.
+func ExampleBuffer_Reserve() {
+	var b mmapbuf.Buffer
+	if err := b.Reserve(1 << 20); err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(b.Len(), b.Available() >= 1<<20)
+
+	b.MaxLen = 100
+	err := b.Reserve(101)
+	fmt.Println(errors.Is(err, mmapbuf.ErrTooLarge))
+	// Output:
+	// 0 true
+	// true
+}
+
+func ExampleBuffer_Shrink() {
+	var b mmapbuf.Buffer
+	b.Write(make([]byte, 32<<20))
+	b.WriteString("the rest")
+	b.Next(32 << 20)
+
+	before := b.Cap()
+	b.Shrink()
+	fmt.Println(b.String(), b.Cap() < before)
+	// Output: the rest true
+}
+
+// Close is never necessary. It gives a large Buffer's memory back at once.
+func ExampleBuffer_Close() {
+	var b mmapbuf.Buffer
+	defer b.Close()
+
+	b.Write(make([]byte, 8<<20))
+	fmt.Println(b.Len())
+	b.Close()
+	fmt.Println(b.Len(), b.Cap())
+	b.WriteString("used again")
+	fmt.Println(b.String())
+	// Output:
+	// 8388608
+	// 0 0
+	// used again
+}
+
+// Reset keeps the storage for the next user of a pool.
+func ExampleBuffer_pool() {
+	pool := sync.Pool{New: func() any { return new(mmapbuf.Buffer) }}
+	render := func(w io.Writer, name string) {
+		b := pool.Get().(*mmapbuf.Buffer)
+		defer pool.Put(b)
+		b.Reset()
+		fmt.Fprintf(b, "Dear %s,\n", name)
+		b.WriteTo(w)
+	}
+	render(os.Stdout, "Ada")
+	render(os.Stdout, "Grace")
+	// Output:
+	// Dear Ada,
+	// Dear Grace,
+}
+
+// A SectionReader adds Seek and reads again and again what stays in b.
+func ExampleBuffer_sectionReader() {
+	b := mmapbuf.NewBufferString("first\nsecond\nthird\n")
+	r := io.NewSectionReader(b, 0, int64(b.Len()))
+	for range 2 {
+		r.Seek(6, io.SeekStart)
+		line, _ := bufio.NewReader(r).ReadString('\n')
+		fmt.Print(line)
+	}
+	fmt.Println(b.Len())
+	// Output:
+	// second
+	// second
+	// 19
+}

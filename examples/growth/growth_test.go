@@ -1,0 +1,353 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/xml"
+	"image/png"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
+	"testing"
+	"testing/fstest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// mainVariable makes the test binary the program itself, which then finds
+// itself by os.Executable like the real one.
+const mainVariable = "MMAPBUF_GROWTH_MAIN"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(mainVariable) != "" || os.Getenv(jobVariable) != "" {
+		main()
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// program returns the program as a command, with a temporary directory of its
+// own to leave files in.
+func program(t *testing.T, args ...string) (cmd *exec.Cmd, stdout, stderr *bytes.Buffer) {
+	exe, err := os.Executable()
+	require.NoError(t, err)
+	stdout, stderr = new(bytes.Buffer), new(bytes.Buffer)
+	cmd = exec.Command(exe, args...)
+	temp := t.TempDir()
+	cmd.Env = append(os.Environ(), mainVariable+"=1", "TMPDIR="+temp, "TEMP="+temp, "TMP="+temp)
+	cmd.Stdout, cmd.Stderr = stdout, stderr
+	t.Cleanup(func() {
+		left, err := os.ReadDir(temp)
+		assert.NoError(t, err)
+		assert.Empty(t, left, "temporary files are left behind")
+	})
+	return cmd, stdout, stderr
+}
+
+func TestSize(t *testing.T) {
+	for text, want := range map[string]size{
+		"1":       1,
+		"1000":    1000,
+		"64KiB":   64 << 10,
+		"64MiB":   64 << 20,
+		"64 mib":  64 << 20,
+		"1GiB":    1 << 30,
+		"1.5GB":   1500000000,
+		"0.5GiB":  1 << 29,
+		"1048577": 1<<20 + 1,
+	} {
+		var s size
+		assert.NoError(t, s.Set(text), text)
+		assert.Equal(t, want, s, text)
+	}
+	for _, text := range []string{"", "0", "-1", "-64MiB", "MiB", "64 apples", "1e9", "NaN", "16EiB", "99999999999999999999"} {
+		s := size(7)
+		assert.Error(t, s.Set(text), "%q", text)
+		assert.Equal(t, size(7), s, "%q", text)
+	}
+	for s, want := range map[size]string{
+		0:              "0 B",
+		1 << 30:        "1 GiB",
+		64 << 10:       "64 KiB",
+		3 << 19:        "1.5 MiB",
+		100 << 40:      "100 TiB",
+		1500 * 1000000: "1.4 GiB",
+	} {
+		assert.Equal(t, want, s.String())
+	}
+}
+
+func TestFits(t *testing.T) {
+	const gib = 1 << 30
+	free := room{10*gib + slack + 4096, "MemAvailable"}
+	lean, err := choose("make, mmapbuf")
+	require.NoError(t, err)
+
+	assert.NoError(t, fits(implementations, 2*gib, 4096, free))
+	assert.EqualError(t, fits(implementations, 2*gib+1, 4096, free),
+		"2 GiB does not fit in memory: append may need 10.1 GiB and 10.1 GiB can be had (MemAvailable);"+
+			" the largest that fits is -size 2048MiB, or -size 10240MiB with -only make,mmapbuf")
+	assert.NoError(t, fits(lean, 10*gib, 4096, free))
+	assert.ErrorContains(t, fits(lean, 10*gib+1, 4096, free), "the largest that fits is -size 10240MiB")
+	assert.ErrorContains(t, fits(implementations, 1, 4096, room{1 << 20, "MemAvailable"}), "no size worth measuring")
+	// The arithmetic holds to the end.
+	assert.ErrorContains(t, fits(implementations, maxSize, maxSize, free), "does not fit")
+}
+
+func TestAvailable(t *testing.T) {
+	file := func(text string) *fstest.MapFile { return &fstest.MapFile{Data: []byte(text)} }
+	_, ok := available(fstest.MapFS{})
+	assert.False(t, ok, "nothing is known without /proc")
+
+	system := fstest.MapFS{"proc/meminfo": file("MemTotal:  2048 kB\nMemAvailable:    1024 kB\n")}
+	free, ok := available(system)
+	assert.True(t, ok)
+	assert.Equal(t, room{1 << 20, "MemAvailable"}, free)
+
+	system["proc/self/cgroup"] = file("4:memory:/old\n0::/a/b\n")
+	system["sys/fs/cgroup/a/b/memory.max"] = file("max\n")
+	system["sys/fs/cgroup/a/memory.max"] = file("600000\n")
+	system["sys/fs/cgroup/a/memory.current"] = file("500000\n")
+	system["sys/fs/cgroup/a/memory.stat"] = file("anon 1\ninactive_file 100000\n")
+	free, _ = available(system)
+	assert.Equal(t, room{200000, "memory.max of control group /a"}, free)
+
+	system["sys/fs/cgroup/a/memory.max"] = file("9000000\n")
+	free, _ = available(system)
+	assert.Equal(t, "MemAvailable", free.from, "the tighter limit counts")
+}
+
+func TestMedian(t *testing.T) {
+	var runs []outcome
+	for _, d := range []time.Duration{5, 1, 4, 2} {
+		runs = append(runs, outcome{Elapsed: d})
+	}
+	elapsed := func(o outcome) time.Duration { return o.Elapsed }
+	assert.EqualValues(t, 2, median(runs, elapsed).Elapsed)
+	assert.EqualValues(t, 4, median(append(runs, outcome{Elapsed: 9}), elapsed).Elapsed)
+	assert.EqualValues(t, 5, median(runs[:1], elapsed).Elapsed)
+}
+
+// Where memory is not known the table says so and there is no picture.
+func TestMemoryNotKnown(t *testing.T) {
+	o := outcome{Elapsed: time.Second, Worst: time.Millisecond}
+	results := summarise(implementations[:1], [][]outcome{{o}})
+	var out bytes.Buffer
+	require.NoError(t, writeReport(&out, config{runs: 1}, &payload{size: 1e9, write: 1000}, results))
+	assert.Regexp(t, `\| append +\| +1\.00 s \| +1\.00 \| +1\.0 ms \| +n/a \| +n/a \|`, out.String())
+
+	dir := t.TempDir()
+	require.NoError(t, drawPictures(&out, dir, &payload{size: 1e9}, results))
+	assert.Contains(t, out.String(), "No picture")
+	left, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	assert.Empty(t, left)
+}
+
+func TestProgram(t *testing.T) {
+	const odd = 8<<20 + 12345 // the last write is shorter
+	contents := bytes.Repeat([]byte("the quick brown fox\n"), odd/20+1)[:odd]
+	file := filepath.Join(t.TempDir(), "data")
+	require.NoError(t, os.WriteFile(file, contents, 0o666))
+
+	for _, test := range []struct {
+		name  string
+		args  []string
+		stdin io.Reader
+		work  string
+	}{
+		{"generated", []string{"-size", "8MiB"}, nil, "8 MiB (8388608 bytes) of pseudo-random bytes in writes of 64 KiB"},
+		{"generated odd", []string{"-size", "8400953"}, nil, "(8400953 bytes) of pseudo-random bytes"},
+		{"generated small", []string{"-size", "100"}, nil, "100 B (100 bytes) of pseudo-random bytes in writes of 100 B"},
+		{"file", []string{file}, nil, "(8400953 bytes) of " + file},
+		{"head of a file", []string{"-size", "1MB", file}, nil, "(1000000 bytes) of " + file},
+		{"short file", []string{"-size", "1GB", file}, nil, "(8400953 bytes) of " + file},
+		{"pipe", []string{"-"}, bytes.NewReader(contents), "(8400953 bytes) of standard input"},
+		{"head of a pipe", []string{"-size", "1MB", "-"}, bytes.NewReader(contents), "(1000000 bytes) of standard input"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			dir := filepath.Join(t.TempDir(), "new")
+			cmd, stdout, stderr := program(t, append([]string{"-runs", "1", "-out", dir}, test.args...)...)
+			cmd.Stdin = test.stdin
+			require.NoError(t, cmd.Run(), stderr)
+			assert.Empty(t, stderr.String(), "no bar where there is no terminal")
+			assert.Contains(t, stdout.String(), test.work)
+			for _, impl := range implementations {
+				row := regexp.MustCompile(`(?m)^\| ` + regexp.QuoteMeta(impl.name) + ` .*$`).FindString(stdout.String())
+				assert.Equal(t, 7, strings.Count(row, "|"), "%s in\n%s", impl.name, stdout)
+			}
+			if runtime.GOOS == "linux" {
+				checkPictures(t, dir)
+				assert.Contains(t, stdout.String(), filepath.Join(dir, "growth.svg"))
+			}
+		})
+	}
+}
+
+func checkPictures(t *testing.T, dir string) {
+	f, err := os.Open(filepath.Join(dir, "growth.png"))
+	require.NoError(t, err)
+	defer f.Close()
+	picture, err := png.Decode(f)
+	require.NoError(t, err)
+	assert.Equal(t, 1800, picture.Bounds().Dx())
+	assert.Equal(t, 960, picture.Bounds().Dy())
+
+	svg, err := os.ReadFile(filepath.Join(dir, "growth.svg"))
+	require.NoError(t, err)
+	assert.True(t, bytes.HasPrefix(svg, []byte("<?xml")))
+	d := xml.NewDecoder(bytes.NewReader(svg))
+	for err == nil {
+		_, err = d.Token()
+	}
+	assert.Equal(t, io.EOF, err, "the SVG is well-formed")
+	for _, impl := range implementations {
+		assert.Contains(t, string(svg), impl.name)
+	}
+}
+
+func TestOnly(t *testing.T) {
+	cmd, stdout, stderr := program(t, "-size", "1MiB", "-runs", "2", "-only", "mmapbuf, append,append", "-out", t.TempDir())
+	require.NoError(t, cmd.Run(), stderr)
+	assert.Regexp(t, `(?s)\| append .*\| mmapbuf\.Buffer `, stdout.String())
+	assert.NotContains(t, stdout.String(), "| bytes.Buffer")
+	assert.NotContains(t, stdout.String(), "| make")
+}
+
+func TestMistakes(t *testing.T) {
+	dir := t.TempDir()
+	empty := filepath.Join(dir, "empty")
+	require.NoError(t, os.WriteFile(empty, nil, 0o666))
+
+	for _, test := range []struct {
+		args   string
+		status int
+		says   string
+	}{
+		{"-size 0", 2, "at least one byte"},
+		{"-size -1", 2, "not a number of bytes"},
+		{"-size lots", 2, `invalid value "lots" for flag -size`},
+		{"-size 16EiB", 2, "-size"},
+		{"-write 0", 2, "at least one byte"},
+		{"-write -5", 2, "not a number of bytes"},
+		{"-size 1KiB -write 1025", 2, "-write 1 KiB is more than -size 1 KiB"},
+		{"-write 2GiB", 2, "-write 2 GiB is more than -size 1 GiB"},
+		{"-runs 0", 2, "at least one run"},
+		{"-runs -3", 2, "at least one run"},
+		{"-runs few", 2, "-runs"},
+		{"-only realloc", 2, `"realloc" is none of append,bytes,make,mmapbuf`},
+		{"-only append,", 2, `"" is none of`},
+		{"-out=", 2, "-out names no directory"},
+		{"-colour", 2, "-colour"},
+		{"one two", 2, "one file at most"},
+		{"- -runs 3", 2, "one file at most, after the flags"},
+		{filepath.Join(dir, "missing"), 1, "missing"},
+		{dir, 1, "is a directory"},
+		{empty, 1, empty + " is empty"},
+		{"-", 1, "standard input is empty"},
+		{"-out " + filepath.Join(empty, "sub") + " -size 1MiB", 1, "output directory"},
+	} {
+		t.Run(test.args, func(t *testing.T) {
+			cmd, stdout, stderr := program(t, strings.Fields(test.args)...)
+			cmd.Dir = dir
+			assert.Error(t, cmd.Run())
+			assert.Equal(t, test.status, cmd.ProcessState.ExitCode())
+			assert.Empty(t, stdout.String())
+			assert.Contains(t, stderr.String(), test.says)
+			assert.Regexp(t, `\Agrowth: [^\n]+\n\z`, stderr.String(), "one sentence")
+		})
+	}
+}
+
+func TestTooLarge(t *testing.T) {
+	if _, ok := available(root); !ok {
+		t.Skip("memory is not known on this system")
+	}
+	cmd, _, stderr := program(t, "-size", "100TiB", "-out", t.TempDir())
+	assert.Error(t, cmd.Run())
+	assert.Equal(t, 1, cmd.ProcessState.ExitCode())
+	assert.Regexp(t, `\Agrowth: pseudo-random bytes: 100 TiB does not fit in memory: append may need 500 TiB and .* can be had \(.*\); the largest that fits is -size \d+MiB, or -size \d+MiB with -only make,mmapbuf\n\z`, stderr.String())
+}
+
+// An interrupt ends the program though standard input stays silent, and the
+// copy of what came in so far is removed: see program.
+func TestInterrupt(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("no interrupt can be sent")
+	}
+	cmd, _, stderr := program(t, "-out", t.TempDir(), "-")
+	stdin, err := cmd.StdinPipe()
+	require.NoError(t, err)
+	defer stdin.Close()
+	require.NoError(t, cmd.Start())
+	// More than a pipe holds: once it is written, the program is copying.
+	_, err = stdin.Write(make([]byte, 1<<20))
+	require.NoError(t, err)
+	require.NoError(t, cmd.Process.Signal(os.Interrupt))
+	assert.Error(t, cmd.Wait())
+	assert.Equal(t, 1, cmd.ProcessState.ExitCode())
+	assert.Equal(t, "growth: interrupted\n", stderr.String())
+}
+
+func TestShrinkingFile(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "data")
+	require.NoError(t, os.WriteFile(file, make([]byte, 100), 0o666))
+	src, err := openSource(file, 100, 30)
+	require.NoError(t, err)
+	defer src.close()
+	_, err = src.next()
+	require.NoError(t, err)
+	require.NoError(t, os.Truncate(file, 40))
+	_, err = src.next()
+	assert.ErrorIs(t, err, io.ErrUnexpectedEOF)
+	assert.ErrorContains(t, err, file+" has become shorter: it ends after 40 of 100 bytes")
+}
+
+// A child that fails says why, and one that is killed how.
+func TestChildFails(t *testing.T) {
+	gone := filepath.Join(t.TempDir(), "gone")
+	_, err := measure(context.Background(), job{Implementation: "append", Path: gone, Size: 1, Write: 1})
+	assert.ErrorContains(t, err, "exit status 1: open "+gone)
+
+	_, err = measure(context.Background(), job{Implementation: "append", Size: 1 << 20, Write: 1 << 10, Sum: 1})
+	assert.ErrorContains(t, err, "does not hold what was written")
+
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	_, err = measure(ctx, job{Implementation: "mmapbuf", Size: 1 << 40, Write: 1})
+	assert.Error(t, err)
+	if runtime.GOOS != "windows" {
+		assert.ErrorContains(t, err, "signal: killed")
+	}
+}
+
+// What a child reports is in proportion to what it did.
+func TestMeasure(t *testing.T) {
+	data := &payload{size: 32 << 20, write: 64 << 10}
+	require.NoError(t, data.checksum(context.Background()))
+	for _, impl := range implementations {
+		got, err := measure(context.Background(), data.job(impl))
+		require.NoError(t, err, impl.name)
+		assert.Positive(t, got.Worst, impl.name)
+		assert.GreaterOrEqual(t, got.Elapsed, got.Worst, impl.name)
+		assert.LessOrEqual(t, got.Elapsed, got.Ended.Sub(got.Began)+time.Millisecond, impl.name)
+		if runtime.GOOS != "linux" {
+			continue
+		}
+		assert.Greater(t, got.Peak, data.size*3/4, impl.name)
+		// The race detector has its share as well.
+		assert.Less(t, got.Peak, data.size*20, impl.name)
+		last := got.samples[len(got.samples)-1]
+		assert.Equal(t, got.Final, last.resident, impl.name)
+		for i, s := range got.samples[1:] {
+			assert.GreaterOrEqual(t, s.t, got.samples[i].t, "%s: time does not run backwards", impl.name)
+		}
+	}
+}
