@@ -272,9 +272,9 @@ func TestPublishedIsCollected(t *testing.T) {
 
 func TestUnreachableIsUnmapped(t *testing.T) {
 	type inside struct {
-		before int
+		Before int
 		b      Buffer
-		after  string
+		After  string
 	}
 	makers := map[string]func() (keep any, b *Buffer){
 		"heap":    func() (any, *Buffer) { b := new(Buffer); return b, b },
