@@ -105,8 +105,10 @@ func (b *Buffer) grow(n int) error {
 		return nil
 	case c > math.MaxInt-c-n:
 		return ErrTooLarge
-	case b.m != nil && b.m.lent == 0:
-		return b.remap(n)
+	case b.m != nil && b.m.lent == 0 && canRemap():
+		if err := b.remap(n); err == nil || canRemap() {
+			return err
+		}
 	}
 	// The prefix counts, as for bytes.Buffer: a Buffer that is also read from
 	// wants room to slide in.
@@ -118,15 +120,9 @@ func (b *Buffer) remap(n int) error {
 	live := b.Len()
 	drop, want := remapPlan(live, b.off, cap(b.buf), n)
 	b.dropFront(drop)
-	need := len(b.buf) + n
-	err := b.tryCaps(b.bounded(want, n), need, func(c int) error {
-		return b.m.grow(c, b.off, len(b.buf))
-	})
-	if err != nil {
-		return err
-	}
-	b.setMapping(b.m, b.off, len(b.buf))
-	return nil
+	err := b.tryCaps(b.bounded(want, n), len(b.buf)+n, b.m.grow)
+	b.setMapping(b.m, b.off, len(b.buf)) // it may have moved and yet not grown
+	return err
 }
 
 // remapPlan decides how a full mapping of c bytes, live ones behind a consumed

@@ -6,14 +6,15 @@ import "sync"
 // mremap(2) and madvise(2); page_other.go is for everybody else and has none,
 // so that a Buffer there lives on Go slices.
 //
-//	canMap() bool
-//		reports whether mappings can be had. It turns false when the
-//		system refuses mmap(2) as such, and stays so.
+//	canMap() bool, canRemap() bool
+//		report whether mappings can be had, and moved. They turn false
+//		when the system refuses mmap(2) or mremap(2) as such, and stay
+//		so.
 //	mapPages(n int, huge bool) (*pages, error)
 //		maps n bytes that read as zero, with huge pages or without.
-//	(*pages).grow(n, lo, hi int) error
+//	(*pages).grow(n int) error
 //		makes the mapping n bytes long; the new ones read as zero. It
-//		may move it. Where it has to copy, it copies mem[lo:hi] alone.
+//		may move it, even if it fails.
 //	(*pages).dropFront(k int) error, (*pages).dropBack(k int) error
 //		unmap mem[:k] or mem[k:].
 //	(*pages).clear(lo, hi int) error
@@ -30,8 +31,8 @@ import "sync"
 //	noescape(b *Buffer) *Buffer
 //		is b, but hidden from escape analysis.
 //
-// Whatever fails leaves mem and its bytes as they were. All sizes and offsets
-// are multiples of pageUnit, except end, and lo and hi of grow.
+// Whatever fails leaves the bytes of mem as they were. All sizes and offsets
+// are multiples of pageUnit, except end.
 //
 // # Publishing
 //
@@ -50,8 +51,7 @@ import "sync"
 // on layouts, on linknames or on how the heap is organised. Where mremap(2)
 // does not do it, publish copies.
 type pages struct {
-	mem  []byte // the whole mapping, nil if there is none
-	huge bool   // asked for with huge pages
+	mem []byte // the whole mapping, nil if there is none
 }
 
 const (

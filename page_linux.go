@@ -18,7 +18,8 @@ import (
 // filter, an emulated kernel), is not asked for again.
 var mmapRefused, mremapRefused atomic.Bool
 
-func canMap() bool { return !mmapRefused.Load() }
+func canMap() bool   { return !mmapRefused.Load() }
+func canRemap() bool { return !mremapRefused.Load() }
 
 // refused reports whether err, of a call with valid arguments, means that the
 // call as such is not available.
@@ -104,29 +105,19 @@ func mapPages(n int, huge bool) (*pages, error) {
 		advice = unix.MADV_HUGEPAGE
 	}
 	_ = unix.Madvise(mem, advice)
-	return &pages{mem, huge}, nil
+	return &pages{mem}, nil
 }
 
-func (p *pages) grow(n, lo, hi int) error {
+func (p *pages) grow(n int) error {
 	if n > maxSlice {
 		// Newer kernels say EINVAL, which is not to be taken for a refusal.
 		return os.NewSyscallError("mremap", unix.ENOMEM)
 	}
-	if !mremapRefused.Load() {
-		err := p.mremap(n)
-		if err == nil || !refused(err) {
-			return os.NewSyscallError("mremap", err)
-		}
+	err := p.mremap(n)
+	if err != nil && refused(err) {
 		mremapRefused.Store(true)
 	}
-	q, err := mapPages(n, p.huge)
-	if err != nil {
-		return err
-	}
-	copy(q.mem[lo:hi], p.mem[lo:hi])
-	_ = p.unmap()
-	p.mem = q.mem
-	return nil
+	return os.NewSyscallError("mremap", err)
 }
 
 // mremap grows the mapping in place, or else to an aligned place, or else to
@@ -166,7 +157,7 @@ func (p *pages) moveAligned(n int) error {
 	size := len(p.mem)
 	_, err = unix.MremapPtr(base(p.mem), uintptr(size), base(to), uintptr(size), unix.MREMAP_MAYMOVE|unix.MREMAP_FIXED)
 	if err == nil {
-		p.mem = to[:size]
+		p.mem = to[:size:size]
 	}
 	_ = munmap(to[size:])
 	return err
@@ -226,7 +217,7 @@ func within(obj *byte, skip, n int) []byte {
 // movePages moves the pages of mem into obj, skip bytes from its start, and
 // sees to it that they leave with obj. It reports whether it could.
 func movePages(obj *byte, skip int, mem []byte) bool {
-	if mremapRefused.Load() {
+	if !canRemap() {
 		return false
 	}
 	n := len(mem)

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -98,7 +99,7 @@ func inChild(t *testing.T) bool {
 	exe, err := os.Executable()
 	require.NoError(t, err)
 	cmd := exec.Command(exe, "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=120s")
-	cmd.Env = append(os.Environ(), key+"="+t.Name())
+	cmd.Env = append(os.Environ(), key+"="+t.Name(), "GOTRACEBACK=none")
 	out, err := cmd.CombinedOutput()
 	if bytes.Contains(out, []byte("--- SKIP")) {
 		t.Skipf("%s", out)
@@ -240,6 +241,12 @@ func TestPublishMovesPages(t *testing.T) {
 	}
 	assert.GreaterOrEqual(t, huge, before.huge, "huge pages were split")
 }
+
+// raceEnabled reports whether the race detector is built in.
+var raceEnabled = func() bool {
+	info, _ := debug.ReadBuildInfo()
+	return info != nil && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
+}()
 
 // residentAt returns how much of n bytes at an address is in memory, whoever
 // has mapped them.
@@ -409,7 +416,13 @@ func TestRefused(t *testing.T) {
 }
 
 // TestAddressSpaceLimit fills a Buffer until RLIMIT_AS is in the way.
-func TestAddressSpaceLimit(t *testing.T) {
+func TestAddressSpaceLimit(t *testing.T) { testLimit(t, unix.RLIMIT_AS, "VmSize") }
+
+// TestDataLimit does so with RLIMIT_DATA, which counts what can be written to:
+// a mapping can still be moved then, but not grown.
+func TestDataLimit(t *testing.T) { testLimit(t, unix.RLIMIT_DATA, "VmData") }
+
+func testLimit(t *testing.T, resource int, counted string) {
 	if raceEnabled {
 		t.Skip("the race detector needs more addresses than the limit leaves")
 	}
@@ -424,9 +437,9 @@ func TestAddressSpaceLimit(t *testing.T) {
 		_, _ = b.Write(chunk)
 	}
 	var old unix.Rlimit
-	require.NoError(t, unix.Getrlimit(unix.RLIMIT_AS, &old))
-	limit := uint64(status(t, "VmSize") + 400*miB)
-	require.NoError(t, unix.Setrlimit(unix.RLIMIT_AS, &unix.Rlimit{Cur: limit, Max: old.Max}))
+	require.NoError(t, unix.Getrlimit(resource, &old))
+	limit := uint64(status(t, counted) + 400*miB)
+	require.NoError(t, unix.Setrlimit(resource, &unix.Rlimit{Cur: limit, Max: old.Max}))
 	err := func() (err error) {
 		defer func() { err, _ = recover().(error) }()
 		for {
@@ -451,7 +464,7 @@ func TestAddressSpaceLimit(t *testing.T) {
 	n := b.Len()
 	_, _ = b.Write(chunk) // what was consumed is room again
 	usable := b.Len() == n+len(chunk)
-	require.NoError(t, unix.Setrlimit(unix.RLIMIT_AS, &old))
+	require.NoError(t, unix.Setrlimit(resource, &old))
 
 	// 64 MiB and 400 more, and no more than them: a move charges the
 	// difference alone.

@@ -14,11 +14,12 @@ func systemPageUnit() int {
 
 // There are no mappings here, and grow.go asks for none.
 
-func canMap() bool { return false }
+func canMap() bool   { return false }
+func canRemap() bool { return false }
 
 func mapPages(int, bool) (*pages, error) { return nil, errors.ErrUnsupported }
 
-func (*pages) grow(int, int, int) error     { return errors.ErrUnsupported }
+func (*pages) grow(int) error               { return errors.ErrUnsupported }
 func (*pages) dropFront(int) error          { return errors.ErrUnsupported }
 func (*pages) dropBack(int) error           { return errors.ErrUnsupported }
 func (*pages) clear(int, int) error         { return errors.ErrUnsupported }

@@ -1,5 +1,0 @@
-//go:build !race
-
-package mmapbuf
-
-const raceEnabled = false
