@@ -35,6 +35,7 @@ type mapping struct {
 
 // newMapping maps at least n bytes, a number that pageRound accepts.
 func newMapping(n int, huge bool) (*mapping, error) {
+	nudgeCollector()
 	p, err := mapPages(n, huge)
 	if err != nil {
 		return nil, err
@@ -105,10 +106,13 @@ func (b *Buffer) grow(n int) error {
 		return nil
 	case c > math.MaxInt-c-n:
 		return ErrTooLarge
-	case b.m != nil && b.m.lent == 0 && canRemap():
-		if err := b.remap(n); err == nil || canRemap() {
-			return err
+	case b.m != nil && b.m.lent == 0:
+		if canRemap() {
+			if err := b.remap(n); err == nil || canRemap() {
+				return err
+			}
 		}
+		stats.copies.Add(1)
 	}
 	// The prefix counts, as for bytes.Buffer: a Buffer that is also read from
 	// wants room to slide in.
@@ -297,6 +301,10 @@ func (b *Buffer) publish(room int) {
 	lo := pageFloor(max(b.off-utf8.UTFMax, 0)) // Unread* may reach back
 	hi, _ := pageRound(len(b.buf) + min(room, b.Available()))
 	err := probeHeap(hi - lo)
+	if err == nil {
+		stats.publishes.Add(1)
+		stats.publishedBytes.Add(int64(hi - lo))
+	}
 	switch {
 	case err != nil:
 		panic(&memoryError{fmt.Sprintf("publish %s", sizeString(hi-lo)), err})

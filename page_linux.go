@@ -18,8 +18,20 @@ import (
 // filter, an emulated kernel), is not asked for again.
 var mmapRefused, mremapRefused atomic.Bool
 
-func canMap() bool   { return !mmapRefused.Load() }
+func canMap() bool   { return !mmapRefused.Load() && stats.vmas.Load() < vmaBudget() }
 func canRemap() bool { return !mremapRefused.Load() }
+
+// vmaBudget returns how many mappings the package takes at most: half of what
+// the system allows a process (proc_sys_vm(5), max_map_count), for the runtime
+// needs some and dies without. Only tests replace it.
+var vmaBudget = sync.OnceValue(func() int64 {
+	s, _ := os.ReadFile("/proc/sys/vm/max_map_count")
+	n, err := strconv.ParseInt(strings.TrimSpace(string(s)), 10, 64)
+	if err != nil {
+		n = 65530 // the default
+	}
+	return n / 2
+})
 
 // refused reports whether err, of a call with valid arguments, means that the
 // call as such is not available.
@@ -105,7 +117,9 @@ func mapPages(n int, huge bool) (*pages, error) {
 		advice = unix.MADV_HUGEPAGE
 	}
 	_ = unix.Madvise(mem, advice)
-	return &pages{mem}, nil
+	p := new(pages)
+	p.set(mem)
+	return p, nil
 }
 
 func (p *pages) grow(n int) error {
@@ -113,9 +127,15 @@ func (p *pages) grow(n int) error {
 		// Newer kernels say EINVAL, which is not to be taken for a refusal.
 		return os.NewSyscallError("mremap", unix.ENOMEM)
 	}
+	was := base(p.mem)
 	err := p.mremap(n)
-	if err != nil && refused(err) {
+	switch {
+	case err != nil && refused(err):
 		mremapRefused.Store(true)
+	case err == nil && base(p.mem) == was:
+		stats.growsInPlace.Add(1)
+	case err == nil:
+		stats.moves.Add(1)
 	}
 	return os.NewSyscallError("mremap", err)
 }
@@ -136,7 +156,7 @@ func (p *pages) mremap(n int) error {
 func (p *pages) resize(n, flags int) error {
 	to, err := unix.MremapPtr(base(p.mem), uintptr(len(p.mem)), nil, uintptr(n), flags)
 	if err == nil {
-		p.mem = unsafe.Slice((*byte)(to), n)
+		p.set(unsafe.Slice((*byte)(to), n))
 	}
 	return err
 }
@@ -157,7 +177,7 @@ func (p *pages) moveAligned(n int) error {
 	size := len(p.mem)
 	_, err = unix.MremapPtr(base(p.mem), uintptr(size), base(to), uintptr(size), unix.MREMAP_MAYMOVE|unix.MREMAP_FIXED)
 	if err == nil {
-		p.mem = to[:size:size]
+		p.set(to[:size:size])
 	}
 	_ = munmap(to[size:])
 	return err
@@ -166,7 +186,7 @@ func (p *pages) moveAligned(n int) error {
 func (p *pages) dropFront(k int) error {
 	err := munmap(p.mem[:k])
 	if err == nil {
-		p.mem = p.mem[k:]
+		p.set(p.mem[k:])
 	}
 	return err
 }
@@ -174,7 +194,7 @@ func (p *pages) dropFront(k int) error {
 func (p *pages) dropBack(k int) error {
 	err := munmap(p.mem[k:])
 	if err == nil {
-		p.mem = p.mem[:k:k]
+		p.set(p.mem[:k:k])
 	}
 	return err
 }
@@ -185,7 +205,7 @@ func (p *pages) clear(lo, hi int) error {
 
 func (p *pages) unmap() error {
 	mem := p.mem
-	p.mem = nil
+	p.set(nil)
 	return munmap(mem)
 }
 
@@ -199,9 +219,10 @@ func (p *pages) publish(lo, end, hi int) []byte {
 	if movePages(obj, skip, p.mem[lo:hi]) {
 		_ = munmap(p.mem[:lo])
 		_ = munmap(p.mem[hi:])
-		p.mem = nil
+		p.set(nil)
 		return within(obj, skip, n)
 	}
+	stats.copies.Add(1)
 	obj, skip = heapObject(n)
 	q := within(obj, skip, n)
 	copy(q, p.mem[lo:end])
@@ -217,7 +238,7 @@ func within(obj *byte, skip, n int) []byte {
 // movePages moves the pages of mem into obj, skip bytes from its start, and
 // sees to it that they leave with obj. It reports whether it could.
 func movePages(obj *byte, skip int, mem []byte) bool {
-	if !canRemap() {
+	if !canRemap() || stats.vmas.Load() >= vmaBudget() {
 		return false
 	}
 	n := len(mem)
@@ -230,7 +251,11 @@ func movePages(obj *byte, skip int, mem []byte) bool {
 		}
 		return false
 	}
-	runtime.SetFinalizer(obj, func(obj *byte) { freshPages(obj, skip, n) })
+	stats.vmas.Add(2)
+	runtime.SetFinalizer(obj, func(obj *byte) {
+		freshPages(obj, skip, n)
+		stats.vmas.Add(-2)
+	})
 	return true
 }
 
@@ -241,6 +266,8 @@ func freshPages(obj *byte, skip, n int) {
 	const flags = unix.MAP_PRIVATE | unix.MAP_ANONYMOUS
 	p, err := unix.MmapPtr(-1, 0, nil, uintptr(n), unix.PROT_READ|unix.PROT_WRITE, flags)
 	if err == nil {
+		// The name keeps the heap in one VMA where the kernel knows names.
+		_ = unix.Prctl(unix.PR_SET_VMA, unix.PR_SET_VMA_ANON_NAME, uintptr(p), uintptr(n), uintptr(unsafe.Pointer(&heapName)))
 		if err = moveOnto(within(obj, skip, n), unsafe.Slice((*byte)(p), n)); err == nil {
 			return
 		}
@@ -264,6 +291,10 @@ func moveOnto(to, from []byte) error {
 	return nil
 }
 
+// heapName is what the runtime names its heap (PR_SET_VMA(2const)).
+var heapName = [...]byte{' ', 'G', 'o', ':', ' ', 'h', 'e', 'a', 'p', 0}
+
+// lost objects are kept for good.
 var lost struct {
 	sync.Mutex
 	objects []*byte

@@ -23,7 +23,7 @@ func (*pages) grow(int) error               { return errors.ErrUnsupported }
 func (*pages) dropFront(int) error          { return errors.ErrUnsupported }
 func (*pages) dropBack(int) error           { return errors.ErrUnsupported }
 func (*pages) clear(int, int) error         { return errors.ErrUnsupported }
-func (*pages) unmap() error                 { return nil }
+func (p *pages) unmap() error               { p.set(nil); return nil }
 func (*pages) publish(int, int, int) []byte { return nil }
 func probeHeap(int) error                   { return nil }
 func noescape(*Buffer) *Buffer              { panic("mmapbuf: no mapping to own") }

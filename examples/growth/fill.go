@@ -81,6 +81,9 @@ func fill(impl implementation, j job) (got outcome, err error) {
 	}
 	defer src.close()
 
+	if err := warm(j.Warm); err != nil {
+		return got, fmt.Errorf("warming up: %w", err)
+	}
 	// Start from a process that holds no more than it needs, and start the
 	// peak over with it.
 	debug.FreeOSMemory()
@@ -117,6 +120,22 @@ func fill(impl implementation, j job) (got outcome, err error) {
 		return got, c.Close()
 	}
 	return got, nil
+}
+
+// warm touches n bytes of memory and gives them back to the system. A virtual
+// machine may have given its free memory to the host: then the first touch
+// measures how fast the host gives it back, which is not what is asked here.
+func warm(n int64) error {
+	var b mmapbuf.Buffer
+	if err := b.Reserve(int(n)); err != nil {
+		return err
+	}
+	for zeros := make([]byte, 1<<20); int64(b.Len()) < n; {
+		if _, err := b.Write(zeros); err != nil {
+			return err
+		}
+	}
+	return b.Close()
 }
 
 // verify compares what buf holds with the payload, so that nothing is fast by

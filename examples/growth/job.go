@@ -25,6 +25,7 @@ type job struct {
 	Size           int64
 	Write          int64
 	Sum            uint32 // of the payload
+	Warm           int64  // bytes of memory to touch beforehand
 }
 
 // An outcome is what a child reports.

@@ -64,6 +64,9 @@ func writeReport(w io.Writer, cfg config, data *payload, results []result) error
 	table(out, rows)
 	fmt.Fprint(out, "\nThe time runs from before the buffer is created to after its last write, without reading\n"+
 		"the data. The memory is that of the process less what it held before.\n")
+	if !cfg.cold {
+		fmt.Fprint(out, "As much memory was touched and given back before each run (-cold: it was not).\n")
+	}
 	return out.Flush()
 }
 

@@ -1,0 +1,148 @@
+//go:build linux && !nommap && (amd64 || arm64 || loong64 || mips64 || mips64le || ppc64 || ppc64le || riscv64 || s390x)
+
+package mmapbuf
+
+import (
+	"bytes"
+	"math/rand/v2"
+	"runtime"
+	"runtime/pprof"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// TestStatsAgreeWithTheKernel compares the figures with /proc/self/smaps at
+// random points of a random run.
+func TestStatsAgreeWithTheKernel(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	r := rand.New(rand.NewPCG(seed, 0))
+	// Buffers of other tests may still wait for the collector.
+	collect(t, func() bool { return ReadStats().Mappings == 0 })
+	start := ReadStats()
+	var viewed int64
+
+	bufs := make([]*Buffer, 12)
+	for i := range bufs {
+		bufs[i] = new(Buffer)
+	}
+	for step := range 400 {
+		b := bufs[r.IntN(len(bufs))]
+		switch r.IntN(12) {
+		case 0, 1, 2, 3, 4:
+			_, _ = b.Write(make([]byte, r.IntN(5*miB)))
+		case 5:
+			_, _ = b.WriteAt([]byte("x"), r.Int64N(20*miB))
+		case 6:
+			_, _ = b.Read(make([]byte, r.IntN(8*miB)))
+		case 7:
+			b.Grow(r.IntN(64 * miB))
+		case 8:
+			b.Shrink()
+		case 9:
+			_ = b.Close()
+		case 10:
+			if b.m != nil {
+				viewed++
+			}
+			b.Bytes()
+		case 11: // leave one behind
+			if b.m != nil {
+				mem, was := b.m.mem, ReadStats()
+				at, n := uintptr(base(mem)), int64(len(mem))
+				*b = Buffer{}
+				collect(t, func() bool { return ReadStats().MappedBytes == was.MappedBytes-n })
+				assert.Zero(t, residentAt(t, at, int(n)))
+			}
+		}
+		if step%10 > 0 {
+			continue
+		}
+		s := ReadStats()
+		var count, sum int64
+		for _, b := range bufs {
+			if b.m == nil {
+				continue
+			}
+			count++
+			sum += int64(len(b.m.mem))
+			covered := 0
+			lo := uintptr(base(b.m.mem))
+			hi := lo + uintptr(len(b.m.mem))
+			for _, v := range vmas(t, b.m.mem) {
+				covered += int(min(v.hi, hi) - max(v.lo, lo))
+			}
+			require.Equal(t, len(b.m.mem), covered)
+		}
+		require.Equal(t, count, s.Mappings)
+		require.Equal(t, sum, s.MappedBytes)
+		require.Equal(t, int(count), profile.Count())
+		require.Equal(t, viewed, s.Publishes-start.Publishes)
+		require.Zero(t, s.Copies-start.Copies)
+	}
+	s := ReadStats()
+	assert.Positive(t, s.Maps-start.Maps)
+	assert.Positive(t, s.Moves+s.GrowsInPlace-start.Moves-start.GrowsInPlace)
+	assert.Positive(t, s.PublishedBytes-start.PublishedBytes)
+	for _, b := range bufs {
+		_ = b.Close()
+	}
+	assert.Zero(t, ReadStats().Mappings)
+	assert.Zero(t, ReadStats().MappedBytes)
+}
+
+func TestProfileNamesWhoMapped(t *testing.T) {
+	b, _ := mapped(t, 3*miB)
+	var text bytes.Buffer
+	require.NoError(t, pprof.Lookup("github.com/mmapbuf/mmapbuf").WriteTo(&text, 1))
+	assert.Contains(t, text.String(), "mmapbuf.mapped+", "the function that wrote")
+	runtime.KeepAlive(b)
+}
+
+// TestCollectorIsNudged makes garbage that the collector cannot see.
+func TestCollectorIsNudged(t *testing.T) {
+	needMemory(t, 2*giB)
+	var before, after runtime.MemStats
+	collect(t, func() bool { return ReadStats().Mappings == 0 })
+	stats.least.Store(0)
+	runtime.ReadMemStats(&before)
+	most := int64(0)
+	chunk := make([]byte, 2*miB)
+	for range 1000 {
+		var b Buffer
+		_, _ = b.Write(chunk)
+		most = max(most, ReadStats().MappedBytes)
+	}
+	runtime.ReadMemStats(&after)
+	assert.Positive(t, after.NumGC-before.NumGC)
+	assert.Less(t, most, int64(3*collectMin), "2000 MiB were mapped one after the other")
+}
+
+// TestVMABudget lives with few mappings.
+func TestVMABudget(t *testing.T) {
+	collect(t, func() bool { return ReadStats().Mappings == 0 && stats.vmas.Load() == 0 })
+	old := vmaBudget
+	defer func() { vmaBudget = old }()
+	vmaBudget = func() int64 { return 3 }
+
+	p := randomBytes(9, 2*miB)
+	bufs := make([]Buffer, 5)
+	for i := range bufs {
+		_, _ = bufs[i].Write(p)
+		assert.Equal(t, i < 3, bufs[i].m != nil)
+	}
+	assert.True(t, bytes.Equal(p, bufs[0].Bytes()), "published by copying")
+	assert.Equal(t, int64(2), stats.vmas.Load())
+	_ = bufs[1].Close()
+	assert.True(t, bytes.Equal(p, bufs[2].Bytes()), "published by moving")
+	assert.Equal(t, int64(2), stats.vmas.Load())
+	for i := range bufs {
+		if i != 1 {
+			assert.True(t, bytes.Equal(p, contents(&bufs[i])))
+		}
+		_ = bufs[i].Close()
+	}
+	collect(t, func() bool { return stats.vmas.Load() == 0 })
+}
