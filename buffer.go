@@ -412,6 +412,7 @@ func (b *Buffer) WriteTo(w io.Writer) (n int64, err error) {
 			panic(panicWriteTo)
 		}
 		b.off += m
+		b.consumed(m)
 		if err != nil {
 			return int64(m), err
 		}
@@ -449,11 +450,17 @@ func (b *Buffer) Read(p []byte) (n int, err error) {
 	if n > 0 {
 		b.lastRead = opRead
 	}
+	b.consumed(n)
+	runtime.KeepAlive(b)
+	return n, nil
+}
+
+// consumed is called after the last n bytes have been consumed: now and then it
+// gives back the memory of all that have.
+func (b *Buffer) consumed(n int) {
 	if b.off/trimStep != (b.off-n)/trimStep {
 		b.trim()
 	}
-	runtime.KeepAlive(b)
-	return n, nil
 }
 
 // ReadByte consumes and returns the next byte, or returns [io.EOF] if there is
@@ -518,9 +525,7 @@ func (b *Buffer) UnreadByte() error {
 func (b *Buffer) ReadBytes(delim byte) ([]byte, error) {
 	p, err := b.readTo(delim)
 	line := append([]byte(nil), p...)
-	if b.off/trimStep != (b.off-len(p))/trimStep {
-		b.trim()
-	}
+	b.consumed(len(p))
 	runtime.KeepAlive(b)
 	return line, err
 }
@@ -529,9 +534,7 @@ func (b *Buffer) ReadBytes(delim byte) ([]byte, error) {
 func (b *Buffer) ReadString(delim byte) (string, error) {
 	p, err := b.readTo(delim)
 	line := string(p)
-	if b.off/trimStep != (b.off-len(p))/trimStep {
-		b.trim()
-	}
+	b.consumed(len(p))
 	runtime.KeepAlive(b)
 	return line, err
 }
