@@ -289,17 +289,17 @@ func (b *Buffer) WriteString(s string) (n int, err error) {
 // WriteByte appends c to the contents; see [Buffer.Write].
 func (b *Buffer) WriteByte(c byte) error {
 	b.lastRead = opInvalid
-	i, ok := b.tryExtend(1)
-	if !ok {
-		var n int
-		var err error
-		if i, n, err = b.extend(1); n == 0 {
-			return err
-		}
+	if i, ok := b.tryExtend(1); ok {
+		b.buf[i] = c
+		runtime.KeepAlive(b)
+		return nil
 	}
-	b.buf[i] = c
-	runtime.KeepAlive(b)
-	return nil
+	i, n, err := b.extend(1)
+	if n == 1 {
+		b.buf[i] = c
+		runtime.KeepAlive(b)
+	}
+	return err
 }
 
 // WriteRune appends r in UTF-8 and returns the number of bytes that takes. A

@@ -60,6 +60,15 @@ func (m *mapping) takeBack() {
 	}
 }
 
+// unmap is pages.unmap with m reachable until it is done. Else the cleanup of m
+// might unmap as well, and the later of the two hit what has been mapped there
+// since.
+func (m *mapping) unmap() error {
+	err := m.pages.unmap()
+	runtime.KeepAlive(m)
+	return err
+}
+
 // release gives m back to the system, at once or when the calls that use it
 // have returned.
 func (m *mapping) release() error {

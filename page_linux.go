@@ -260,8 +260,9 @@ func movePages(obj *byte, skip int, mem []byte) bool {
 }
 
 // freshPages puts pages such as the runtime maps in the place of n bytes of
-// obj. If the kernel will not, there may be none at all: then obj is kept for
-// good, so that nobody comes to touch the place.
+// obj. If some limit is in the way, it gives back the memory of those that are
+// there; and if there are none, it keeps obj for good, so that nobody comes to
+// touch the place.
 func freshPages(obj *byte, skip, n int) {
 	const flags = unix.MAP_PRIVATE | unix.MAP_ANONYMOUS
 	p, err := unix.MmapPtr(-1, 0, nil, uintptr(n), unix.PROT_READ|unix.PROT_WRITE, flags)
@@ -272,6 +273,10 @@ func freshPages(obj *byte, skip, n int) {
 			return
 		}
 		_ = unix.MunmapPtr(p, uintptr(n))
+	}
+	// ENOMEM is what it says if a part of the place is not mapped.
+	if unix.Madvise(within(obj, skip, n), unix.MADV_DONTNEED) == nil {
+		return
 	}
 	lost.Lock()
 	lost.objects = append(lost.objects, obj)
