@@ -231,14 +231,10 @@ func (b *Buffer) Grow(n int) {
 	}
 }
 
-// tryExtend lengthens buf by n bytes if that takes no more than a reslice, and
-// returns where they begin. It is small enough to be inlined.
-func (b *Buffer) tryExtend(n int) (int, bool) {
-	if i := len(b.buf); n <= cap(b.buf)-i && b.MaxLen <= 0 && (b.self == nil || b.self == b) {
-		b.buf = b.buf[:i+n]
-		return i, true
-	}
-	return 0, false
+// fits reports whether n more bytes take no more than a reslice of buf. It is
+// small enough to be inlined.
+func (b *Buffer) fits(n int) bool {
+	return n <= cap(b.buf)-len(b.buf) && b.MaxLen <= 0 && (b.self == nil || b.self == b)
 }
 
 // extend lengthens buf by n bytes, or by as many as MaxLen leaves, growing the
@@ -263,12 +259,15 @@ func (b *Buffer) extend(n int) (i, got int, err error) {
 // is no memory; the contents are then as before.
 func (b *Buffer) Write(p []byte) (n int, err error) {
 	b.lastRead = opInvalid
-	i, ok := b.tryExtend(len(p))
-	if !ok {
-		i, n, err = b.extend(len(p))
-		p = p[:n]
+	if b.fits(len(p)) {
+		i := len(b.buf)
+		b.buf = b.buf[:i+len(p)]
+		copy(b.buf[i:], p)
+		runtime.KeepAlive(b)
+		return len(p), nil
 	}
-	n = copy(b.buf[i:], p)
+	i, n, err := b.extend(len(p))
+	copy(b.buf[i:], p[:n])
 	runtime.KeepAlive(b)
 	return n, err
 }
@@ -276,12 +275,15 @@ func (b *Buffer) Write(p []byte) (n int, err error) {
 // WriteString appends s to the contents; see [Buffer.Write].
 func (b *Buffer) WriteString(s string) (n int, err error) {
 	b.lastRead = opInvalid
-	i, ok := b.tryExtend(len(s))
-	if !ok {
-		i, n, err = b.extend(len(s))
-		s = s[:n]
+	if b.fits(len(s)) {
+		i := len(b.buf)
+		b.buf = b.buf[:i+len(s)]
+		copy(b.buf[i:], s)
+		runtime.KeepAlive(b)
+		return len(s), nil
 	}
-	n = copy(b.buf[i:], s)
+	i, n, err := b.extend(len(s))
+	copy(b.buf[i:], s[:n])
 	runtime.KeepAlive(b)
 	return n, err
 }
@@ -289,7 +291,8 @@ func (b *Buffer) WriteString(s string) (n int, err error) {
 // WriteByte appends c to the contents; see [Buffer.Write].
 func (b *Buffer) WriteByte(c byte) error {
 	b.lastRead = opInvalid
-	if i, ok := b.tryExtend(1); ok {
+	if i := len(b.buf); i < cap(b.buf) && b.MaxLen <= 0 && (b.self == nil || b.self == b) { // fits(1), with fewer bounds checks
+		b.buf = b.buf[:i+1]
 		b.buf[i] = c
 		runtime.KeepAlive(b)
 		return nil
@@ -313,21 +316,23 @@ func (b *Buffer) WriteRune(r rune) (n int, err error) {
 		return 1, nil
 	}
 	b.lastRead = opInvalid
-	i, ok := b.tryExtend(utf8.UTFMax)
-	if !ok {
-		n := utf8.RuneLen(r)
-		if n < 0 {
-			n = utf8.RuneLen(utf8.RuneError)
-		}
-		if n > b.roomToMax() {
-			b.check()
-			return 0, b.maxLenError(n)
-		}
-		i, _, _ = b.extend(n)
+	if b.fits(utf8.UTFMax) {
+		i := len(b.buf)
+		b.buf = utf8.AppendRune(b.buf, r)
+		runtime.KeepAlive(b)
+		return len(b.buf) - i, nil
 	}
-	b.buf = utf8.AppendRune(b.buf[:i], r)
+	if n = utf8.RuneLen(r); n < 0 {
+		n = utf8.RuneLen(utf8.RuneError)
+	}
+	if n > b.roomToMax() {
+		b.check()
+		return 0, b.maxLenError(n)
+	}
+	i, _, _ := b.extend(n)
+	utf8.AppendRune(b.buf[:i], r)
 	runtime.KeepAlive(b)
-	return len(b.buf) - i, nil
+	return n, nil
 }
 
 // ReadFrom appends what r delivers until it returns [io.EOF], and returns the
@@ -438,7 +443,7 @@ func (b *Buffer) writeOut(w io.Writer, p []byte) (int, error) {
 func (b *Buffer) Read(p []byte) (n int, err error) {
 	b.check()
 	b.lastRead = opInvalid
-	if b.Len() == 0 {
+	if b.off >= len(b.buf) {
 		b.rewind() // the consumed bytes are room again
 		if len(p) == 0 {
 			return 0, nil
@@ -466,11 +471,11 @@ func (b *Buffer) consumed(n int) {
 // ReadByte consumes and returns the next byte, or returns [io.EOF] if there is
 // none.
 func (b *Buffer) ReadByte() (byte, error) {
-	b.check()
-	if b.Len() == 0 {
+	if b.off >= len(b.buf) {
 		b.rewind()
 		return 0, io.EOF
 	}
+	b.check()
 	c := b.buf[b.off]
 	b.off++
 	b.lastRead = opRead
@@ -483,7 +488,7 @@ func (b *Buffer) ReadByte() (byte, error) {
 // consumed alone and returned as U+FFFD with size 1.
 func (b *Buffer) ReadRune() (r rune, size int, err error) {
 	b.check()
-	if b.Len() == 0 {
+	if b.off >= len(b.buf) {
 		b.rewind()
 		return 0, 0, io.EOF
 	}
