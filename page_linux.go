@@ -260,27 +260,55 @@ func movePages(obj *byte, skip int, mem []byte) bool {
 }
 
 // freshPages puts pages such as the runtime maps in the place of n bytes of
-// obj. If some limit is in the way, it gives back the memory of those that are
-// there; and if there are none, it keeps obj for good, so that nobody comes to
-// touch the place.
+// obj, or at least gives back the memory of those that are there. If there are
+// none, it keeps obj for good, so that nobody comes to touch the place.
+//
+// They are mapped where they belong: what is mapped elsewhere may become part
+// of a mapping in use there, and pages of such a one, once moved, never merge
+// with the heap's.
 func freshPages(obj *byte, skip, n int) {
-	const flags = unix.MAP_PRIVATE | unix.MAP_ANONYMOUS
-	p, err := unix.MmapPtr(-1, 0, nil, uintptr(n), unix.PROT_READ|unix.PROT_WRITE, flags)
-	if err == nil {
-		// The name keeps the heap in one VMA where the kernel knows names.
-		_ = unix.Prctl(unix.PR_SET_VMA, unix.PR_SET_VMA_ANON_NAME, uintptr(p), uintptr(n), uintptr(unsafe.Pointer(&heapName)))
-		if err = moveOnto(within(obj, skip, n), unsafe.Slice((*byte)(p), n)); err == nil {
-			return
-		}
-		_ = unix.MunmapPtr(p, uintptr(n))
+	mem := within(obj, skip, n)
+	if mapOnto(mem) == nil {
+		// Where the kernel knows names, only those of the same merge.
+		_ = unix.Prctl(unix.PR_SET_VMA, unix.PR_SET_VMA_ANON_NAME, uintptr(base(mem)), uintptr(n), uintptr(unsafe.Pointer(&heapName)))
+		return
 	}
 	// ENOMEM is what it says if a part of the place is not mapped.
-	if unix.Madvise(within(obj, skip, n), unix.MADV_DONTNEED) == nil {
+	if unix.Madvise(mem, unix.MADV_DONTNEED) == nil {
 		return
 	}
 	lost.Lock()
 	lost.objects = append(lost.objects, obj)
 	lost.Unlock()
+}
+
+// heapName is what the runtime names its heap (PR_SET_VMA(2const)).
+var heapName = [...]byte{' ', 'G', 'o', ':', ' ', 'h', 'e', 'a', 'p', 0}
+
+// lost objects are kept for good.
+var lost struct {
+	sync.Mutex
+	objects []*byte
+}
+
+// mapOnto maps fresh pages at the addresses of to, which are of the Go heap;
+// see moveOnto.
+func mapOnto(to []byte) error {
+	args := [6]uintptr{
+		uintptr(base(to)), uintptr(len(to)), unix.PROT_READ | unix.PROT_WRITE,
+		unix.MAP_PRIVATE | unix.MAP_ANONYMOUS | unix.MAP_FIXED, ^uintptr(0), 0,
+	}
+	var errno unix.Errno
+	if runtime.GOARCH == "s390x" { // has the arguments in memory
+		_, _, errno = unix.Syscall(unix.SYS_MMAP, uintptr(unsafe.Pointer(&args)), 0, 0)
+	} else {
+		_, _, errno = unix.Syscall6(unix.SYS_MMAP, args[0], args[1], args[2], args[3], args[4], args[5])
+	}
+	runtime.KeepAlive(to)
+	if errno != 0 {
+		return errno
+	}
+	return nil
 }
 
 // moveOnto moves the pages of from, a mapping, to the addresses of to, which
@@ -294,15 +322,6 @@ func moveOnto(to, from []byte) error {
 		return errno
 	}
 	return nil
-}
-
-// heapName is what the runtime names its heap (PR_SET_VMA(2const)).
-var heapName = [...]byte{' ', 'G', 'o', ':', ' ', 'h', 'e', 'a', 'p', 0}
-
-// lost objects are kept for good.
-var lost struct {
-	sync.Mutex
-	objects []*byte
 }
 
 // heapObject returns a pointer-free object of the Go heap that nobody has

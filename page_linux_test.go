@@ -109,10 +109,10 @@ func inChild(t *testing.T) bool {
 	return false
 }
 
-// collect runs the collector and waits until cond is true; finalizers and
+// eventually runs the collector and waits until cond is true; finalizers and
 // cleanups run some time after the collection that finds them work, and an
 // object with a finalizer takes two.
-func collect(t testing.TB, cond func() bool) {
+func eventually(t testing.TB, cond func() bool) {
 	t.Helper()
 	require.Eventually(t, func() bool { runtime.GC(); return cond() }, 20*time.Second, 5*time.Millisecond)
 }
@@ -273,7 +273,7 @@ func TestPublishedIsCollected(t *testing.T) {
 	require.True(t, bytes.Equal(want, view), "after Close")
 	at, n := uintptr(unsafe.Pointer(unsafe.SliceData(view))), len(view)
 	view, want = nil, nil
-	collect(t, func() bool { return residentAt(t, at, n) < size/4 })
+	eventually(t, func() bool { return residentAt(t, at, n) < size/4 })
 	assert.LessOrEqual(t, len(vmas(t, nil)), base+8)
 }
 
@@ -305,7 +305,7 @@ func TestUnreachableIsUnmapped(t *testing.T) {
 			require.GreaterOrEqual(t, live(), 3*miB, "unmapped while it was in use")
 			runtime.KeepAlive(keep)
 			keep = nil
-			collect(t, func() bool { return live() < miB })
+			eventually(t, func() bool { return live() < miB })
 		})
 	}
 }

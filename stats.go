@@ -89,20 +89,33 @@ func (p *pages) set(mem []byte) {
 	}
 }
 
-// collectMin is how much may be mapped, in bytes, before the collector is run
-// for it.
-const collectMin = 256 * miB
+// How much more may be mapped, in bytes, than after the last collection before
+// the collector is run for it: as much again, but within these bounds. The
+// upper one matters where a large reservation is live, which takes up no
+// memory.
+const (
+	collectMin = 256 * miB
+	collectMax = 1 * giB
+)
 
-// nudgeCollector starts the collector if mappings have become twice as large as they
-// were after it ran last. By itself it would not notice that unreachable
-// Buffers hold memory, for that memory is not of its heap.
+// nudgeCollector starts the collector if much has been mapped since it ran
+// last. By itself it would not notice that unreachable Buffers hold memory, for
+// that memory is not of its heap.
 func nudgeCollector() {
-	if stats.mappedBytes.Load() < max(collectMin, 2*stats.least.Load()) || !stats.collecting.CompareAndSwap(false, true) {
-		return
+	least := stats.least.Load()
+	over := stats.mappedBytes.Load() - least - min(max(least, collectMin), collectMax)
+	switch {
+	case over > collectMax:
+		collect() // it falls behind: wait for it
+	case over > 0 && stats.collecting.CompareAndSwap(false, true):
+		go func() {
+			collect()
+			stats.collecting.Store(false)
+		}()
 	}
-	go func() {
-		runtime.GC()
-		stats.least.Store(stats.mappedBytes.Load()) // cleanups are still to lower it
-		stats.collecting.Store(false)
-	}()
+}
+
+func collect() {
+	runtime.GC()
+	stats.least.Store(stats.mappedBytes.Load()) // the cleanups are still to lower it
 }

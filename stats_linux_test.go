@@ -20,7 +20,7 @@ func TestStatsAgreeWithTheKernel(t *testing.T) {
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 0))
 	// Buffers of other tests may still wait for the collector.
-	collect(t, func() bool { return ReadStats().Mappings == 0 })
+	eventually(t, func() bool { return ReadStats().Mappings == 0 })
 	start := ReadStats()
 	var viewed int64
 
@@ -53,7 +53,7 @@ func TestStatsAgreeWithTheKernel(t *testing.T) {
 				mem, was := b.m.mem, ReadStats()
 				at, n := uintptr(base(mem)), int64(len(mem))
 				*b = Buffer{}
-				collect(t, func() bool { return ReadStats().MappedBytes == was.MappedBytes-n })
+				eventually(t, func() bool { return ReadStats().MappedBytes == was.MappedBytes-n })
 				assert.Zero(t, residentAt(t, at, int(n)))
 			}
 		}
@@ -105,7 +105,7 @@ func TestProfileNamesWhoMapped(t *testing.T) {
 func TestCollectorIsNudged(t *testing.T) {
 	needMemory(t, 2*giB)
 	var before, after runtime.MemStats
-	collect(t, func() bool { return ReadStats().Mappings == 0 })
+	eventually(t, func() bool { return ReadStats().Mappings == 0 })
 	stats.least.Store(0)
 	runtime.ReadMemStats(&before)
 	most := int64(0)
@@ -122,7 +122,7 @@ func TestCollectorIsNudged(t *testing.T) {
 
 // TestVMABudget lives with few mappings.
 func TestVMABudget(t *testing.T) {
-	collect(t, func() bool { return ReadStats().Mappings == 0 && stats.vmas.Load() == 0 })
+	eventually(t, func() bool { return ReadStats().Mappings == 0 && stats.vmas.Load() == 0 })
 	old := vmaBudget
 	defer func() { vmaBudget = old }()
 	vmaBudget = func() int64 { return 3 }
@@ -144,5 +144,5 @@ func TestVMABudget(t *testing.T) {
 		}
 		_ = bufs[i].Close()
 	}
-	collect(t, func() bool { return stats.vmas.Load() == 0 })
+	eventually(t, func() bool { return stats.vmas.Load() == 0 })
 }
