@@ -1115,9 +1115,9 @@ func TestFinalizersSeeViews(t *testing.T) {
 // of: that it knows its own address must not keep it.
 func TestFinalizerOfABuffer(t *testing.T) {
 	type inside struct {
-		before [3]int
+		Before [3]int
 		b      Buffer
-		after  [1000]int
+		After  [1000]int
 	}
 	for _, n := range []int{100, 3 * miB} {
 		var ran atomic.Int32
