@@ -245,7 +245,10 @@ func movePages(obj *byte, skip int, mem []byte) bool {
 	if err := moveOnto(within(obj, skip, n), mem); err != nil {
 		// Nobody has a use for obj now, but the kernel may have unmapped its
 		// pages before it failed, and the collector will use the place again.
-		freshPages(obj, skip, n)
+		// If the place is not free, it is not known whose pages are there.
+		if mapOnto(within(obj, skip, n), unix.MAP_FIXED_NOREPLACE) != nil {
+			keep(obj)
+		}
 		if refused(err) {
 			mremapRefused.Store(true)
 		}
@@ -259,44 +262,44 @@ func movePages(obj *byte, skip int, mem []byte) bool {
 	return true
 }
 
-// freshPages puts pages such as the runtime maps in the place of n bytes of
-// obj, or at least gives back the memory of those that are there. If there are
-// none, it keeps obj for good, so that nobody comes to touch the place.
+// freshPages gives back the memory of n bytes of obj, and puts pages such as
+// the runtime maps in their place.
 //
 // They are mapped where they belong: what is mapped elsewhere may become part
 // of a mapping in use there, and pages of such a one, once moved, never merge
 // with the heap's.
 func freshPages(obj *byte, skip, n int) {
 	mem := within(obj, skip, n)
-	if mapOnto(mem) == nil {
-		// Where the kernel knows names, only those of the same merge.
-		_ = unix.Prctl(unix.PR_SET_VMA, unix.PR_SET_VMA_ANON_NAME, uintptr(base(mem)), uintptr(n), uintptr(unsafe.Pointer(&heapName)))
-		return
+	_ = unix.Madvise(mem, unix.MADV_DONTNEED)
+	// Where mmap(2) failed, for some limit, the old pages should still be there.
+	// This changes nothing, and fails if one is not.
+	if mapOnto(mem, unix.MAP_FIXED) != nil && unix.Madvise(mem, unix.MADV_NORMAL) != nil {
+		keep(obj)
 	}
-	// ENOMEM is what it says if a part of the place is not mapped.
-	if unix.Madvise(mem, unix.MADV_DONTNEED) == nil {
-		return
-	}
+}
+
+// keep keeps obj for good, so that nobody comes to use a place in the heap that
+// may have no pages.
+func keep(obj *byte) {
 	lost.Lock()
 	lost.objects = append(lost.objects, obj)
 	lost.Unlock()
 }
 
-// heapName is what the runtime names its heap (PR_SET_VMA(2const)).
-var heapName = [...]byte{' ', 'G', 'o', ':', ' ', 'h', 'e', 'a', 'p', 0}
-
-// lost objects are kept for good.
 var lost struct {
 	sync.Mutex
 	objects []*byte
 }
 
-// mapOnto maps fresh pages at the addresses of to, which are of the Go heap;
-// see moveOnto.
-func mapOnto(to []byte) error {
+// heapName is what the runtime names its heap (PR_SET_VMA(2const)).
+var heapName = [...]byte{' ', 'G', 'o', ':', ' ', 'h', 'e', 'a', 'p', 0}
+
+// mapOnto maps pages such as the runtime does at the addresses of to, which are
+// of the Go heap; see moveOnto. How says what may be there.
+func mapOnto(to []byte, how uintptr) error {
 	args := [6]uintptr{
 		uintptr(base(to)), uintptr(len(to)), unix.PROT_READ | unix.PROT_WRITE,
-		unix.MAP_PRIVATE | unix.MAP_ANONYMOUS | unix.MAP_FIXED, ^uintptr(0), 0,
+		unix.MAP_PRIVATE | unix.MAP_ANONYMOUS | how, ^uintptr(0), 0,
 	}
 	var errno unix.Errno
 	if runtime.GOARCH == "s390x" { // has the arguments in memory
@@ -304,10 +307,12 @@ func mapOnto(to []byte) error {
 	} else {
 		_, _, errno = unix.Syscall6(unix.SYS_MMAP, args[0], args[1], args[2], args[3], args[4], args[5])
 	}
-	runtime.KeepAlive(to)
 	if errno != 0 {
 		return errno
 	}
+	// Where the kernel knows names, only what has the same is merged.
+	_ = unix.Prctl(unix.PR_SET_VMA, unix.PR_SET_VMA_ANON_NAME, args[0], args[1], uintptr(unsafe.Pointer(&heapName)))
+	runtime.KeepAlive(to)
 	return nil
 }
 
