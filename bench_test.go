@@ -3,6 +3,7 @@ package mmapbuf
 import (
 	"bytes"
 	"fmt"
+	"os"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -90,13 +91,25 @@ func BenchmarkFill(b *testing.B) {
 				}
 				chunk := bytes.Repeat([]byte("mmapbuf\n"), 64*kiB/8)
 				b.SetBytes(int64(size))
+				var peak int64
 				for b.Loop() {
-					f.fill(size, chunk)
-					if size >= 64*miB {
-						b.StopTimer()
-						equalChance(4 * size)
-						b.StartTimer()
+					if size < 64*miB {
+						f.fill(size, chunk)
+						continue
 					}
+					b.StopTimer()
+					equalChance(4 * size)
+					// 5 resets the peak (proc_pid_clear_refs(5)).
+					_ = os.WriteFile("/proc/self/clear_refs", []byte("5"), 0)
+					base := procBytes("self/status", "VmRSS")
+					b.StartTimer()
+					f.fill(size, chunk)
+					b.StopTimer()
+					peak = max(peak, procBytes("self/status", "VmHWM")-base)
+					b.StartTimer()
+				}
+				if peak > 0 {
+					b.ReportMetric(float64(peak), "peak-bytes")
 				}
 				sink = nil
 			})
@@ -112,7 +125,6 @@ func needBench(b *testing.B, size int) {
 	}
 	if size >= 64*miB {
 		needMemory(b, 5*int64(size))
-		equalChance(4 * size)
 	}
 }
 
@@ -319,10 +331,10 @@ func BenchmarkViewEveryWrite(b *testing.B) {
 				chunk := make([]byte, 64*kiB)
 				b.SetBytes(int64(size))
 				for b.Loop() {
-					fill(chunk)
 					b.StopTimer()
 					equalChance(4 * size)
 					b.StartTimer()
+					fill(chunk)
 				}
 			})
 		}

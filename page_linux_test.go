@@ -14,7 +14,6 @@ import (
 	"runtime"
 	"runtime/debug"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -68,13 +67,9 @@ func vmas(t testing.TB, mem []byte) []vma {
 // status returns a figure of /proc/self/status in bytes.
 func status(t testing.TB, key string) int {
 	t.Helper()
-	s, err := os.ReadFile("/proc/self/status")
-	require.NoError(t, err)
-	_, after, ok := strings.Cut(string(s), key+":")
-	require.True(t, ok, key)
-	n, err := strconv.Atoi(strings.Fields(after)[0])
-	require.NoError(t, err)
-	return n << 10
+	n := procBytes("self/status", key)
+	require.NotZero(t, n, key)
+	return int(n)
 }
 
 // needHugePages skips a test where the kernel has none, and turns them on for

@@ -19,17 +19,24 @@ func setUnit(t testing.TB, n int) {
 	pageUnit = func() int { return n }
 }
 
+// procBytes returns a figure of a file in /proc, in bytes, and 0 if there is
+// none.
+func procBytes(file, key string) int64 {
+	s, _ := os.ReadFile("/proc/" + file)
+	_, after, ok := strings.Cut(string(s), key+":")
+	if !ok {
+		return 0
+	}
+	kB, _ := strconv.ParseInt(strings.Fields(after)[0], 10, 64)
+	return kB << 10
+}
+
 // needMemory skips a test or benchmark for which the machine has less than n
 // bytes of free memory, where it tells.
 func needMemory(t testing.TB, n int64) {
 	t.Helper()
-	s, _ := os.ReadFile("/proc/meminfo")
-	_, after, ok := strings.Cut(string(s), "MemAvailable:")
-	if !ok {
-		return
-	}
-	if kB, _ := strconv.ParseInt(strings.Fields(after)[0], 10, 64); kB<<10 < n {
-		t.Skipf("needs %d MiB of free memory, there are %d", n>>20, kB>>10)
+	if free := procBytes("meminfo", "MemAvailable"); free > 0 && free < n {
+		t.Skipf("needs %d MiB of free memory, there are %d", n>>20, free>>20)
 	}
 }
 
