@@ -3,6 +3,7 @@ package mmapbuf
 import (
 	"bytes"
 	"fmt"
+	"math"
 	"os"
 	"runtime/debug"
 	"slices"
@@ -98,7 +99,7 @@ func BenchmarkFill(b *testing.B) {
 						continue
 					}
 					b.StopTimer()
-					equalChance(4 * size)
+					equalChance(4 * int64(size))
 					// 5 resets the peak (proc_pid_clear_refs(5)).
 					_ = os.WriteFile("/proc/self/clear_refs", []byte("5"), 0)
 					base := procBytes("self/status", "VmRSS")
@@ -128,18 +129,21 @@ func needBench(b *testing.B, size int) {
 	}
 }
 
+// maxWarm bounds how much memory equalChance touches.
+const maxWarm = 5 << 30
+
 // equalChance makes every implementation start from memory that the system
 // has to hand out, and no other: the heap gives back what it keeps, and n bytes
 // are touched and given back. (Many virtual machines hand free memory to their
 // host; the first touch then takes ten times as long as it does elsewhere.)
-func equalChance(n int) {
+func equalChance(n int64) {
 	sink = nil
 	debug.FreeOSMemory()
-	p, err := mapPages(n, true)
+	p, err := mapPages(int(min(n, maxWarm, math.MaxInt)), true)
 	if err != nil {
 		return
 	}
-	for i := 0; i < n; i += 4 * kiB {
+	for i := 0; i < len(p.mem); i += 4 * kiB {
 		p.mem[i] = 1
 	}
 	_ = p.unmap()
@@ -332,7 +336,7 @@ func BenchmarkViewEveryWrite(b *testing.B) {
 				b.SetBytes(int64(size))
 				for b.Loop() {
 					b.StopTimer()
-					equalChance(4 * size)
+					equalChance(4 * int64(size))
 					b.StartTimer()
 					fill(chunk)
 				}

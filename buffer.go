@@ -420,14 +420,14 @@ func (b *Buffer) WriteTo(w io.Writer) (n int64, err error) {
 			panic(panicWriteTo)
 		}
 		b.off += m
-		b.consumed(m)
-		if err != nil {
-			return int64(m), err
-		}
-		if m < len(p) {
-			return int64(m), io.ErrShortWrite
-		}
 		n = int64(m)
+		if err == nil && m < len(p) {
+			err = io.ErrShortWrite
+		}
+		if err != nil {
+			b.consumed(m)
+			return n, err
+		}
 	}
 	b.rewind()
 	return n, nil
