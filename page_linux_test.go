@@ -151,13 +151,14 @@ func TestIsOneVMA(t *testing.T) {
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	var b Buffer
 	chunk := randomBytes(1, 256*kiB)
+	c := 0
 	for b.Len() < 100*miB {
 		_, _ = b.Write(chunk)
-		if b.m != nil {
+		if b.m != nil && b.Cap() != c {
+			c = b.Cap()
 			requireOneVMA(t, &b, fmt.Sprintf("filled to %d", b.Len()))
 		}
 	}
-	c := b.Cap()
 	for range 2000 { // 500 MiB through a backlog of 100 MiB
 		_, err := io.ReadFull(&b, chunk)
 		require.NoError(t, err)
@@ -226,7 +227,9 @@ func TestPublishMovesPages(t *testing.T) {
 	var view []byte
 	faults := minorFaults(t, func() { view = b.Bytes() })
 	assert.Less(t, faults, 100, "copying %d MiB takes at least 128 faults", size/miB)
-	assert.InDelta(t, rss, status(t, "VmRSS"), 8*miB)
+	if !raceEnabled { // whose shadow of the heap object is memory
+		assert.InDelta(t, rss, status(t, "VmRSS"), 8*miB)
+	}
 	require.Nil(t, b.m)
 	require.True(t, bytes.Equal(want, view))
 
