@@ -7,6 +7,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
 	"time"
 )
@@ -344,4 +345,41 @@ func BenchmarkQueue(b *testing.B) {
 		run("bytes.Buffer", func() io.ReadWriter { return new(bytes.Buffer) })
 		run("mmapbuf.Buffer", func() io.ReadWriter { return new(Buffer) })
 	}
+}
+
+// BenchmarkLargest fills 18 GiB and reads them back.
+func BenchmarkLargest(b *testing.B) {
+	size := int64(18) << 30
+	if size > math.MaxInt || testing.Short() {
+		b.Skip("-short")
+	}
+	needMemory(b, size+2*giB)
+	chunk := bytes.Repeat([]byte("mmapbuf\n"), miB/8)
+	p := make([]byte, len(chunk))
+	b.SetBytes(size)
+	for b.Loop() {
+		var o Buffer
+		for int64(o.Len()) < size {
+			_, _ = o.Write(chunk)
+		}
+		for range size / int64(len(chunk)) {
+			if _, err := io.ReadFull(&o, p); err != nil || !bytes.Equal(chunk, p) {
+				b.Fatal("read back something else", err)
+			}
+		}
+		_ = o.Close()
+	}
+}
+
+// BenchmarkGarbage reports what filling leaves on the Go heap.
+func BenchmarkGarbage(b *testing.B) {
+	chunk := make([]byte, 64*kiB)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for b.Loop() {
+		fillBuffer(new(Buffer), large(), chunk)
+	}
+	runtime.ReadMemStats(&after)
+	b.ReportMetric(float64(after.TotalAlloc-before.TotalAlloc)/float64(b.N), "heap-B/op")
+	b.ReportMetric(float64(after.NumGC-before.NumGC)/float64(b.N), "GCs/op")
 }

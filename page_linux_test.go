@@ -83,13 +83,26 @@ func needHugePages(t testing.TB) {
 }
 
 // inChild runs the test again in a process of its own, where it may use up a
-// limit or die, and reports whether this is that process. In the parent it
-// fails the test if the child does.
+// limit, and reports whether this is that process. In the parent it fails the
+// test if the child does.
 func inChild(t *testing.T) bool {
+	t.Helper()
+	out, err := runChild(t)
+	if out == nil {
+		return true
+	}
+	require.NoError(t, err, "%s", out)
+	require.Contains(t, string(out), "--- PASS: "+t.Name(), "the test did not run")
+	return false
+}
+
+// runChild is inChild for a child that may die: it returns what the child has
+// printed, and nil in the child.
+func runChild(t *testing.T) ([]byte, error) {
 	t.Helper()
 	const key = "MMAPBUF_TEST_CHILD"
 	if os.Getenv(key) == t.Name() {
-		return true
+		return nil, nil
 	}
 	exe, err := os.Executable()
 	require.NoError(t, err)
@@ -99,9 +112,7 @@ func inChild(t *testing.T) bool {
 	if bytes.Contains(out, []byte("--- SKIP")) {
 		t.Skipf("%s", out)
 	}
-	require.NoError(t, err, "%s", out)
-	require.Contains(t, string(out), "--- PASS: "+t.Name(), "the test did not run")
-	return false
+	return append(out, '\n'), err
 }
 
 // eventually runs the collector and waits until cond is true; finalizers and
@@ -476,6 +487,65 @@ func testLimit(t *testing.T, resource int, counted string) {
 	require.True(t, usable)
 	require.Equal(t, len(chunk), copy(p, b.Bytes()))
 	require.True(t, bytes.Equal(chunk, p))
+}
+
+// TestFitsWhereOthersDie fills 1200 MiB where 1500 MiB of addresses are to be
+// had, and reads them back.
+func TestFitsWhereOthersDie(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector needs more addresses than the limit leaves")
+	}
+	const size = 1200 * miB
+	needMemory(t, 2*size)
+	chunk := randomBytes(7, miB)
+	limit := func(t *testing.T) {
+		n := uint64(status(t, "VmSize") + 1500*miB)
+		require.NoError(t, unix.Setrlimit(unix.RLIMIT_AS, &unix.Rlimit{Cur: n, Max: n}))
+	}
+	others := map[string]func(){
+		"append": func() {
+			var p []byte
+			for len(p) < size {
+				p = append(p, chunk...)
+			}
+			runtime.KeepAlive(p)
+		},
+		"bytes.Buffer": func() {
+			var b bytes.Buffer
+			for b.Len() < size {
+				b.Write(chunk)
+			}
+		},
+	}
+	for name, fill := range others {
+		t.Run(name, func(t *testing.T) {
+			out, err := runChild(t)
+			if out == nil {
+				limit(t)
+				fill()
+				return
+			}
+			require.Error(t, err)
+			require.Contains(t, string(out), "out of memory")
+		})
+	}
+	t.Run("mmapbuf.Buffer", func(t *testing.T) {
+		if !inChild(t) {
+			return
+		}
+		p := make([]byte, miB)
+		limit(t)
+		var b Buffer
+		for b.Len() < size {
+			_, _ = b.Write(chunk)
+		}
+		for range size / miB {
+			_, err := io.ReadFull(&b, p)
+			require.NoError(t, err)
+			require.True(t, bytes.Equal(chunk, p))
+		}
+		require.Zero(t, b.Len())
+	})
 }
 
 // TestInTheMiddleOfACall changes a Buffer while it is lent to a Reader or a
