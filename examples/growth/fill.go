@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/mmapbuf/mmapbuf"
+	"github.com/mmapbuf/mmapbuf/examples/internal/system"
 )
 
 // An implementation is one way to hold bytes that keep arriving.
@@ -87,8 +88,8 @@ func fill(impl implementation, j job) (got outcome, err error) {
 	// Start from a process that holds no more than it needs, and start the
 	// peak over with it.
 	debug.FreeOSMemory()
-	resetPeak()
-	got.Base = resident()
+	system.ResetPeak()
+	got.Base = system.Resident()
 
 	got.Began = time.Now()
 	buf := impl.open(int(j.Size))
@@ -110,8 +111,8 @@ func fill(impl implementation, j job) (got outcome, err error) {
 		}
 	}
 	got.Ended = time.Now()
-	got.Final = max(0, resident()-got.Base)
-	got.Peak = max(0, peak()-got.Base)
+	got.Final = max(0, system.Resident()-got.Base)
+	got.Peak = max(0, system.Peak()-got.Base)
 
 	if err := verify(buf, j); err != nil {
 		return got, err

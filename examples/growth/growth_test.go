@@ -18,6 +18,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/mmapbuf/mmapbuf/examples/internal/system"
 )
 
 // mainVariable makes the test binary the program itself, which then finds
@@ -267,7 +269,7 @@ func TestMistakes(t *testing.T) {
 }
 
 func TestTooLarge(t *testing.T) {
-	if _, ok := available(root); !ok {
+	if _, ok := available(system.Root); !ok {
 		t.Skip("memory is not known on this system")
 	}
 	cmd, _, stderr := program(t, "-size", "100TiB", "-out", t.TempDir())

@@ -30,6 +30,8 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/schollz/progressbar/v3"
 	"golang.org/x/term"
+
+	"github.com/mmapbuf/mmapbuf/examples/internal/system"
 )
 
 func main() {
@@ -78,7 +80,7 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	defer data.close()
-	if free, ok := available(root); ok {
+	if free, ok := available(system.Root); ok {
 		if err := fits(cfg.only, data.size, data.write, free); err != nil {
 			return fmt.Errorf("%s: %w", data.name, err)
 		}

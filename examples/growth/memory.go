@@ -8,11 +8,9 @@ import (
 	"path"
 	"strconv"
 	"strings"
-)
 
-// root is where Linux tells about itself. Nothing is found there on other
-// systems, and their memory is then not known.
-var root = os.DirFS("/")
+	"github.com/mmapbuf/mmapbuf/examples/internal/system"
+)
 
 // slack is memory that goes to the two processes themselves.
 const slack = 64 << 20
@@ -26,7 +24,7 @@ type room struct {
 // available returns the memory that can be had without pushing the machine, or
 // the control group, into the arms of the OOM killer.
 func available(fsys fs.FS) (free room, ok bool) {
-	if n, ok := field(fsys, "proc/meminfo", "MemAvailable"); ok {
+	if n, ok := system.Field(fsys, "proc/meminfo", "MemAvailable"); ok {
 		free = room{n, "MemAvailable"}
 	} else {
 		return free, false
@@ -64,7 +62,7 @@ func groupFree(fsys fs.FS, dir string) (int64, bool) {
 		return 0, false
 	}
 	// Files that were read count as used, but make room when it is wanted.
-	cache, _ := field(fsys, path.Join(dir, "memory.stat"), "inactive_file")
+	cache, _ := system.Field(fsys, path.Join(dir, "memory.stat"), "inactive_file")
 	return max(0, limit-max(0, used-cache)), true
 }
 
@@ -76,26 +74,6 @@ func number(fsys fs.FS, name string) (int64, bool) {
 	}
 	n, err := strconv.ParseInt(string(bytes.TrimSpace(text)), 10, 64)
 	return n, err == nil
-}
-
-// field reads one figure, in bytes, of a file such as /proc/meminfo.
-func field(fsys fs.FS, name, key string) (int64, bool) {
-	text, err := fs.ReadFile(fsys, name)
-	if err != nil {
-		return 0, false
-	}
-	for line := range strings.Lines(string(text)) {
-		words := strings.Fields(line)
-		if len(words) < 2 || strings.TrimSuffix(words[0], ":") != key {
-			continue
-		}
-		n, err := strconv.ParseInt(words[1], 10, 64)
-		if len(words) > 2 && words[2] == "kB" {
-			n <<= 10
-		}
-		return n, err == nil
-	}
-	return 0, false
 }
 
 // largest returns the largest payload that all of impls can hold in free.
@@ -166,17 +144,3 @@ func (m *meter) resident() (int64, error) {
 }
 
 func (m *meter) close() { m.statm.Close() }
-
-// resetPeak makes the kernel forget the peak of this process until now. Where
-// that is refused, little is lost: the process has done little yet.
-func resetPeak() { _ = os.WriteFile("/proc/self/clear_refs", []byte("5"), 0) }
-
-// resident returns the memory of this process that is resident, and peak the
-// most that ever was; 0 where the system does not tell.
-func resident() int64 { return status("VmRSS") }
-func peak() int64     { return status("VmHWM") }
-
-func status(key string) int64 {
-	n, _ := field(root, "proc/self/status", key)
-	return n
-}

@@ -9,6 +9,8 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+
+	"github.com/mmapbuf/mmapbuf/examples/internal/system"
 )
 
 // A payload is the data that every run writes.
@@ -57,7 +59,7 @@ func openPayload(ctx context.Context, cfg config, stdin *os.File) (*payload, err
 	default:
 		// What cannot fit in memory need not be copied to disk to the end: one
 		// byte more than fits is enough for the refusal.
-		if free, ok := available(root); ok {
+		if free, ok := available(system.Root); ok {
 			limit = min(limit, largest(cfg.only, data.write, free)+1)
 		}
 		data.spool = true

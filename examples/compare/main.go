@@ -1,0 +1,138 @@
+// Compare turns results of BenchmarkFill into a table and pictures.
+//
+// It runs the benchmarks of mmapbuf and those of ./bench, which fill buffers of
+// other libraries, in turn and several times, and keeps what they print as
+// compare.txt. Medians of that become a Markdown table, and the pictures
+// compare-time and compare-memory, each as SVG and PNG. With file names, or -
+// for standard input, it reads results that were saved before, and runs nothing.
+//
+//	go -C examples run ./compare
+//	go -C examples run ./compare -short -count 3 -out /tmp
+//	go -C examples run ./compare /tmp/compare.txt
+//
+// Relative names are looked up from examples/, where -C puts the program.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"syscall"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the program at once
+	err := run(ctx, os.Args[1:])
+	if err == nil {
+		return
+	}
+	if ctx.Err() != nil {
+		err = errors.New("interrupted")
+	}
+	fmt.Fprintf(os.Stderr, "compare: %v\n", err)
+	if errors.As(err, new(usageError)) {
+		os.Exit(2)
+	}
+	os.Exit(1)
+}
+
+// run is the program but for the exit status.
+func run(ctx context.Context, args []string) error {
+	cfg, err := parse(args)
+	if errors.Is(err, flag.ErrHelp) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(cfg.out, 0o777); err != nil {
+		return fmt.Errorf("output directory: %w", err)
+	}
+	files := cfg.files
+	if len(files) == 0 {
+		files = []string{filepath.Join(cfg.out, "compare.txt")}
+		if err := benchmark(ctx, cfg, files[0]); err != nil {
+			return err
+		}
+	}
+	data, err := readAll(files, os.Stdin)
+	if err != nil {
+		return err
+	}
+	if err := writeReport(os.Stdout, data); err != nil {
+		return fmt.Errorf("report: %w", err)
+	}
+	return drawPictures(os.Stdout, cfg.out, data)
+}
+
+// A config is what the command line asks for.
+type config struct {
+	count     int
+	short     bool
+	bench     string
+	benchTime string
+	out       string
+	files     []string // nil: run the benchmarks
+}
+
+// A usageError is a mistake on the command line.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+func usagef(format string, args ...any) error {
+	return usageError{fmt.Errorf(format, args...)}
+}
+
+// parse reads the command line.
+func parse(args []string) (config, error) {
+	var cfg config
+	fs := flag.NewFlagSet("compare", flag.ContinueOnError)
+	fs.SetOutput(io.Discard) // main prints the error, in one line
+	fs.IntVar(&cfg.count, "count", 5, "`number` of runs of each benchmark")
+	fs.BoolVar(&cfg.short, "short", false, "leave out what takes more than 64 MiB")
+	fs.StringVar(&cfg.bench, "bench", "Fill", "run the benchmarks that match `regexp`, such as Fill/size=64MiB")
+	// One iteration would be enough for a gigabyte, but not for 64 KiB.
+	fs.StringVar(&cfg.benchTime, "benchtime", "100ms", "run each benchmark for this `time`, or so many times (1x)")
+	fs.StringVar(&cfg.out, "out", ".", "`directory` for compare.txt and the pictures")
+
+	if err := fs.Parse(args); errors.Is(err, flag.ErrHelp) {
+		fs.SetOutput(os.Stderr)
+		fmt.Fprint(os.Stderr, "usage: compare [flags] [file ... | -]\n\n"+
+			"Runs the benchmarks that fill a buffer, or reads what they printed before from\n"+
+			"files or standard input (-), and compares time and memory.\n\n")
+		fs.PrintDefaults()
+		return cfg, err
+	} else if err != nil {
+		return cfg, usageError{err}
+	}
+
+	cfg.files = fs.Args()
+	forRuns := ""
+	fs.Visit(func(f *flag.Flag) {
+		if f.Name != "out" {
+			forRuns = f.Name
+		}
+	})
+	switch {
+	case len(cfg.files) > 0 && forRuns != "":
+		return cfg, usagef("-%s is for running benchmarks, which is not done when there is a file", forRuns)
+	case slices.Contains(cfg.files, ""):
+		return cfg, usagef("a file name is empty")
+	case cfg.count < 1:
+		return cfg, usagef("-count %d: at least one run is needed", cfg.count)
+	case cfg.out == "":
+		return cfg, usagef("-out names no directory")
+	}
+	if _, err := regexp.Compile(cfg.bench); err != nil {
+		return cfg, usagef("-bench: %w", err)
+	}
+	return cfg, nil
+}
