@@ -8,10 +8,11 @@ import "sync"
 //
 //	canMap() bool, canRemap() bool
 //		report whether mappings can be had, and moved. They turn false
-//		when the system refuses mmap(2) or mremap(2) as such, and stay
-//		so.
+//		for good when the system refuses mmap(2) or mremap(2) as such;
+//		canMap is also false while the process has too many mappings.
 //	mapPages(n int, huge bool) (*pages, error)
-//		maps n bytes that read as zero, with huge pages or without.
+//		maps n bytes that read as zero, with huge pages, if they are of
+//		a sensible size, or without.
 //	(*pages).grow(n int) error
 //		makes the mapping n bytes long; the new ones read as zero. It
 //		may move it, even if it fails.

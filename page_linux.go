@@ -50,7 +50,7 @@ func systemPageUnit() int {
 
 // hugePageSize returns the size of the pages that MADV_HUGEPAGE asks for, or 0
 // if the kernel has none.
-func hugePageSize() int {
+var hugePageSize = sync.OnceValue(func() int {
 	s, err := os.ReadFile("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
 	if err != nil {
 		return 0
@@ -60,7 +60,7 @@ func hugePageSize() int {
 		return 0
 	}
 	return n
-}
+})
 
 // base returns the address of a mapping.
 func base(mem []byte) unsafe.Pointer { return unsafe.Pointer(unsafe.SliceData(mem)) }
@@ -112,11 +112,12 @@ func mapPages(n int, huge bool) (*pages, error) {
 	// Before the first touch, and over the whole: the mapping must stay one
 	// VMA, for mremap(2) grows no range of two. A kernel that does not do
 	// huge pages says EINVAL, and that is all right.
-	advice := unix.MADV_NOHUGEPAGE
-	if huge {
-		advice = unix.MADV_HUGEPAGE
+	switch _, sensible := chooseUnit(os.Getpagesize(), hugePageSize()); {
+	case !huge:
+		_ = unix.Madvise(mem, unix.MADV_NOHUGEPAGE)
+	case sensible:
+		_ = unix.Madvise(mem, unix.MADV_HUGEPAGE)
 	}
-	_ = unix.Madvise(mem, advice)
 	p := new(pages)
 	p.set(mem)
 	return p, nil

@@ -213,6 +213,25 @@ func TestHugePages(t *testing.T) {
 	}
 }
 
+// TestHugePagesOfNoSensibleSize has huge pages of 512 MiB: they are not asked
+// for.
+func TestHugePagesOfNoSensibleSize(t *testing.T) {
+	old := hugePageSize
+	defer func() { hugePageSize = old }()
+	hugePageSize = func() int { return 512 * miB }
+	p, err := mapPages(4*pageUnit(), true)
+	require.NoError(t, err)
+	defer p.unmap()
+	smaps, err := os.ReadFile("/proc/self/smaps")
+	require.NoError(t, err)
+	_, ours, ok := strings.Cut(string(smaps), fmt.Sprintf("\n%x-", uintptr(base(p.mem))))
+	require.True(t, ok)
+	_, flags, _ := strings.Cut(ours, "VmFlags:")
+	flags, _, _ = strings.Cut(flags, "\n")
+	assert.NotContains(t, flags, " hg")
+	assert.NotContains(t, flags, " nh")
+}
+
 // minorFaults returns how many page faults fn causes.
 func minorFaults(t *testing.T, fn func()) int {
 	t.Helper()
