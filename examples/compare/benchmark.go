@@ -13,8 +13,8 @@ import (
 	"time"
 
 	"github.com/schollz/progressbar/v3"
-	"golang.org/x/term"
 
+	"github.com/mmapbuf/mmapbuf/examples/internal/command"
 	"github.com/mmapbuf/mmapbuf/examples/internal/system"
 )
 
@@ -42,14 +42,7 @@ func benchmark(ctx context.Context, cfg config, name string) (err error) {
 		return err
 	}
 
-	bar := progressbar.NewOptions(2*cfg.count,
-		progressbar.OptionSetWriter(os.Stderr),
-		progressbar.OptionSetVisibility(term.IsTerminal(int(os.Stderr.Fd()))),
-		progressbar.OptionSetWidth(20),
-		progressbar.OptionShowCount(),
-		progressbar.OptionSetPredictTime(false),
-		progressbar.OptionClearOnFinish(),
-	)
+	bar := command.Progress(2*cfg.count, 20)
 	// Nothing is lost when the bar cannot be drawn: its errors are dropped.
 	defer func() { _ = bar.Clear() }()
 

@@ -20,28 +20,15 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"regexp"
 	"slices"
-	"syscall"
+
+	"github.com/mmapbuf/mmapbuf/examples/internal/command"
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the program at once
-	err := run(ctx, os.Args[1:])
-	if err == nil {
-		return
-	}
-	if ctx.Err() != nil {
-		err = errors.New("interrupted")
-	}
-	fmt.Fprintf(os.Stderr, "compare: %v\n", err)
-	if errors.As(err, new(usageError)) {
-		os.Exit(2)
-	}
-	os.Exit(1)
+	command.Main("compare", run)
 }
 
 // run is the program but for the exit status.
@@ -82,15 +69,6 @@ type config struct {
 	files     []string // nil: run the benchmarks
 }
 
-// A usageError is a mistake on the command line.
-type usageError struct{ error }
-
-func (e usageError) Unwrap() error { return e.error }
-
-func usagef(format string, args ...any) error {
-	return usageError{fmt.Errorf(format, args...)}
-}
-
 // parse reads the command line.
 func parse(args []string) (config, error) {
 	var cfg config
@@ -111,7 +89,7 @@ func parse(args []string) (config, error) {
 		fs.PrintDefaults()
 		return cfg, err
 	} else if err != nil {
-		return cfg, usageError{err}
+		return cfg, command.Usage(err)
 	}
 
 	cfg.files = fs.Args()
@@ -123,16 +101,16 @@ func parse(args []string) (config, error) {
 	})
 	switch {
 	case len(cfg.files) > 0 && forRuns != "":
-		return cfg, usagef("-%s is for running benchmarks, which is not done when there is a file", forRuns)
+		return cfg, command.Usagef("-%s is for running benchmarks, which is not done when there is a file", forRuns)
 	case slices.Contains(cfg.files, ""):
-		return cfg, usagef("a file name is empty")
+		return cfg, command.Usagef("a file name is empty")
 	case cfg.count < 1:
-		return cfg, usagef("-count %d: at least one run is needed", cfg.count)
+		return cfg, command.Usagef("-count %d: at least one run is needed", cfg.count)
 	case cfg.out == "":
-		return cfg, usagef("-out names no directory")
+		return cfg, command.Usagef("-out names no directory")
 	}
 	if _, err := regexp.Compile(cfg.bench); err != nil {
-		return cfg, usagef("-bench: %w", err)
+		return cfg, command.Usagef("-bench: %w", err)
 	}
 	return cfg, nil
 }
