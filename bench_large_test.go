@@ -2,7 +2,6 @@ package mmapbuf
 
 import (
 	"bytes"
-	"fmt"
 	"io"
 	"math"
 	"os"
@@ -105,8 +104,6 @@ func fillUp(w io.Writer, size int) {
 		_, _ = w.Write(chunk[:min(size, len(chunk))])
 	}
 }
-
-func sizeName(n int) string { return string(bytes.ReplaceAll([]byte(sizeString(n)), []byte(" "), nil)) }
 
 // BenchmarkBytes is the first view of contents that were never viewed, and a
 // copy of them.
@@ -308,7 +305,7 @@ func BenchmarkQueue(b *testing.B) {
 		}
 		backlog := int(backlog)
 		run := func(name string, open func() io.ReadWriter) {
-			b.Run(fmt.Sprintf("backlog=%s/impl=%s", sizeName(backlog), name), func(b *testing.B) {
+			b.Run("backlog="+sizeName(backlog)+"/impl="+name, func(b *testing.B) {
 				if backlog > 64*miB && testing.Short() {
 					b.Skip("-short")
 				}

@@ -2,7 +2,6 @@ package mmapbuf
 
 import (
 	"bytes"
-	"fmt"
 	"math"
 	"os"
 	"runtime/debug"
@@ -85,7 +84,7 @@ var sink []byte
 func BenchmarkFill(b *testing.B) {
 	for _, size := range []int{64 * kiB, 512 * kiB, 1 * miB, 4 * miB, 64 * miB, 1 * giB} {
 		for _, f := range fillers {
-			b.Run(fmt.Sprintf("size=%s/impl=%s", strings.ReplaceAll(sizeString(size), " ", ""), f.name), func(b *testing.B) {
+			b.Run("size="+sizeName(size)+"/impl="+f.name, func(b *testing.B) {
 				needBench(b, size)
 				if f.name == "floor" && (!canMap() || size < 2*miB) {
 					b.Skip("no mapping of this size here")
@@ -117,6 +116,9 @@ func BenchmarkFill(b *testing.B) {
 		}
 	}
 }
+
+// sizeName is sizeString for the name of a benchmark.
+func sizeName(n int) string { return strings.ReplaceAll(sizeString(n), " ", "") }
 
 // needBench skips a benchmark that takes too much time or memory.
 func needBench(b *testing.B, size int) {
@@ -330,7 +332,7 @@ var ops = []struct {
 func BenchmarkViewEveryWrite(b *testing.B) {
 	for _, size := range []int{16 * miB, 256 * miB} {
 		run := func(impl string, fill func(chunk []byte)) {
-			b.Run(fmt.Sprintf("size=%dMiB/impl=%s", size/miB, impl), func(b *testing.B) {
+			b.Run("size="+sizeName(size)+"/impl="+impl, func(b *testing.B) {
 				needBench(b, size)
 				chunk := make([]byte, 64*kiB)
 				b.SetBytes(int64(size))

@@ -164,7 +164,7 @@ func (b *Buffer) move(c, need int) error {
 	return b.tryCaps(c, need, func(c int) error {
 		m, err := newMapping(c, !b.NoHugePages)
 		if err != nil {
-			if !canMap() { // it was refused for good
+			if !canMap() { // not even a smaller one
 				return b.moveToSlice(c)
 			}
 			return err
