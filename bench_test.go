@@ -2,6 +2,7 @@ package mmapbuf
 
 import (
 	"bytes"
+	"io"
 	"math"
 	"os"
 	"runtime/debug"
@@ -208,6 +209,15 @@ var (
 func stdRewind(b *bytes.Buffer) { *b = *bytes.NewBuffer(opData) }
 func ourRewind(b *Buffer)       { b.off = 0 }
 
+// stdPeek stands for the Peek of bytes.Buffer, which is as small; Go 1.25 has
+// none.
+func stdPeek(b *bytes.Buffer, n int) ([]byte, error) {
+	if n > b.Len() {
+		return b.Bytes(), io.EOF
+	}
+	return b.Bytes()[:n], nil
+}
+
 var ops = []struct {
 	name string
 	std  func(b *bytes.Buffer)
@@ -305,6 +315,17 @@ var ops = []struct {
 		ourRewind(b)
 		for range opCount {
 			total += len(b.Next(16))
+		}
+	}},
+	{"Peek", func(b *bytes.Buffer) {
+		for range opCount {
+			p, _ := stdPeek(b, 16)
+			total += len(p)
+		}
+	}, func(b *Buffer) {
+		for range opCount {
+			p, _ := b.Peek(16)
+			total += len(p)
 		}
 	}},
 	{"Bytes", func(b *bytes.Buffer) {

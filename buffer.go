@@ -162,8 +162,9 @@ func (b *Buffer) Next(n int) []byte {
 		b.publish(b.Len())
 	}
 	b.lastRead = opInvalid
-	n = min(n, b.Len())
-	p := b.buf[b.off : b.off+n]
+	p := b.buf[b.off:]
+	n = min(n, len(p))
+	p = p[:n]
 	b.off += n
 	if n > 0 {
 		b.lastRead = opRead
@@ -425,7 +426,9 @@ func (b *Buffer) WriteTo(w io.Writer) (n int64, err error) {
 			err = io.ErrShortWrite
 		}
 		if err != nil {
-			b.consumed(m)
+			if passesStep(b.off-m, b.off) {
+				b.trim(b.off)
+			}
 			return n, err
 		}
 	}
@@ -446,30 +449,30 @@ func (b *Buffer) writeOut(w io.Writer, p []byte) (int, error) {
 func (b *Buffer) Read(p []byte) (n int, err error) {
 	b.check()
 	b.lastRead = opInvalid
-	if b.off >= len(b.buf) {
+	start := b.off
+	if start >= len(b.buf) {
 		b.rewind() // the consumed bytes are room again
 		if len(p) == 0 {
 			return 0, nil
 		}
 		return 0, io.EOF
 	}
-	n = copy(p, b.buf[b.off:])
-	b.off += n
+	n = copy(p, b.buf[start:])
+	end := start + n
+	b.off = end
 	if n > 0 {
 		b.lastRead = opRead
 	}
-	b.consumed(n)
+	if passesStep(start, end) {
+		b.trim(end)
+	}
 	runtime.KeepAlive(b)
 	return n, nil
 }
 
-// consumed is called after the last n bytes have been consumed: now and then it
-// gives back the memory of all that have.
-func (b *Buffer) consumed(n int) {
-	if b.off/trimStep != (b.off-n)/trimStep {
-		b.trim()
-	}
-}
+// passesStep reports whether there is a multiple of trimStep, a power of two,
+// between start and end: a consumed prefix that has grown so is to be trimmed.
+func passesStep(start, end int) bool { return start^end >= trimStep }
 
 // ReadByte consumes and returns the next byte, or returns [io.EOF] if there is
 // none.
@@ -530,19 +533,17 @@ func (b *Buffer) UnreadByte() error {
 // ReadBytes consumes the contents up to and including the first delim and
 // returns a copy of them. If there is no delim, it returns all the contents
 // and [io.EOF].
-func (b *Buffer) ReadBytes(delim byte) ([]byte, error) {
+func (b *Buffer) ReadBytes(delim byte) (line []byte, err error) {
 	p, err := b.readTo(delim)
-	line := append([]byte(nil), p...)
-	b.consumed(len(p))
+	line = append(line, p...)
 	runtime.KeepAlive(b)
 	return line, err
 }
 
 // ReadString is [Buffer.ReadBytes] that returns a string.
-func (b *Buffer) ReadString(delim byte) (string, error) {
+func (b *Buffer) ReadString(delim byte) (line string, err error) {
 	p, err := b.readTo(delim)
-	line := string(p)
-	b.consumed(len(p))
+	line = string(p)
 	runtime.KeepAlive(b)
 	return line, err
 }
@@ -555,7 +556,11 @@ func (b *Buffer) readTo(delim byte) ([]byte, error) {
 	if i := bytes.IndexByte(p, delim); i >= 0 {
 		p, err = p[:i+1], nil
 	}
+	start := b.off
 	b.off += len(p)
 	b.lastRead = opRead
+	if passesStep(start, b.off) {
+		b.trim(start) // p is still to be copied
+	}
 	return p, err
 }

@@ -95,6 +95,10 @@ func (b *Buffer) setMapping(m *mapping, off, end int) {
 // grow makes room for n more bytes: cap(buf)-len(buf) >= n. It may discard the
 // consumed prefix. If it fails, nothing has changed.
 func (b *Buffer) grow(n int) error {
+	if b.buf == nil && n <= smallSize && smallSize < mapThreshold {
+		b.buf = make([]byte, 0, smallSize)
+		return nil
+	}
 	live := b.Len()
 	if live == 0 && b.off != 0 {
 		b.rewind()
@@ -109,9 +113,6 @@ func (b *Buffer) grow(n int) error {
 		copy(b.buf, b.buf[b.off:])
 		b.buf, b.off = b.buf[:live], 0
 		runtime.KeepAlive(b)
-		return nil
-	case b.buf == nil && n <= smallSize && smallSize < mapThreshold:
-		b.buf = make([]byte, 0, smallSize)
 		return nil
 	case c > math.MaxInt-c-n:
 		return ErrTooLarge
@@ -294,11 +295,11 @@ func (b *Buffer) dropFront(k int) {
 	}
 }
 
-// trim gives back the memory of the consumed prefix of a mapping, but not its
-// addresses, so that a queue takes up as much as is in it.
-func (b *Buffer) trim() {
-	if b.m != nil && b.m.lent == 0 {
-		_ = b.m.clear(0, pageFloor(b.off-utf8.UTFMax)) // Unread* may reach back
+// trim gives back the memory of the first end bytes of a mapping, all of them
+// consumed, but not its addresses, so that a queue takes up as much as is in it.
+func (b *Buffer) trim(end int) {
+	if b.m != nil && b.m.lent == 0 && end > utf8.UTFMax {
+		_ = b.m.clear(0, pageFloor(end-utf8.UTFMax)) // Unread* may reach back
 	}
 }
 
@@ -330,14 +331,19 @@ func (b *Buffer) publish(room int) {
 // no harm. Slices that the Buffer has returned stay valid. An error is that of
 // munmap(2).
 func (b *Buffer) Close() error {
+	b.lastRead = opInvalid
+	if b.m != nil {
+		return b.closeMapping()
+	}
+	b.buf, b.off = nil, 0
+	return nil
+}
+
+func (b *Buffer) closeMapping() error {
 	b.check()
 	m := b.m
 	b.setSlice(nil, 0)
-	b.lastRead = opInvalid
-	if m != nil {
-		return m.release()
-	}
-	return nil
+	return m.release()
 }
 
 var errNegativeReserve = errors.New("mmapbuf: Reserve: negative count")
