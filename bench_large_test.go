@@ -249,7 +249,8 @@ func BenchmarkRefill(b *testing.B) {
 }
 
 // BenchmarkLife is all of a Buffer: made, filled with one write or many, and
-// dropped, or closed.
+// dropped, or closed. From 2 MiB on it also tells what a mapping of the right
+// size would take.
 func BenchmarkLife(b *testing.B) {
 	for _, size := range []int{64, kiB, 16 * kiB, 256 * kiB, 512 * kiB, miB, 2 * miB, 4 * miB, 16 * miB, 64 * miB, 256 * miB} {
 		b.Run("size="+sizeName(size), func(b *testing.B) {
@@ -257,8 +258,8 @@ func BenchmarkLife(b *testing.B) {
 				b.Skip("-short")
 			}
 			chunk := make([]byte, min(size, 64*kiB))
-			rounds := max(1, 256*kiB/size)
-			var std, drop, closed []float64
+			rounds := max(2, 64*miB/size) // a turn sees its own garbage collected, and little of the others'
+			var std, drop, closed, floor []float64
 			for b.Loop() {
 				t0 := time.Now()
 				for range rounds {
@@ -283,15 +284,25 @@ func BenchmarkLife(b *testing.B) {
 					_ = o.Close()
 				}
 				t3 := time.Now()
+				for range rounds {
+					if canMap() && size >= 2*miB {
+						fillMapping(size, chunk, true)
+					}
+				}
+				t4 := time.Now()
 				base := float64(t1.Sub(t0))
 				std = append(std, base/float64(rounds))
 				drop = append(drop, float64(t2.Sub(t1))/base)
 				closed = append(closed, float64(t3.Sub(t2))/base)
+				floor = append(floor, float64(t4.Sub(t3))/base)
 			}
 			b.ReportMetric(0, "ns/op")
 			b.ReportMetric(median(std), "bytes.Buffer-ns")
 			b.ReportMetric(median(drop), "dropped-ratio")
 			b.ReportMetric(median(closed), "closed-ratio")
+			if canMap() && size >= 2*miB {
+				b.ReportMetric(median(floor), "floor-ratio")
+			}
 		})
 	}
 }
