@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"io/fs"
-	"os"
 	"path"
 	"strconv"
 	"strings"
@@ -118,29 +117,3 @@ func fits(impls []implementation, bytes, write int64, free room) error {
 	}
 	return fmt.Errorf("%s", text)
 }
-
-// A meter reads the resident memory of a process.
-type meter struct {
-	statm *os.File
-	line  [128]byte
-}
-
-func openMeter(pid int) (*meter, error) {
-	statm, err := os.Open(fmt.Sprintf("/proc/%d/statm", pid))
-	return &meter{statm: statm}, err
-}
-
-// resident is called every few milliseconds, so it only reads again what it
-// holds open.
-func (m *meter) resident() (int64, error) {
-	n, err := m.statm.ReadAt(m.line[:], 0)
-	if n == 0 {
-		return 0, err // the process has ended
-	}
-	_, rest, _ := bytes.Cut(m.line[:n], []byte(" "))
-	pages, _, _ := bytes.Cut(rest, []byte(" "))
-	count, err := strconv.ParseInt(string(pages), 10, 64)
-	return count * int64(os.Getpagesize()), err
-}
-
-func (m *meter) close() { m.statm.Close() }

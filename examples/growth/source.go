@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 
+	"github.com/mmapbuf/mmapbuf/examples/internal/command"
 	"github.com/mmapbuf/mmapbuf/examples/internal/system"
 )
 
@@ -47,7 +48,7 @@ func openPayload(ctx context.Context, cfg config, stdin *os.File) (*payload, err
 		return nil, err
 	}
 
-	limit := int64(maxSize)
+	limit := int64(command.MaxSize)
 	if cfg.sizeGiven {
 		limit = int64(cfg.size)
 	}

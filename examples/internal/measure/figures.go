@@ -1,0 +1,67 @@
+package measure
+
+import (
+	"runtime"
+	"runtime/debug"
+	"time"
+
+	"github.com/mmapbuf/mmapbuf"
+	"github.com/mmapbuf/mmapbuf/examples/internal/system"
+)
+
+// Figures are what a piece of work took.
+type Figures struct {
+	Elapsed time.Duration
+	// Peak is the most memory that was resident, and Final what was in the end,
+	// less what was before. 0: this system does not tell.
+	Peak, Final int64
+	// Allocated is how many bytes of the Go heap were allocated, garbage
+	// included.
+	Allocated int64
+}
+
+// A Meter is made by Start and takes the Figures of all since then.
+type Meter struct {
+	began     time.Time
+	resident  int64
+	allocated uint64
+}
+
+// Start starts from a process that holds no more memory than it needs.
+func Start() Meter {
+	debug.FreeOSMemory()
+	system.ResetPeak()
+	return Meter{resident: system.Resident(), allocated: allocated(), began: time.Now()}
+}
+
+// Stop returns the figures.
+func (m Meter) Stop() Figures {
+	f := Figures{Elapsed: time.Since(m.began), Allocated: int64(allocated() - m.allocated)}
+	if m.resident > 0 {
+		f.Final = max(0, system.Resident()-m.resident)
+		f.Peak = max(0, system.Peak()-m.resident)
+	}
+	return f
+}
+
+func allocated() uint64 {
+	var stats runtime.MemStats
+	runtime.ReadMemStats(&stats)
+	return stats.TotalAlloc
+}
+
+// Warm touches n bytes of memory and gives them back to the system. A virtual
+// machine may have given its free memory to the host: then the first touch
+// measures how fast the host gives it back, which is not what is asked here.
+func Warm(n int64) error {
+	var b mmapbuf.Buffer
+	if err := b.Reserve(int(n)); err != nil {
+		return err
+	}
+	for zeros := make([]byte, 1<<20); int64(b.Len()) < n; {
+		if _, err := b.Write(zeros); err != nil {
+			return err
+		}
+	}
+	return b.Close()
+}
