@@ -8,6 +8,7 @@ require (
 	github.com/dgraph-io/ristretto/v2 v2.4.2
 	github.com/djherbis/buffer v1.2.1
 	github.com/dustin/go-humanize v1.1.0
+	github.com/klauspost/compress v1.20.3
 	github.com/libp2p/go-buffer-pool v0.1.0
 	github.com/mmapbuf/mmapbuf v0.0.0-00010101000000-000000000000
 	github.com/schollz/progressbar/v3 v3.19.1

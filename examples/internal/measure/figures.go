@@ -18,6 +18,8 @@ type Figures struct {
 	// Allocated is how many bytes of the Go heap were allocated, garbage
 	// included.
 	Allocated int64
+	// Size is how large that is which was made; for the work to set.
+	Size int64
 }
 
 // A Meter is made by Start and takes the Figures of all since then.

@@ -32,6 +32,7 @@ func allocate(n int) (Figures, error) {
 	}
 	f := m.Stop()
 	runtime.KeepAlive(p)
+	f.Size = int64(n)
 	return f, nil
 }
 
@@ -90,9 +91,31 @@ func TestMedian(t *testing.T) {
 	assert.Equal(t, []int{5, 1, 4, 2}, runs, "the order stays")
 }
 
+func TestCompare(t *testing.T) {
+	sizes := map[string]int{"small": 1000, "large": 2000}
+	rows, err := Compare(t.Context(), []string{"small", "large"}, []string{"one", "other"}, 2,
+		func(work, implementation string) any { return sizes[work] + len(implementation) })
+	require.NoError(t, err)
+	require.Len(t, rows, 4)
+	for i, want := range []struct {
+		work, implementation string
+		size                 int64
+	}{{"small", "one", 1003}, {"small", "other", 1005}, {"large", "one", 2003}, {"large", "other", 2005}} {
+		assert.Equal(t, want.work, rows[i].Work)
+		assert.Equal(t, want.implementation, rows[i].Implementation)
+		require.Len(t, rows[i].Runs, 2)
+		for _, f := range rows[i].Runs {
+			assert.Equal(t, want.size, f.Size)
+		}
+	}
+
+	_, err = Compare(t.Context(), []string{"small"}, []string{"one"}, 1, func(_, _ string) any { return -1 })
+	assert.EqualError(t, err, "small, one, run 1: exit status 1: less than nothing")
+}
+
 func TestTable(t *testing.T) {
 	figures := func(d time.Duration, peak int64) []Figures {
-		return []Figures{{Elapsed: d, Peak: peak, Allocated: 3 << 20}, {Elapsed: d / 2, Peak: peak}, {Elapsed: 2 * d, Peak: 2 * peak, Allocated: 4 << 20}}
+		return []Figures{{Size: 1 << 10, Elapsed: d, Peak: peak, Allocated: 3 << 20}, {Elapsed: d / 2, Peak: peak}, {Elapsed: 2 * d, Peak: 2 * peak, Allocated: 4 << 20}}
 	}
 	var out bytes.Buffer
 	Table(&out, []Row{
@@ -102,8 +125,8 @@ func TestTable(t *testing.T) {
 		{"zip", "other", figures(time.Second, 0)},
 	})
 	assert.Regexp(t, `\A\| work +\| implementation \| .*\n\| -.*\n`+
-		`\| tar +\| +one \| +1\.00 s \| +100 MiB \| +3\.00 MiB \| +1\.0 \| +1\.0 \|\n`+
-		`\| tar +\| +other \| +500 ms \| +50\.0 MiB \| +3\.00 MiB \| +2\.0 \| +2\.0 \|\n`+
-		`\| zip +\| +one \| +1\.00 s \| +n/a \| +3\.00 MiB \| +1\.0 \| +n/a \|\n`+
-		`\| zip +\| +other \| +1\.00 s \| +n/a \| +3\.00 MiB \| +1\.0 \| +n/a \|\n\z`, out.String())
+		`\| tar +\| +one \| +1\.00 KiB \| +1\.00 s \| +100 MiB \| +3\.00 MiB \| +1\.0 \| +1\.0 \|\n`+
+		`\| tar +\| +other \| +1\.00 KiB \| +500 ms \| +50\.0 MiB \| +3\.00 MiB \| +2\.0 \| +2\.0 \|\n`+
+		`\| zip +\| +one \| +1\.00 KiB \| +1\.00 s \| +n/a \| +3\.00 MiB \| +1\.0 \| +n/a \|\n`+
+		`\| zip +\| +other \| +1\.00 KiB \| +1\.00 s \| +n/a \| +3\.00 MiB \| +1\.0 \| +n/a \|\n\z`, out.String())
 }

@@ -58,16 +58,42 @@ type Row struct {
 	Runs           []Figures
 }
 
+// Compare has each of the works done by all implementations, in turn and so many
+// times, each time in a child process that answers with its Figures.
+func Compare(ctx context.Context, works, implementations []string, runs int, job func(work, implementation string) any) ([]Row, error) {
+	var rows []Row
+	var names []string
+	for _, work := range works {
+		for _, implementation := range implementations {
+			rows = append(rows, Row{Work: work, Implementation: implementation})
+			names = append(names, work+", "+implementation)
+		}
+	}
+	outcomes, err := InTurn(ctx, names, runs, func(ctx context.Context, i int) (Figures, error) {
+		var got Figures
+		_, err := Run(ctx, job(rows[i].Work, rows[i].Implementation), &got)
+		return got, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	for i := range rows {
+		rows[i].Runs = outcomes[i]
+	}
+	return rows, nil
+}
+
 // Table prints the medians of rows, and next to them what the first
 // implementation that did the same work took, as a multiple.
 func Table(w io.Writer, rows []Row) {
-	cells := [][]string{{"work", "implementation", "time", "peak resident memory", "allocated on the Go heap", "times faster", "times less memory"}}
+	cells := [][]string{{"work", "implementation", "size", "time", "peak resident memory", "allocated on the Go heap", "times faster", "times less memory"}}
 	for _, row := range rows {
 		first := rows[slices.IndexFunc(rows, func(r Row) bool { return r.Work == row.Work })]
 		elapsed, peak := row.elapsed(), row.peak()
 		cells = append(cells, []string{
 			row.Work,
 			row.Implementation,
+			memory(row.Runs[0].Size),
 			report.Duration(elapsed),
 			memory(peak),
 			memory(Median(row.Runs, func(f Figures) int64 { return f.Allocated }).Allocated),
