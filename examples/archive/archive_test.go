@@ -19,8 +19,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/mmapbuf/mmapbuf"
 	"github.com/mmapbuf/mmapbuf/examples/internal/buffers"
+	"github.com/mmapbuf/mmapbuf/examples/internal/bufferstest"
 	"github.com/mmapbuf/mmapbuf/examples/internal/commandtest"
 )
 
@@ -52,22 +52,12 @@ func sample(t *testing.T) (dir string, names []string) {
 	return dir, names
 }
 
-// eachWay runs a test for every format and buffer, after which no mapping may
-// be left.
+// eachWay runs a test for every format and buffer.
 func eachWay(t *testing.T, test func(t *testing.T, b buffers.Buffer, f format)) {
 	for _, f := range formats {
-		for _, name := range buffers.Names {
-			t.Run(f.name+"/"+name, func(t *testing.T) {
-				base := mmapbuf.ReadStats()
-				b, err := buffers.New(name)
-				require.NoError(t, err)
-				test(t, b, f)
-				require.NoError(t, b.Close())
-				now := mmapbuf.ReadStats()
-				assert.Equal(t, base.Mappings, now.Mappings)
-				assert.Equal(t, base.MappedBytes, now.MappedBytes)
-			})
-		}
+		t.Run(f.name, func(t *testing.T) {
+			bufferstest.Each(t, func(t *testing.T, b buffers.Buffer) { test(t, b, f) })
+		})
 	}
 }
 
@@ -102,33 +92,33 @@ func TestFS(t *testing.T) {
 	})
 }
 
+// packed returns what f makes of fsys, by way of b.
+func packed(t *testing.T, b buffers.Buffer, f format, fsys fs.FS) []byte {
+	t.Helper()
+	require.NoError(t, f.pack(b, fsys))
+	whole, err := io.ReadAll(b)
+	require.NoError(t, err)
+	return whole
+}
+
 func TestCutOff(t *testing.T) {
 	dir, _ := sample(t)
 	eachWay(t, func(t *testing.T, b buffers.Buffer, f format) {
 		fsys := tree{os.DirFS(dir)}
-		require.NoError(t, f.pack(b, fsys))
-		whole := make([]byte, b.Len())
-		_, err := io.ReadFull(b, whole)
-		require.NoError(t, err)
+		whole := packed(t, b, f, fsys)
 		// Plain tar has nothing but zeros in the end, which nobody misses.
 		for _, n := range []int{0, 1, 10, 511, 1000, len(whole) / 3, len(whole) / 2, len(whole) - 2000} {
-			_, err := b.Write(whole[:n])
-			require.NoError(t, err)
-			err = readBack(b, f, fsys)
+			bufferstest.Refill(t, b, whole[:n])
+			err := readBack(b, f, fsys)
 			require.Error(t, err, "%d of %d bytes", n, len(whole))
 			assert.Regexp(t, `\Areading `+f.name+` back: [^\n]+\z`, err.Error())
-			_, err = io.Copy(io.Discard, b) // makes it empty
-			require.NoError(t, err)
 		}
 		if f.name == "zip" {
 			for _, n := range []int{1, 21, 22, 100} {
 				_, err := zip.NewReader(io.NewSectionReader(bytes.NewReader(whole), 0, int64(len(whole)-n)), int64(len(whole)-n))
 				require.ErrorIs(t, err, zip.ErrFormat)
-				_, err = b.Write(whole[:len(whole)-n])
-				require.NoError(t, err)
+				bufferstest.Refill(t, b, whole[:len(whole)-n])
 				assert.ErrorIs(t, readBack(b, f, fsys), zip.ErrFormat, "%d bytes lack", n)
-				_, err = io.Copy(io.Discard, b)
-				require.NoError(t, err)
 			}
 		}
 	})
@@ -139,14 +129,10 @@ func TestDamaged(t *testing.T) {
 	dir, _ := sample(t)
 	eachWay(t, func(t *testing.T, b buffers.Buffer, f format) {
 		fsys := tree{os.DirFS(dir)}
-		require.NoError(t, f.pack(b, fsys))
-		whole := make([]byte, b.Len())
-		_, err := io.ReadFull(b, whole)
-		require.NoError(t, err)
+		whole := packed(t, b, f, fsys)
 		whole[len(whole)/2] ^= 1
-		_, err = b.Write(whole)
-		require.NoError(t, err)
-		err = readBack(b, f, fsys)
+		bufferstest.Refill(t, b, whole)
+		err := readBack(b, f, fsys)
 		assert.ErrorContains(t, err, "reading "+f.name+" back: ")
 		if f.name == "tar" {
 			assert.ErrorIs(t, err, errDiffers)

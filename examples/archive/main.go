@@ -12,7 +12,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"flag"
 	"fmt"
@@ -27,7 +26,6 @@ import (
 	"github.com/mmapbuf/mmapbuf/examples/internal/buffers"
 	"github.com/mmapbuf/mmapbuf/examples/internal/command"
 	"github.com/mmapbuf/mmapbuf/examples/internal/measure"
-	"github.com/mmapbuf/mmapbuf/examples/internal/system"
 )
 
 func main() {
@@ -45,22 +43,10 @@ type job struct {
 
 // serve is the child.
 func serve(j job) (measure.Figures, error) {
-	b, err := buffers.New(j.Buffer)
-	if err != nil {
-		return measure.Figures{}, err
-	}
 	f := formats[slices.IndexFunc(formats, func(f format) bool { return f.name == j.Format })]
-	if err := measure.Warm(j.Warm); err != nil {
-		return measure.Figures{}, fmt.Errorf("warming up: %w", err)
-	}
-	meter := measure.Start()
-	err = roundTrip(b, f, tree{os.DirFS(j.Dir)})
-	figures := meter.Stop()
-	figures.Size = int64(b.Len())
-	if err := b.Close(); err != nil {
-		return figures, err
-	}
-	return figures, err
+	return buffers.Measure(j.Buffer, j.Warm, func(b buffers.Buffer) error {
+		return roundTrip(b, f, tree{os.DirFS(j.Dir)})
+	})
 }
 
 // run is the program but for the exit status.
@@ -81,24 +67,19 @@ func run(ctx context.Context, args []string) error {
 	if files == 0 {
 		return fmt.Errorf("%s has no files", cfg.dir)
 	}
+	if err := measure.Fits(cfg.dir, size); err != nil {
+		return err
+	}
 	rows, err := measure.Compare(ctx, cfg.only, buffers.Names, cfg.runs, func(work, implementation string) any {
-		// bytes.Buffer may hold old and new array at once.
-		return job{Dir: cfg.dir, Format: work, Buffer: implementation, Warm: 4 * size}
+		return job{Dir: cfg.dir, Format: work, Buffer: implementation, Warm: measure.PeakFactor * size}
 	})
 	if err != nil {
 		return err
 	}
 
-	out := bufio.NewWriter(os.Stdout)
-	fmt.Fprintf(out, "work: %d files of %s, %v, packed and compared with the disk; runs of each, in turn: %d\n",
-		files, cfg.dir, command.Size(size), cfg.runs)
-	fmt.Fprintf(out, "machine: %s\n\n", system.Machine(system.Root))
-	measure.Table(out, rows)
-	fmt.Fprint(out, "\nMedians. Packing and unpacking take most of the time, and some of the memory, with any buffer.\n")
-	if err := out.Flush(); err != nil {
-		return fmt.Errorf("report: %w", err)
-	}
-	return nil
+	work := fmt.Sprintf("%d files of %s, %v, packed and compared with the disk", files, cfg.dir, command.Size(size))
+	return measure.Report(os.Stdout, work, cfg.runs, rows,
+		"Packing and unpacking take most of the time, and some of the memory, with any buffer.")
 }
 
 // goSource returns where the source of the Go toolchain is.

@@ -12,7 +12,6 @@ import (
 	"runtime"
 	"strings"
 	"testing"
-	"testing/fstest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -27,7 +26,7 @@ func TestMain(m *testing.M) { commandtest.Main(m, main) }
 
 func TestFits(t *testing.T) {
 	const gib = 1 << 30
-	free := room{10*gib + slack + 4096, "MemAvailable"}
+	free := system.Room{Bytes: 10*gib + slack + 4096, From: "MemAvailable"}
 	lean, err := choose("make, mmapbuf")
 	require.NoError(t, err)
 
@@ -37,32 +36,9 @@ func TestFits(t *testing.T) {
 			" the largest that fits is -size 2048MiB, or -size 10240MiB with -only make,mmapbuf")
 	assert.NoError(t, fits(lean, 10*gib, 4096, free))
 	assert.ErrorContains(t, fits(lean, 10*gib+1, 4096, free), "the largest that fits is -size 10240MiB")
-	assert.ErrorContains(t, fits(implementations, 1, 4096, room{1 << 20, "MemAvailable"}), "no size worth measuring")
+	assert.ErrorContains(t, fits(implementations, 1, 4096, system.Room{Bytes: 1 << 20, From: "MemAvailable"}), "no size worth measuring")
 	// The arithmetic holds to the end.
 	assert.ErrorContains(t, fits(implementations, command.MaxSize, command.MaxSize, free), "does not fit")
-}
-
-func TestAvailable(t *testing.T) {
-	file := func(text string) *fstest.MapFile { return &fstest.MapFile{Data: []byte(text)} }
-	_, ok := available(fstest.MapFS{})
-	assert.False(t, ok, "nothing is known without /proc")
-
-	system := fstest.MapFS{"proc/meminfo": file("MemTotal:  2048 kB\nMemAvailable:    1024 kB\n")}
-	free, ok := available(system)
-	assert.True(t, ok)
-	assert.Equal(t, room{1 << 20, "MemAvailable"}, free)
-
-	system["proc/self/cgroup"] = file("4:memory:/old\n0::/a/b\n")
-	system["sys/fs/cgroup/a/b/memory.max"] = file("max\n")
-	system["sys/fs/cgroup/a/memory.max"] = file("600000\n")
-	system["sys/fs/cgroup/a/memory.current"] = file("500000\n")
-	system["sys/fs/cgroup/a/memory.stat"] = file("anon 1\ninactive_file 100000\n")
-	free, _ = available(system)
-	assert.Equal(t, room{200000, "memory.max of control group /a"}, free)
-
-	system["sys/fs/cgroup/a/memory.max"] = file("9000000\n")
-	free, _ = available(system)
-	assert.Equal(t, "MemAvailable", free.from, "the tighter limit counts")
 }
 
 // Where memory is not known the table says so and there is no picture.
@@ -198,7 +174,7 @@ func TestMistakes(t *testing.T) {
 }
 
 func TestTooLarge(t *testing.T) {
-	if _, ok := available(system.Root); !ok {
+	if _, ok := system.Available(system.Root); !ok {
 		t.Skip("memory is not known on this system")
 	}
 	cmd, _, stderr := commandtest.Program(t, "-size", "100TiB", "-out", t.TempDir())

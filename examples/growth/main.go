@@ -53,7 +53,7 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	defer data.close()
-	if free, ok := available(system.Root); ok {
+	if free, ok := system.Available(system.Root); ok {
 		if err := fits(cfg.only, data.size, data.write, free); err != nil {
 			return fmt.Errorf("%s: %w", data.name, err)
 		}

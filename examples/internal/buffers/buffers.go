@@ -8,6 +8,7 @@ import (
 	"io"
 
 	"github.com/mmapbuf/mmapbuf"
+	"github.com/mmapbuf/mmapbuf/examples/internal/measure"
 )
 
 // A Buffer is written to, and read as a queue or at random.
@@ -31,6 +32,24 @@ func New(name string) (Buffer, error) {
 		return new(mmapbuf.Buffer), nil
 	}
 	return nil, fmt.Errorf("no buffer is called %q", name)
+}
+
+// Measure measures work on a new Buffer of that name, after it has touched warm
+// bytes of memory; see measure.Warm.
+func Measure(name string, warm int64, work func(b Buffer) error) (measure.Figures, error) {
+	b, err := New(name)
+	if err != nil {
+		return measure.Figures{}, err
+	}
+	defer b.Close()
+	if err := measure.Warm(warm); err != nil {
+		return measure.Figures{}, fmt.Errorf("warming up: %w", err)
+	}
+	meter := measure.Start()
+	err = work(b)
+	figures := meter.Stop()
+	figures.Size = int64(b.Len())
+	return figures, err
 }
 
 // std is a bytes.Buffer with what it lacks.

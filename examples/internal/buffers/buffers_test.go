@@ -8,6 +8,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/mmapbuf/mmapbuf"
 )
 
 func TestBuffers(t *testing.T) {
@@ -37,4 +39,23 @@ func TestBuffers(t *testing.T) {
 	}
 	_, err := New("rope")
 	assert.EqualError(t, err, `no buffer is called "rope"`)
+}
+
+func TestMeasure(t *testing.T) {
+	const size = 8 << 20
+	for _, name := range Names {
+		base := mmapbuf.ReadStats()
+		got, err := Measure(name, size, func(b Buffer) error {
+			_, err := b.Write(make([]byte, size))
+			return err
+		})
+		require.NoError(t, err, name)
+		assert.Positive(t, got.Elapsed, name)
+		assert.EqualValues(t, size, got.Size, name)
+		assert.Equal(t, base.MappedBytes, mmapbuf.ReadStats().MappedBytes, "given back")
+	}
+	_, err := Measure(Names[1], 0, func(Buffer) error { return io.ErrClosedPipe })
+	assert.ErrorIs(t, err, io.ErrClosedPipe)
+	_, err = Measure("rope", 0, nil)
+	assert.ErrorContains(t, err, "rope")
 }

@@ -1,11 +1,13 @@
 package measure
 
 import (
+	"fmt"
 	"runtime"
 	"runtime/debug"
 	"time"
 
 	"github.com/mmapbuf/mmapbuf"
+	"github.com/mmapbuf/mmapbuf/examples/internal/command"
 	"github.com/mmapbuf/mmapbuf/examples/internal/system"
 )
 
@@ -51,6 +53,21 @@ func allocated() uint64 {
 	runtime.ReadMemStats(&stats)
 	return stats.TotalAlloc
 }
+
+// Fits returns an error if a bytes.Buffer of size bytes may need more memory
+// than can be had: it holds the old array and the new one while it copies, and
+// what the collector has not come round to.
+func Fits(what string, size int64) error {
+	free, ok := system.Available(system.Root)
+	if need := float64(size) * PeakFactor; ok && need > float64(free.Bytes) {
+		return fmt.Errorf("%s may need %v of memory in a bytes.Buffer, and %v can be had (%s)",
+			what, command.Size(min(need, command.MaxSize)), command.Size(free.Bytes), free.From)
+	}
+	return nil
+}
+
+// PeakFactor is how many times its size a bytes.Buffer may take up.
+const PeakFactor = 4
 
 // Warm touches n bytes of memory and gives them back to the system. A virtual
 // machine may have given its free memory to the host: then the first touch

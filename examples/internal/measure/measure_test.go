@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/mmapbuf/mmapbuf/examples/internal/command"
 	"github.com/mmapbuf/mmapbuf/examples/internal/system"
 )
 
@@ -61,6 +62,14 @@ func TestRun(t *testing.T) {
 	cancel()
 	_, err = Run(ctx, 0, &got)
 	assert.ErrorIs(t, err, context.Canceled)
+}
+
+func TestFits(t *testing.T) {
+	assert.NoError(t, Fits("a byte", 1))
+	if _, ok := system.Available(system.Root); ok {
+		err := Fits("all", command.MaxSize)
+		assert.ErrorContains(t, err, "all may need 1 EiB of memory in a bytes.Buffer, and ")
+	}
 }
 
 func TestInTurn(t *testing.T) {

@@ -1,6 +1,7 @@
 package measure
 
 import (
+	"bufio"
 	"cmp"
 	"context"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/mmapbuf/mmapbuf/examples/internal/command"
 	"github.com/mmapbuf/mmapbuf/examples/internal/report"
+	"github.com/mmapbuf/mmapbuf/examples/internal/system"
 )
 
 // InTurn does each of the works that have these names so many times, in turn,
@@ -81,6 +83,20 @@ func Compare(ctx context.Context, works, implementations []string, runs int, job
 		rows[i].Runs = outcomes[i]
 	}
 	return rows, nil
+}
+
+// Report prints what the work was, where it was done, how many runs the figures
+// are medians of, the table, and a note.
+func Report(w io.Writer, work string, runs int, rows []Row, note string) error {
+	out := bufio.NewWriter(w)
+	fmt.Fprintf(out, "work: %s; runs of each, in turn: %d\n", work, runs)
+	fmt.Fprintf(out, "machine: %s\n\n", system.Machine(system.Root))
+	Table(out, rows)
+	fmt.Fprintf(out, "\nMedians. %s\n", note)
+	if err := out.Flush(); err != nil {
+		return fmt.Errorf("report: %w", err)
+	}
+	return nil
 }
 
 // Table prints the medians of rows, and next to them what the first
