@@ -329,24 +329,35 @@ func TestServerRequest(t *testing.T) {
 	assert.Zero(t, b.Len(), "it was the Buffer that was closed")
 }
 
-// TestParseFile: a bytes.Buffer is looked at, any other Reader is consumed.
-func TestParseFile(t *testing.T) {
-	const src = "package p\nvar x = 1\n"
-	parse := func(src any) {
-		t.Helper()
-		f, err := parser.ParseFile(token.NewFileSet(), "x.go", src, 0)
-		require.NoError(t, err)
-		assert.Equal(t, "p", f.Name.Name)
-	}
-	want := bytes.NewBufferString(src)
-	parse(want)
-	assert.Equal(t, len(src), want.Len())
+// TestParser: a bytes.Buffer is looked at, any other Reader is consumed.
+func TestParser(t *testing.T) {
+	for name, test := range map[string]struct {
+		src   string
+		parse func(src any) (ast.Node, error)
+	}{
+		"ParseFile": {"package p\n", func(src any) (ast.Node, error) {
+			return parser.ParseFile(token.NewFileSet(), "", src, 0)
+		}},
+		"ParseExprFrom": {"x + 1", func(src any) (ast.Node, error) {
+			return parser.ParseExprFrom(token.NewFileSet(), "", src, 0)
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := bytes.NewBufferString(test.src)
+			want, err := test.parse(o)
+			require.NoError(t, err)
+			assert.Equal(t, len(test.src), o.Len())
 
-	b := mmapbuf.NewBufferString(src)
-	parse(b.Bytes())
-	assert.Equal(t, len(src), b.Len())
-	parse(b)
-	assert.Zero(t, b.Len())
+			b := mmapbuf.NewBufferString(test.src)
+			for _, src := range []any{b.Bytes(), b} {
+				require.Equal(t, test.src, b.String())
+				got, err := test.parse(src)
+				require.NoError(t, err)
+				assert.Equal(t, want, got)
+			}
+			assert.Zero(t, b.Len(), "consumed by the second")
+		})
+	}
 }
 
 // TestCloser: what closes the Writer that it is given empties a Buffer.
