@@ -2,6 +2,8 @@ package mmapbuf
 
 import (
 	"bytes"
+	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -9,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -397,6 +400,75 @@ func TestWriteAtParallel(t *testing.T) {
 				wg.Wait()
 				assert.NoError(t, diffBytes(contents(b), noise()[:size*writers*pieces]))
 				b.Close()
+			}
+		})
+	}
+}
+
+// TestWriteAtRandomOrder fills an empty Buffer as a download in many parts
+// does, with and without a bound that refuses some of them.
+func TestWriteAtRandomOrder(t *testing.T) {
+	const (
+		writers   = 64
+		blockSize = 64 * kiB
+	)
+	size := 256 * miB
+	if testing.Short() || math.MaxInt == math.MaxInt32 {
+		size = 16 * miB
+	}
+	blockOf := func(p []byte, n int) []byte {
+		copy(p, noise()[n:])
+		return binary.LittleEndian.AppendUint64(p[:blockSize-8], uint64(n))
+	}
+	for _, test := range []struct {
+		name             string
+		consumed, maxLen int
+	}{
+		{"no bound", 0, 0},
+		{"behind a consumed prefix", 5 * miB / 2, 0},
+		{"MaxLen between blocks", 0, size / 2},
+		{"MaxLen inside of a block", 0, size/2 + 1},
+		{"MaxLen behind a consumed prefix", 5 * miB / 2, size/2 - 1},
+		{"MaxLen below a block", 0, blockSize - 1},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			needMemory(t, 4*int64(size)) // without mappings, growing copies
+			b := &Buffer{MaxLen: test.maxLen}
+			defer b.Close()
+			if test.consumed > 0 {
+				writeAllOf(t, b, make([]byte, test.consumed+1)) // of an empty Buffer the prefix is room
+				_, err := b.Read(make([]byte, test.consumed))
+				require.NoError(t, err)
+			}
+			fit := size / blockSize
+			if test.maxLen > 0 {
+				fit = test.maxLen / blockSize
+			}
+
+			order := rand.New(rand.NewPCG(1, 2)).Perm(size / blockSize)
+			var next atomic.Int64
+			var wg sync.WaitGroup
+			for range writers {
+				wg.Go(func() {
+					p := make([]byte, blockSize)
+					for i := next.Add(1); i <= int64(len(order)); i = next.Add(1) {
+						n := order[i-1]
+						m, err := b.WriteAt(blockOf(p, n), int64(n)*blockSize)
+						if n < fit && (m != blockSize || err != nil) || n >= fit && (m != 0 || !errors.Is(err, ErrTooLarge)) {
+							t.Errorf("WriteAt of block %d, %d fit: %d, %v", n, fit, m, err)
+							return
+						}
+					}
+				})
+			}
+			wg.Wait()
+
+			require.Equal(t, fit*blockSize, b.Len())
+			got, want := make([]byte, blockSize), make([]byte, blockSize)
+			for n := range fit {
+				_, err := b.ReadAt(got, int64(n)*blockSize)
+				require.NoError(t, err)
+				require.NoError(t, diffBytes(got, blockOf(want, n)), "block %d", n)
 			}
 		})
 	}

@@ -20,6 +20,17 @@ func ExampleBuffer() {
 	// Output: hello world!
 }
 
+// A view keeps its contents, whatever becomes of the Buffer.
+func ExampleBuffer_Bytes() {
+	b := mmapbuf.NewBufferString("header: ")
+	b.Write(make([]byte, 8<<20))
+	view := b.Bytes()
+	b.Close()
+	b.WriteString("something else")
+	fmt.Printf("%q and %d bytes more\n", view[:8], len(view)-8)
+	// Output: "header: " and 8388608 bytes more
+}
+
 func ExampleBuffer_ReadAt() {
 	b := mmapbuf.NewBufferString("header: body")
 	b.Next(len("header: ")) // offsets count from the first unread byte

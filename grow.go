@@ -330,6 +330,9 @@ func (b *Buffer) publish(room int) {
 // its MaxLen and NoHugePages. Closing is never a duty, and closing twice does
 // no harm. Slices that the Buffer has returned stay valid. An error is that of
 // munmap(2).
+//
+// Having a Close makes a Buffer an [io.Closer], which some code closes unasked:
+// net/http closes the body of a request. struct{ io.Reader }{b} hides it.
 func (b *Buffer) Close() error {
 	b.lastRead = opInvalid
 	if b.m != nil {

@@ -6,37 +6,17 @@ import (
 	"image/png"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/mmapbuf/mmapbuf/examples/internal/commandtest"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
-// mainVariable makes the test binary the program itself.
-const mainVariable = "MMAPBUF_COMPARE_MAIN"
-
-func TestMain(m *testing.M) {
-	if os.Getenv(mainVariable) != "" {
-		main()
-		return
-	}
-	os.Exit(m.Run())
-}
-
-// program returns the program as a command.
-func program(t *testing.T, args ...string) (cmd *exec.Cmd, stdout, stderr *bytes.Buffer) {
-	exe, err := os.Executable()
-	require.NoError(t, err)
-	stdout, stderr = new(bytes.Buffer), new(bytes.Buffer)
-	cmd = exec.Command(exe, args...)
-	cmd.Env = append(os.Environ(), mainVariable+"=1")
-	cmd.Stdout, cmd.Stderr = stdout, stderr
-	return cmd, stdout, stderr
-}
+func TestMain(m *testing.M) { commandtest.Main(m, main) }
 
 func TestMedian(t *testing.T) {
 	values := []float64{5, 1, 4}
@@ -76,7 +56,7 @@ func TestProgram(t *testing.T) {
 	require.NoError(t, err)
 	for _, arg := range []string{"testdata/run.txt", "-"} {
 		dir := filepath.Join(t.TempDir(), "new")
-		cmd, stdout, stderr := program(t, "-out", dir, arg)
+		cmd, stdout, stderr := commandtest.Program(t, "-out", dir, arg)
 		cmd.Stdin = bytes.NewReader(saved)
 		require.NoError(t, cmd.Run(), stderr)
 		assert.Empty(t, stderr.String())
@@ -120,7 +100,7 @@ func checkPicture(t *testing.T, path string) {
 // Runs without peaks have no column and no picture of them.
 func TestNoPeaks(t *testing.T) {
 	dir := t.TempDir()
-	cmd, stdout, stderr := program(t, "-out", dir, "-")
+	cmd, stdout, stderr := commandtest.Program(t, "-out", dir, "-")
 	cmd.Stdin = strings.NewReader(result("1MiB", base) + result("1MiB", subject))
 	require.NoError(t, cmd.Run(), stderr)
 	assert.NotContains(t, stdout.String(), "eak memory")
@@ -178,7 +158,7 @@ func TestMistakes(t *testing.T) {
 			if !strings.Contains(test.args, "-out") {
 				args = append([]string{"-out", dir}, args...)
 			}
-			cmd, stdout, stderr := program(t, args...)
+			cmd, stdout, stderr := commandtest.Program(t, args...)
 			cmd.Stdin = strings.NewReader(test.stdin)
 			assert.Error(t, cmd.Run())
 			assert.Equal(t, test.status, cmd.ProcessState.ExitCode())
@@ -194,7 +174,7 @@ func TestBenchmark(t *testing.T) {
 		t.Skip("-short")
 	}
 	dir := t.TempDir()
-	cmd, stdout, stderr := program(t, "-short", "-count", "1", "-benchtime", "1x", "-bench", "Fill/size=1MiB", "-out", dir)
+	cmd, stdout, stderr := commandtest.Program(t, "-short", "-count", "1", "-benchtime", "1x", "-bench", "Fill/size=1MiB", "-out", dir)
 	require.NoError(t, cmd.Run(), stderr)
 	for _, impl := range []string{base, subject, "io.ReadAll", "ristretto"} {
 		assert.Contains(t, stdout.String(), "\n| "+impl+" ")
@@ -202,7 +182,7 @@ func TestBenchmark(t *testing.T) {
 	assert.FileExists(t, filepath.Join(dir, "compare-time.png"))
 
 	// What was saved gives the same again.
-	again, repeated, stderr := program(t, "-out", dir, filepath.Join(dir, "compare.txt"))
+	again, repeated, stderr := commandtest.Program(t, "-out", dir, filepath.Join(dir, "compare.txt"))
 	require.NoError(t, again.Run(), stderr)
 	assert.Equal(t, stdout.String(), repeated.String())
 }

@@ -15,10 +15,8 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -34,9 +32,7 @@ func main() {
 // run is the program but for the exit status.
 func run(ctx context.Context, args []string) error {
 	cfg, err := parse(args)
-	if errors.Is(err, flag.ErrHelp) {
-		return nil
-	} else if err != nil {
+	if err != nil {
 		return err
 	}
 	if err := os.MkdirAll(cfg.out, 0o777); err != nil {
@@ -73,7 +69,6 @@ type config struct {
 func parse(args []string) (config, error) {
 	var cfg config
 	fs := flag.NewFlagSet("compare", flag.ContinueOnError)
-	fs.SetOutput(io.Discard) // main prints the error, in one line
 	fs.IntVar(&cfg.count, "count", 5, "`number` of runs of each benchmark")
 	fs.BoolVar(&cfg.short, "short", false, "leave out what takes more than 64 MiB")
 	fs.StringVar(&cfg.bench, "bench", "Fill", "run the benchmarks that match `regexp`, such as Fill/size=64MiB")
@@ -81,15 +76,9 @@ func parse(args []string) (config, error) {
 	fs.StringVar(&cfg.benchTime, "benchtime", "100ms", "run each benchmark for this `time`, or so many times (1x)")
 	fs.StringVar(&cfg.out, "out", ".", "`directory` for compare.txt and the pictures")
 
-	if err := fs.Parse(args); errors.Is(err, flag.ErrHelp) {
-		fs.SetOutput(os.Stderr)
-		fmt.Fprint(os.Stderr, "usage: compare [flags] [file ... | -]\n\n"+
-			"Runs the benchmarks that fill a buffer, or reads what they printed before from\n"+
-			"files or standard input (-), and compares time and memory.\n\n")
-		fs.PrintDefaults()
+	if err := command.Parse(fs, args, "compare [flags] [file ... | -]", "Runs the benchmarks that fill a buffer, or reads what they printed before from\n"+
+		"files or standard input (-), and compares time and memory."); err != nil {
 		return cfg, err
-	} else if err != nil {
-		return cfg, command.Usage(err)
 	}
 
 	cfg.files = fs.Args()

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +9,7 @@ import (
 	"time"
 
 	"github.com/mmapbuf/mmapbuf"
+	"github.com/mmapbuf/mmapbuf/examples/internal/measure"
 	"github.com/mmapbuf/mmapbuf/examples/internal/system"
 )
 
@@ -30,9 +30,6 @@ var implementations = []implementation{
 	{"make", "make (right size)", 1, func(n int) buffer { s := make(slice, 0, n); return &s }},
 	{"mmapbuf", "mmapbuf.Buffer", 1, func(int) buffer { return new(mmapbuf.Buffer) }},
 }
-
-// nameWidth is that of the longest name.
-const nameWidth = len("make (right size)")
 
 // A buffer is what a job fills, and how it is verified.
 type buffer interface {
@@ -56,22 +53,13 @@ func (s *slice) WriteTo(w io.Writer) (int64, error) {
 	return int64(n), err
 }
 
-// serve is the child: it does the job in spec and writes its outcome to w, in
-// one line.
-func serve(spec string, w io.Writer) error {
-	var j job
-	if err := json.Unmarshal([]byte(spec), &j); err != nil {
-		return fmt.Errorf("%s: %w", jobVariable, err)
-	}
+// serve is the child.
+func serve(j job) (outcome, error) {
 	chosen, err := choose(j.Implementation)
 	if err != nil {
-		return err
+		return outcome{}, err
 	}
-	got, err := fill(chosen[0], j)
-	if err != nil {
-		return err
-	}
-	return json.NewEncoder(w).Encode(got)
+	return fill(chosen[0], j)
 }
 
 // fill does j and checks that the buffer holds what was written.
@@ -82,7 +70,7 @@ func fill(impl implementation, j job) (got outcome, err error) {
 	}
 	defer src.close()
 
-	if err := warm(j.Warm); err != nil {
+	if err := measure.Warm(j.Warm); err != nil {
 		return got, fmt.Errorf("warming up: %w", err)
 	}
 	// Start from a process that holds no more than it needs, and start the
@@ -121,22 +109,6 @@ func fill(impl implementation, j job) (got outcome, err error) {
 		return got, c.Close()
 	}
 	return got, nil
-}
-
-// warm touches n bytes of memory and gives them back to the system. A virtual
-// machine may have given its free memory to the host: then the first touch
-// measures how fast the host gives it back, which is not what is asked here.
-func warm(n int64) error {
-	var b mmapbuf.Buffer
-	if err := b.Reserve(int(n)); err != nil {
-		return err
-	}
-	for zeros := make([]byte, 1<<20); int64(b.Len()) < n; {
-		if _, err := b.Write(zeros); err != nil {
-			return err
-		}
-	}
-	return b.Close()
 }
 
 // verify compares what buf holds with the payload, so that nothing is fast by

@@ -7,87 +7,26 @@ import (
 	"image/png"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"runtime"
 	"strings"
 	"testing"
-	"testing/fstest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/mmapbuf/mmapbuf/examples/internal/command"
+	"github.com/mmapbuf/mmapbuf/examples/internal/commandtest"
 	"github.com/mmapbuf/mmapbuf/examples/internal/system"
 )
 
-// mainVariable makes the test binary the program itself, which then finds
-// itself by os.Executable like the real one.
-const mainVariable = "MMAPBUF_GROWTH_MAIN"
-
-func TestMain(m *testing.M) {
-	if os.Getenv(mainVariable) != "" || os.Getenv(jobVariable) != "" {
-		main()
-		return
-	}
-	os.Exit(m.Run())
-}
-
-// program returns the program as a command, with a temporary directory of its
-// own to leave files in.
-func program(t *testing.T, args ...string) (cmd *exec.Cmd, stdout, stderr *bytes.Buffer) {
-	exe, err := os.Executable()
-	require.NoError(t, err)
-	stdout, stderr = new(bytes.Buffer), new(bytes.Buffer)
-	cmd = exec.Command(exe, args...)
-	temp := t.TempDir()
-	cmd.Env = append(os.Environ(), mainVariable+"=1", "TMPDIR="+temp, "TEMP="+temp, "TMP="+temp)
-	cmd.Stdout, cmd.Stderr = stdout, stderr
-	t.Cleanup(func() {
-		left, err := os.ReadDir(temp)
-		assert.NoError(t, err)
-		assert.Empty(t, left, "temporary files are left behind")
-	})
-	return cmd, stdout, stderr
-}
-
-func TestSize(t *testing.T) {
-	for text, want := range map[string]size{
-		"1":       1,
-		"1000":    1000,
-		"64KiB":   64 << 10,
-		"64MiB":   64 << 20,
-		"64 mib":  64 << 20,
-		"1GiB":    1 << 30,
-		"1.5GB":   1500000000,
-		"0.5GiB":  1 << 29,
-		"1048577": 1<<20 + 1,
-	} {
-		var s size
-		assert.NoError(t, s.Set(text), text)
-		assert.Equal(t, want, s, text)
-	}
-	for _, text := range []string{"", "0", "-1", "-64MiB", "MiB", "64 apples", "1e9", "NaN", "16EiB", "99999999999999999999"} {
-		s := size(7)
-		assert.Error(t, s.Set(text), "%q", text)
-		assert.Equal(t, size(7), s, "%q", text)
-	}
-	for s, want := range map[size]string{
-		0:              "0 B",
-		1 << 30:        "1 GiB",
-		64 << 10:       "64 KiB",
-		3 << 19:        "1.5 MiB",
-		100 << 40:      "100 TiB",
-		1500 * 1000000: "1.4 GiB",
-	} {
-		assert.Equal(t, want, s.String())
-	}
-}
+func TestMain(m *testing.M) { commandtest.Main(m, main) }
 
 func TestFits(t *testing.T) {
 	const gib = 1 << 30
-	free := room{10*gib + slack + 4096, "MemAvailable"}
+	free := system.Room{Bytes: 10*gib + slack + 4096, From: "MemAvailable"}
 	lean, err := choose("make, mmapbuf")
 	require.NoError(t, err)
 
@@ -97,43 +36,9 @@ func TestFits(t *testing.T) {
 			" the largest that fits is -size 2048MiB, or -size 10240MiB with -only make,mmapbuf")
 	assert.NoError(t, fits(lean, 10*gib, 4096, free))
 	assert.ErrorContains(t, fits(lean, 10*gib+1, 4096, free), "the largest that fits is -size 10240MiB")
-	assert.ErrorContains(t, fits(implementations, 1, 4096, room{1 << 20, "MemAvailable"}), "no size worth measuring")
+	assert.ErrorContains(t, fits(implementations, 1, 4096, system.Room{Bytes: 1 << 20, From: "MemAvailable"}), "no size worth measuring")
 	// The arithmetic holds to the end.
-	assert.ErrorContains(t, fits(implementations, maxSize, maxSize, free), "does not fit")
-}
-
-func TestAvailable(t *testing.T) {
-	file := func(text string) *fstest.MapFile { return &fstest.MapFile{Data: []byte(text)} }
-	_, ok := available(fstest.MapFS{})
-	assert.False(t, ok, "nothing is known without /proc")
-
-	system := fstest.MapFS{"proc/meminfo": file("MemTotal:  2048 kB\nMemAvailable:    1024 kB\n")}
-	free, ok := available(system)
-	assert.True(t, ok)
-	assert.Equal(t, room{1 << 20, "MemAvailable"}, free)
-
-	system["proc/self/cgroup"] = file("4:memory:/old\n0::/a/b\n")
-	system["sys/fs/cgroup/a/b/memory.max"] = file("max\n")
-	system["sys/fs/cgroup/a/memory.max"] = file("600000\n")
-	system["sys/fs/cgroup/a/memory.current"] = file("500000\n")
-	system["sys/fs/cgroup/a/memory.stat"] = file("anon 1\ninactive_file 100000\n")
-	free, _ = available(system)
-	assert.Equal(t, room{200000, "memory.max of control group /a"}, free)
-
-	system["sys/fs/cgroup/a/memory.max"] = file("9000000\n")
-	free, _ = available(system)
-	assert.Equal(t, "MemAvailable", free.from, "the tighter limit counts")
-}
-
-func TestMedian(t *testing.T) {
-	var runs []outcome
-	for _, d := range []time.Duration{5, 1, 4, 2} {
-		runs = append(runs, outcome{Elapsed: d})
-	}
-	elapsed := func(o outcome) time.Duration { return o.Elapsed }
-	assert.EqualValues(t, 2, median(runs, elapsed).Elapsed)
-	assert.EqualValues(t, 4, median(append(runs, outcome{Elapsed: 9}), elapsed).Elapsed)
-	assert.EqualValues(t, 5, median(runs[:1], elapsed).Elapsed)
+	assert.ErrorContains(t, fits(implementations, command.MaxSize, command.MaxSize, free), "does not fit")
 }
 
 // Where memory is not known the table says so and there is no picture.
@@ -176,7 +81,7 @@ func TestProgram(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			dir := filepath.Join(t.TempDir(), "new")
-			cmd, stdout, stderr := program(t, append([]string{"-runs", "1", "-out", dir}, test.args...)...)
+			cmd, stdout, stderr := commandtest.Program(t, append([]string{"-runs", "1", "-out", dir}, test.args...)...)
 			cmd.Stdin = test.stdin
 			require.NoError(t, cmd.Run(), stderr)
 			assert.Empty(t, stderr.String(), "no bar where there is no terminal")
@@ -216,7 +121,7 @@ func checkPictures(t *testing.T, dir string) {
 }
 
 func TestOnly(t *testing.T) {
-	cmd, stdout, stderr := program(t, "-size", "1MiB", "-runs", "2", "-only", "mmapbuf, append,append", "-out", t.TempDir())
+	cmd, stdout, stderr := commandtest.Program(t, "-size", "1MiB", "-runs", "2", "-only", "mmapbuf, append,append", "-out", t.TempDir())
 	require.NoError(t, cmd.Run(), stderr)
 	assert.Regexp(t, `(?s)\| append .*\| mmapbuf\.Buffer `, stdout.String())
 	assert.NotContains(t, stdout.String(), "| bytes.Buffer")
@@ -257,7 +162,7 @@ func TestMistakes(t *testing.T) {
 		{"-out " + filepath.Join(empty, "sub") + " -size 1MiB", 1, "output directory"},
 	} {
 		t.Run(test.args, func(t *testing.T) {
-			cmd, stdout, stderr := program(t, strings.Fields(test.args)...)
+			cmd, stdout, stderr := commandtest.Program(t, strings.Fields(test.args)...)
 			cmd.Dir = dir
 			assert.Error(t, cmd.Run())
 			assert.Equal(t, test.status, cmd.ProcessState.ExitCode())
@@ -269,22 +174,22 @@ func TestMistakes(t *testing.T) {
 }
 
 func TestTooLarge(t *testing.T) {
-	if _, ok := available(system.Root); !ok {
+	if _, ok := system.Available(system.Root); !ok {
 		t.Skip("memory is not known on this system")
 	}
-	cmd, _, stderr := program(t, "-size", "100TiB", "-out", t.TempDir())
+	cmd, _, stderr := commandtest.Program(t, "-size", "100TiB", "-out", t.TempDir())
 	assert.Error(t, cmd.Run())
 	assert.Equal(t, 1, cmd.ProcessState.ExitCode())
 	assert.Regexp(t, `\Agrowth: pseudo-random bytes: 100 TiB does not fit in memory: append may need 500 TiB and .* can be had \(.*\); the largest that fits is -size \d+MiB, or -size \d+MiB with -only make,mmapbuf\n\z`, stderr.String())
 }
 
 // An interrupt ends the program though standard input stays silent, and the
-// copy of what came in so far is removed: see program.
+// copy of what came in so far is removed: see commandtest.Program.
 func TestInterrupt(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("no interrupt can be sent")
 	}
-	cmd, _, stderr := program(t, "-out", t.TempDir(), "-")
+	cmd, _, stderr := commandtest.Program(t, "-out", t.TempDir(), "-")
 	stdin, err := cmd.StdinPipe()
 	require.NoError(t, err)
 	defer stdin.Close()
@@ -315,15 +220,15 @@ func TestShrinkingFile(t *testing.T) {
 // A child that fails says why, and one that is killed how.
 func TestChildFails(t *testing.T) {
 	gone := filepath.Join(t.TempDir(), "gone")
-	_, err := measure(context.Background(), job{Implementation: "append", Path: gone, Size: 1, Write: 1})
+	_, err := measureJob(context.Background(), job{Implementation: "append", Path: gone, Size: 1, Write: 1})
 	assert.ErrorContains(t, err, "exit status 1: open "+gone)
 
-	_, err = measure(context.Background(), job{Implementation: "append", Size: 1 << 20, Write: 1 << 10, Sum: 1})
+	_, err = measureJob(context.Background(), job{Implementation: "append", Size: 1 << 20, Write: 1 << 10, Sum: 1})
 	assert.ErrorContains(t, err, "does not hold what was written")
 
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
-	_, err = measure(ctx, job{Implementation: "mmapbuf", Size: 1 << 40, Write: 1})
+	_, err = measureJob(ctx, job{Implementation: "mmapbuf", Size: 1 << 40, Write: 1})
 	assert.Error(t, err)
 	if runtime.GOOS != "windows" {
 		assert.ErrorContains(t, err, "signal: killed")
@@ -335,7 +240,7 @@ func TestMeasure(t *testing.T) {
 	data := &payload{size: 32 << 20, write: 64 << 10}
 	require.NoError(t, data.checksum(context.Background()))
 	for _, impl := range implementations {
-		got, err := measure(context.Background(), data.job(impl))
+		got, err := measureJob(context.Background(), data.job(impl))
 		require.NoError(t, err, impl.name)
 		assert.Positive(t, got.Worst, impl.name)
 		assert.GreaterOrEqual(t, got.Elapsed, got.Worst, impl.name)

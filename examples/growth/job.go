@@ -1,22 +1,11 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
-	"fmt"
-	"os"
-	"os/exec"
-	"strings"
 	"time"
+
+	"github.com/mmapbuf/mmapbuf/examples/internal/measure"
 )
-
-// jobVariable is the environment variable that makes the program a child: it
-// holds the job to do.
-const jobVariable = "MMAPBUF_GROWTH_JOB"
-
-// sampleEvery is how often the resident memory of a child is read.
-const sampleEvery = 2 * time.Millisecond
 
 // A job tells a child what to do.
 type job struct {
@@ -51,93 +40,19 @@ type sample struct {
 	resident int64
 }
 
-// measure does j in a child process.
-func measure(ctx context.Context, j job) (outcome, error) {
+// measureJob does j in a child process.
+func measureJob(ctx context.Context, j job) (outcome, error) {
 	var got outcome
-	exe, err := os.Executable()
-	if err != nil {
+	readings, err := measure.Run(ctx, j, &got)
+	if err != nil || got.Peak == 0 {
 		return got, err
-	}
-	spec, err := json.Marshal(j)
-	if err != nil {
-		return got, err
-	}
-	var stdout, stderr bytes.Buffer
-	cmd := exec.CommandContext(ctx, exe)
-	cmd.Env = append(os.Environ(), jobVariable+"="+string(spec))
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	if err := cmd.Start(); err != nil {
-		return got, err
-	}
-	sampler := startSampler(cmd.Process.Pid)
-	err = cmd.Wait()
-	readings := sampler.stop()
-	if err != nil {
-		// The first line says what happened: a crash of the runtime goes on
-		// with stacks.
-		if line, _, _ := strings.Cut(strings.TrimSpace(stderr.String()), "\n"); line != "" {
-			return got, fmt.Errorf("%w: %s", err, line)
-		}
-		return got, err
-	}
-	if err := json.Unmarshal(stdout.Bytes(), &got); err != nil {
-		return got, fmt.Errorf("its report: %w", err)
-	}
-	if got.Peak == 0 {
-		return got, nil
 	}
 	got.samples = []sample{{0, 0}}
 	for _, r := range readings {
-		if !r.at.Before(got.Began) && !r.at.After(got.Ended) {
-			got.samples = append(got.samples, sample{r.at.Sub(got.Began), max(0, r.resident-got.Base)})
+		if !r.At.Before(got.Began) && !r.At.After(got.Ended) {
+			got.samples = append(got.samples, sample{r.At.Sub(got.Began), max(0, r.Resident-got.Base)})
 		}
 	}
 	got.samples = append(got.samples, sample{got.Ended.Sub(got.Began), got.Final})
 	return got, nil
-}
-
-// A sampler reads the resident memory of a child until it ends. The child
-// cannot do that itself: a collection that waits for a long copy to end keeps
-// all its other goroutines waiting as well.
-type sampler struct {
-	readings []reading
-	quit     chan struct{}
-	done     chan struct{}
-}
-
-type reading struct {
-	at       time.Time
-	resident int64
-}
-
-func startSampler(pid int) *sampler {
-	s := &sampler{quit: make(chan struct{}), done: make(chan struct{})}
-	go func() {
-		defer close(s.done)
-		meter, err := openMeter(pid)
-		if err != nil {
-			return // not known on this system
-		}
-		defer meter.close()
-		tick := time.NewTicker(sampleEvery)
-		defer tick.Stop()
-		for {
-			select {
-			case <-s.quit:
-				return
-			case <-tick.C:
-			}
-			if n, err := meter.resident(); err == nil {
-				s.readings = append(s.readings, reading{time.Now(), n})
-			}
-		}
-	}()
-	return s
-}
-
-// stop returns the readings.
-func (s *sampler) stop() []reading {
-	close(s.quit)
-	<-s.done
-	return s.readings
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"cmp"
 	"fmt"
 	"io"
 	"slices"
@@ -10,6 +9,7 @@ import (
 
 	"github.com/dustin/go-humanize"
 
+	"github.com/mmapbuf/mmapbuf/examples/internal/measure"
 	"github.com/mmapbuf/mmapbuf/examples/internal/report"
 	"github.com/mmapbuf/mmapbuf/examples/internal/system"
 )
@@ -28,18 +28,12 @@ func summarise(impls []implementation, outcomes [][]outcome) []result {
 	for i, runs := range outcomes {
 		results[i] = result{
 			implementation: impls[i],
-			median:         median(runs, func(o outcome) time.Duration { return o.Elapsed }),
-			worst:          median(runs, func(o outcome) time.Duration { return o.Worst }).Worst,
-			peak:           median(runs, func(o outcome) int64 { return o.Peak }).Peak,
+			median:         measure.Median(runs, func(o outcome) time.Duration { return o.Elapsed }),
+			worst:          measure.Median(runs, func(o outcome) time.Duration { return o.Worst }).Worst,
+			peak:           measure.Median(runs, func(o outcome) int64 { return o.Peak }).Peak,
 		}
 	}
 	return results
-}
-
-// median returns the run in the middle by key; of two in the middle, the lower.
-func median[K cmp.Ordered](runs []outcome, key func(outcome) K) outcome {
-	sorted := slices.SortedFunc(slices.Values(runs), func(a, b outcome) int { return cmp.Compare(key(a), key(b)) })
-	return sorted[(len(sorted)-1)/2]
 }
 
 // writeReport prints what was measured, where, and the table.

@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 
+	"github.com/mmapbuf/mmapbuf/examples/internal/command"
 	"github.com/mmapbuf/mmapbuf/examples/internal/system"
 )
 
@@ -47,7 +48,7 @@ func openPayload(ctx context.Context, cfg config, stdin *os.File) (*payload, err
 		return nil, err
 	}
 
-	limit := int64(maxSize)
+	limit := int64(command.MaxSize)
 	if cfg.sizeGiven {
 		limit = int64(cfg.size)
 	}
@@ -59,7 +60,7 @@ func openPayload(ctx context.Context, cfg config, stdin *os.File) (*payload, err
 	default:
 		// What cannot fit in memory need not be copied to disk to the end: one
 		// byte more than fits is enough for the refusal.
-		if free, ok := available(system.Root); ok {
+		if free, ok := system.Available(system.Root); ok {
 			limit = min(limit, largest(cfg.only, data.write, free)+1)
 		}
 		data.spool = true

@@ -4,7 +4,9 @@ package command
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"syscall"
@@ -15,12 +17,13 @@ import (
 
 // Main runs the command with that name on the arguments of the process. The
 // context ends with the first interrupt. An error is printed in one line, and
-// ends the process with status 2 if it is a UsageError, else with 1.
+// ends the process with status 2 if it is a UsageError, else with 1; but one of
+// flag.ErrHelp is none.
 func Main(name string, run func(ctx context.Context, args []string) error) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the program at once
 	err := run(ctx, os.Args[1:])
-	if err == nil {
+	if err == nil || errors.Is(err, flag.ErrHelp) {
 		return
 	}
 	if ctx.Err() != nil {
@@ -31,6 +34,22 @@ func Main(name string, run func(ctx context.Context, args []string) error) {
 		os.Exit(2)
 	}
 	os.Exit(1)
+}
+
+// Parse parses the arguments of a command. For -h it prints usage, the text on
+// what the command does, and the flags, and returns flag.ErrHelp.
+func Parse(fs *flag.FlagSet, args []string, usage, text string) error {
+	fs.SetOutput(io.Discard) // Main prints the error, in one line
+	err := fs.Parse(args)
+	if errors.Is(err, flag.ErrHelp) {
+		fs.SetOutput(os.Stderr)
+		fmt.Fprintf(fs.Output(), "usage: %s\n\n%s\n\n", usage, text)
+		fs.PrintDefaults()
+		return err
+	} else if err != nil {
+		return Usage(err)
+	}
+	return nil
 }
 
 // A UsageError is a mistake on the command line.

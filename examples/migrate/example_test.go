@@ -1,0 +1,127 @@
+package migrate
+
+import (
+	"bytes"
+	"crypto/aes"
+	"crypto/cipher"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
+
+	"github.com/mmapbuf/mmapbuf"
+)
+
+// A function that insists on a *bytes.Buffer gets one that lies in the spare
+// room of b. With enough room nothing is copied.
+func Example_byType() {
+	src := []byte(`{"a":[1,2]}`)
+	b := mmapbuf.NewBufferString("indented: ")
+	b.Grow(10 * len(src))
+
+	dst := bytes.NewBuffer(b.AvailableBuffer())
+	if err := json.Indent(dst, src, "", " "); err != nil {
+		log.Fatal(err)
+	}
+	b.Write(dst.Bytes())
+	fmt.Println(b)
+	// Output:
+	// indented: {
+	//  "a": [
+	//   1,
+	//   2
+	//  ]
+	// }
+}
+
+// A bytes.Reader has a length that net/http knows of, and can be read again.
+func Example_request() {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/old" {
+			http.Redirect(w, r, "/new", http.StatusTemporaryRedirect)
+			return
+		}
+		body, _ := io.ReadAll(r.Body)
+		fmt.Fprintf(w, "%s, %d bytes: %s", r.URL.Path, r.ContentLength, body)
+	}))
+	defer server.Close()
+
+	b := mmapbuf.NewBufferString("hello")
+	resp, err := http.Post(server.URL+"/old", "text/plain", bytes.NewReader(b.Bytes()))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(resp.Body)
+	fmt.Printf("%s %v\n", answer, err)
+	fmt.Println(b.Len(), "bytes are still there")
+	// Output:
+	// /new, 5 bytes: hello <nil>
+	// 5 bytes are still there
+}
+
+// A large body can stay a mapping if it is read with ReadAt.
+func Example_requestWithoutView() {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		n, _ := io.Copy(io.Discard, r.Body)
+		fmt.Fprintf(w, "%d of %d bytes", n, r.ContentLength)
+	}))
+	defer server.Close()
+
+	var b mmapbuf.Buffer
+	defer b.Close()
+	b.Write(make([]byte, 8<<20))
+	req, err := newRequest(server.URL, &b)
+	if err != nil {
+		log.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(resp.Body)
+	fmt.Printf("%s %v\n", answer, err)
+	// Output:
+	// 8388608 of 8388608 bytes <nil>
+}
+
+// newRequest returns a request with the contents of b, which must not change
+// until it is done.
+func newRequest(url string, b *mmapbuf.Buffer) (*http.Request, error) {
+	body := func() (io.ReadCloser, error) {
+		return io.NopCloser(io.NewSectionReader(b, 0, int64(b.Len()))), nil
+	}
+	req, err := http.NewRequest(http.MethodPost, url, nil)
+	if err != nil || b.Len() == 0 {
+		return req, err
+	}
+	req.ContentLength = int64(b.Len())
+	req.GetBody = body
+	req.Body, err = body()
+	return req, err
+}
+
+// What closes a Writer that is an io.Closer must not see that a Buffer is one.
+func Example_closer() {
+	block, err := aes.NewCipher(make([]byte, 16))
+	if err != nil {
+		log.Fatal(err)
+	}
+	encrypt := func(w io.Writer) {
+		s := cipher.StreamWriter{S: cipher.NewCTR(block, make([]byte, 16)), W: w}
+		io.WriteString(s, "secret")
+		s.Close()
+	}
+
+	var b mmapbuf.Buffer
+	encrypt(&b)
+	fmt.Println(b.Len())
+	encrypt(struct{ io.Writer }{&b})
+	fmt.Println(b.Len())
+	// Output:
+	// 0
+	// 6
+}
