@@ -13,6 +13,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"go/version"
 	"go/types"
 	"io"
 	"io/fs"
@@ -22,6 +23,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -32,9 +34,13 @@ import (
 	"github.com/mmapbuf/mmapbuf"
 )
 
-// goRoot returns a directory of the Go toolchain.
+// goRoot returns a directory of the Go toolchain, of a version that the lists
+// in the README were made from.
 func goRoot(t *testing.T, dir string) string {
 	t.Helper()
+	if version.Compare(runtime.Version(), "go1.27") >= 0 {
+		t.Skip("the lists are of Go 1.26 and have to be made anew for " + runtime.Version())
+	}
 	out, err := exec.Command("go", "env", "GOROOT").Output()
 	require.NoError(t, err)
 	path := filepath.Join(strings.TrimSpace(string(out)), dir)
