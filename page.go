@@ -28,7 +28,8 @@ import "sync"
 //		the runtime dies of it.
 //	(*pages).publish(lo, end, hi int) []byte
 //		turns mem[lo:hi] into Go memory, see below; what is behind
-//		mem[end] need not be kept. The mapping is then gone.
+//		mem[end] need not be kept, but is nobody else's. The mapping is
+//		then gone.
 //	noescape(b *Buffer) *Buffer
 //		is b, but hidden from escape analysis.
 //

@@ -303,11 +303,9 @@ func (p *pages) publish(lo, end, hi int) []byte {
 		return within(obj, skip, n)
 	}
 	stats.copies.Add(1)
-	obj, skip = heapObject(n)
-	q := within(obj, skip, n)
-	copy(q, p.mem[lo:end])
+	q := append(make([]byte, 0, n), p.mem[lo:end]...) // cleared behind end, for a view can reach there
 	_ = p.unmap()
-	return q
+	return q[:n]
 }
 
 // within returns n bytes of obj, skip bytes from its start.

@@ -443,6 +443,26 @@ func TestRefused(t *testing.T) {
 	require.Nil(t, b.m)
 }
 
+// TestNoForeignBytes has publishing copy where the heap has old objects of the
+// same size: the spare capacity of a view shows nothing of them.
+func TestNoForeignBytes(t *testing.T) {
+	defer mremapRefused.Store(false)
+	b, want := mapped(t, 3*miB)
+	b.Grow(5 * miB)
+	var old [8][]byte
+	for i := range old {
+		old[i] = bytes.Repeat([]byte{0xee}, b.Cap()+i%2*pageUnit()) // as large as a slice, or a heapObject
+	}
+	clear(old[:])
+	runtime.GC()
+	mremapRefused.Store(true)
+	spare := b.AvailableBuffer()
+	require.Nil(t, b.m)
+	require.GreaterOrEqual(t, cap(spare), 5*miB)
+	require.Zero(t, bytes.Count(spare[:cap(spare)], []byte{0xee}))
+	require.True(t, bytes.Equal(want, b.Bytes()))
+}
+
 // TestAddressSpaceLimit fills a Buffer until RLIMIT_AS is in the way.
 func TestAddressSpaceLimit(t *testing.T) { testLimit(t, unix.RLIMIT_AS, "VmSize") }
 
