@@ -293,19 +293,25 @@ func (p *pages) unmap() error {
 // own and is not next to others in a page.
 const minObject = 64 * kiB
 
-func (p *pages) publish(lo, end, hi int) []byte {
+func (p *pages) publish(lo, end, hi int) ([]byte, error) {
 	n := hi - lo
-	obj, skip := heapObject(n)
-	if movePages(obj, skip, p.mem[lo:hi]) {
-		_ = munmap(p.mem[:lo])
-		_ = munmap(p.mem[hi:])
-		p.set(nil)
-		return within(obj, skip, n)
+	if canRemap() && stats.vmas.Load() < vmaBudget() {
+		obj, skip := heapObject(n)
+		if movePages(obj, skip, p.mem[lo:hi]) {
+			_ = munmap(p.mem[:lo])
+			_ = munmap(p.mem[hi:])
+			p.set(nil)
+			return within(obj, skip, n), nil
+		}
+		// obj is not gone yet, or never will be: this is one more.
+		if err := probeHeap(n); err != nil {
+			return nil, err
+		}
 	}
 	stats.copies.Add(1)
 	q := append(make([]byte, 0, n), p.mem[lo:end]...) // cleared behind end, for a view can reach there
 	_ = p.unmap()
-	return q[:n]
+	return q[:n], nil
 }
 
 // within returns n bytes of obj, skip bytes from its start.
@@ -316,9 +322,6 @@ func within(obj *byte, skip, n int) []byte {
 // movePages moves the pages of mem into obj, skip bytes from its start, and
 // sees to it that they leave with obj. It reports whether it could.
 func movePages(obj *byte, skip int, mem []byte) bool {
-	if !canRemap() || stats.vmas.Load() >= vmaBudget() {
-		return false
-	}
 	n := len(mem)
 	if err := moveOnto(within(obj, skip, n), mem); err != nil {
 		// Nobody has a use for obj now, but the kernel may have unmapped its
