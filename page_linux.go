@@ -286,7 +286,11 @@ func (p *pages) clear(lo, hi int) error {
 func (p *pages) unmap() error {
 	mem := p.mem
 	p.set(nil)
-	return munmap(mem)
+	err := munmap(mem)
+	if err != nil {
+		_ = madvise(mem, unix.MADV_DONTNEED) // lose no more than addresses
+	}
+	return err
 }
 
 // minObject is a size, in bytes, above which a heap object has a span of its
