@@ -156,6 +156,16 @@ func munmap(mem []byte) error {
 	return os.NewSyscallError("munmap", err)
 }
 
+// discard is munmap for what nobody knows of afterwards: should it fail, the
+// memory goes all the same, and no more than addresses are lost.
+func discard(mem []byte) error {
+	err := munmap(mem)
+	if err != nil {
+		_ = madvise(mem, unix.MADV_DONTNEED)
+	}
+	return err
+}
+
 // mmap maps n bytes somewhere, at a multiple of align if that can be had.
 //
 // MAP_NORESERVE: memory counts when it is touched, and spare capacity is not.
@@ -286,11 +296,7 @@ func (p *pages) clear(lo, hi int) error {
 func (p *pages) unmap() error {
 	mem := p.mem
 	p.set(nil)
-	err := munmap(mem)
-	if err != nil {
-		_ = madvise(mem, unix.MADV_DONTNEED) // lose no more than addresses
-	}
-	return err
+	return discard(mem)
 }
 
 // minObject is a size, in bytes, above which a heap object has a span of its
@@ -302,8 +308,8 @@ func (p *pages) publish(lo, end, hi int) ([]byte, error) {
 	if canRemap() && stats.vmas.Load() < vmaBudget() {
 		obj, skip := heapObject(n)
 		if movePages(obj, skip, p.mem[lo:hi]) {
-			_ = munmap(p.mem[:lo])
-			_ = munmap(p.mem[hi:])
+			_ = discard(p.mem[:lo])
+			_ = discard(p.mem[hi:])
 			p.set(nil)
 			return within(obj, skip, n), nil
 		}
