@@ -4,4 +4,4 @@ package mmapbuf
 
 // fault is called before each system call. With the build tag mmapbuf_faults
 // tests make it fail; here it comes to nothing, not even a call.
-func fault(call string, target []byte) error { return nil }
+func fault(call string, target, source []byte) error { return nil }

@@ -70,7 +70,7 @@ func base(mem []byte) unsafe.Pointer { return unsafe.Pointer(unsafe.SliceData(me
 
 // mapAnywhere maps n bytes at an address of the kernel's choice.
 func mapAnywhere(n, prot, flags int) ([]byte, error) {
-	if err := fault("mmap", nil); err != nil {
+	if err := fault("mmap", nil, nil); err != nil {
 		return nil, err
 	}
 	p, err := unix.MmapPtr(-1, 0, nil, uintptr(n), prot, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|flags)
@@ -82,7 +82,7 @@ func mapAnywhere(n, prot, flags int) ([]byte, error) {
 
 // mremap makes the mapping mem n bytes long and returns where it is then.
 func mremap(mem []byte, n, flags int) ([]byte, error) {
-	if err := fault("mremap", nil); err != nil {
+	if err := fault("mremap", nil, mem); err != nil {
 		return nil, err
 	}
 	p, err := unix.MremapPtr(base(mem), uintptr(len(mem)), nil, uintptr(n), flags)
@@ -96,7 +96,7 @@ func mremap(mem []byte, n, flags int) ([]byte, error) {
 // may be of the Go heap. That is why it is not unix.MremapPtr: no pointer to
 // the heap may be made of the integer that the system call returns.
 func moveOnto(to, from []byte) error {
-	if err := fault("mremap fixed", to); err != nil {
+	if err := fault("mremap fixed", to, from); err != nil {
 		return err
 	}
 	n := uintptr(len(from))
@@ -111,7 +111,7 @@ func moveOnto(to, from []byte) error {
 // mapOnto maps pages such as the runtime does at the addresses of to, which are
 // of the Go heap; see moveOnto. How says what may be there.
 func mapOnto(to []byte, how uintptr) error {
-	if err := fault("mmap fixed", to); err != nil {
+	if err := fault("mmap fixed", to, nil); err != nil {
 		return err
 	}
 	args := [6]uintptr{
@@ -128,7 +128,7 @@ func mapOnto(to []byte, how uintptr) error {
 		return errno
 	}
 	// Where the kernel knows names, only what has the same is merged.
-	if fault("prctl", nil) == nil {
+	if fault("prctl", nil, nil) == nil {
 		_ = unix.Prctl(unix.PR_SET_VMA, unix.PR_SET_VMA_ANON_NAME, args[0], args[1], uintptr(unsafe.Pointer(&heapName)))
 	}
 	runtime.KeepAlive(to)
@@ -139,7 +139,7 @@ func mapOnto(to []byte, how uintptr) error {
 var heapName = [...]byte{' ', 'G', 'o', ':', ' ', 'h', 'e', 'a', 'p', 0}
 
 func madvise(mem []byte, advice int) error {
-	if err := fault("madvise", nil); err != nil {
+	if err := fault("madvise", nil, nil); err != nil {
 		return err
 	}
 	return unix.Madvise(mem, advice)
@@ -149,7 +149,7 @@ func munmap(mem []byte) error {
 	if len(mem) == 0 {
 		return nil
 	}
-	err := fault("munmap", mem)
+	err := fault("munmap", mem, nil)
 	if err == nil {
 		err = unix.MunmapPtr(base(mem), uintptr(len(mem)))
 	}
