@@ -311,18 +311,21 @@ func (b *Buffer) publish(room int) {
 	lo := pageFloor(max(b.off-utf8.UTFMax, 0)) // Unread* may reach back
 	hi, _ := pageRound(len(b.buf) + min(room, b.Available()))
 	err := probeHeap(hi - lo)
-	if err == nil {
-		stats.publishes.Add(1)
-		stats.publishedBytes.Add(int64(hi - lo))
-	}
 	switch {
 	case err != nil:
-		panic(&memoryError{fmt.Sprintf("publish %s", sizeString(hi-lo)), err})
 	case b.m.lent > 0:
-		_ = b.moveToSlice(hi - lo)
+		err = b.moveToSlice(hi - lo)
 	default:
-		b.setSlice(b.m.publish(lo, len(b.buf), hi)[:len(b.buf)-lo], b.off-lo)
+		var p []byte
+		if p, err = b.m.publish(lo, len(b.buf), hi); err == nil {
+			b.setSlice(p[:len(b.buf)-lo], b.off-lo)
+		}
 	}
+	if err != nil {
+		panic(&memoryError{fmt.Sprintf("publish %s", sizeString(hi-lo)), err})
+	}
+	stats.publishes.Add(1)
+	stats.publishedBytes.Add(int64(hi - lo))
 }
 
 // Close empties the Buffer and gives its memory back: a mapping to the system,

@@ -26,9 +26,10 @@ import "sync"
 //	probeHeap(n int) error
 //		tells whether n bytes more of Go heap can be had, for if not,
 //		the runtime dies of it.
-//	(*pages).publish(lo, end, hi int) []byte
+//	(*pages).publish(lo, end, hi int) ([]byte, error)
 //		turns mem[lo:hi] into Go memory, see below; what is behind
-//		mem[end] need not be kept. The mapping is then gone.
+//		mem[end] need not be kept, but is nobody else's. The mapping is
+//		then gone. An error is that of probeHeap, and changes nothing.
 //	noescape(b *Buffer) *Buffer
 //		is b, but hidden from escape analysis.
 //

@@ -65,37 +65,126 @@ var hugePageSize = sync.OnceValue(func() int {
 // base returns the address of a mapping.
 func base(mem []byte) unsafe.Pointer { return unsafe.Pointer(unsafe.SliceData(mem)) }
 
-// mmap maps n bytes somewhere, at a multiple of align if that can be had.
-//
-// MAP_NORESERVE: memory counts when it is touched, and spare capacity is not.
-func mmap(n, align, prot int) ([]byte, error) {
-	const flags = unix.MAP_PRIVATE | unix.MAP_ANONYMOUS | unix.MAP_NORESERVE
-	p, err := unix.MmapPtr(-1, 0, nil, uintptr(n), prot, flags)
+// The system calls, each kind of them in one function. fault is where tests
+// make them fail; in other builds it is nothing.
+
+// mapAnywhere maps n bytes at an address of the kernel's choice.
+func mapAnywhere(n, prot, flags int) ([]byte, error) {
+	if err := fault("mmap", nil, nil); err != nil {
+		return nil, err
+	}
+	p, err := unix.MmapPtr(-1, 0, nil, uintptr(n), prot, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|flags)
 	if err != nil {
 		return nil, err
 	}
-	if uintptr(p)%uintptr(align) == 0 {
-		return unsafe.Slice((*byte)(p), n), nil
-	}
-	// Kernels before 6.7 do not align, and none does to 1 GiB: take more and
-	// trim.
-	big, err := unix.MmapPtr(-1, 0, nil, uintptr(n+align), prot, flags)
-	if err != nil {
-		return unsafe.Slice((*byte)(p), n), nil
-	}
-	_ = unix.MunmapPtr(p, uintptr(n))
-	head := int(-uintptr(big) % uintptr(align))
-	_ = unix.MunmapPtr(big, uintptr(head))
-	p = unsafe.Add(big, head)
-	_ = unix.MunmapPtr(unsafe.Add(p, n), uintptr(align-head))
 	return unsafe.Slice((*byte)(p), n), nil
+}
+
+// mremap makes the mapping mem n bytes long and returns where it is then.
+func mremap(mem []byte, n, flags int) ([]byte, error) {
+	if err := fault("mremap", nil, mem); err != nil {
+		return nil, err
+	}
+	p, err := unix.MremapPtr(base(mem), uintptr(len(mem)), nil, uintptr(n), flags)
+	if err != nil {
+		return nil, err
+	}
+	return unsafe.Slice((*byte)(p), n), nil
+}
+
+// moveOnto moves the pages of from, a mapping, to the addresses of to, which
+// may be of the Go heap. That is why it is not unix.MremapPtr: no pointer to
+// the heap may be made of the integer that the system call returns.
+func moveOnto(to, from []byte) error {
+	if err := fault("mremap fixed", to, from); err != nil {
+		return err
+	}
+	n := uintptr(len(from))
+	_, _, errno := unix.Syscall6(unix.SYS_MREMAP, uintptr(base(from)), n, n,
+		unix.MREMAP_MAYMOVE|unix.MREMAP_FIXED, uintptr(base(to)), 0)
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// mapOnto maps pages such as the runtime does at the addresses of to, which are
+// of the Go heap; see moveOnto. How says what may be there.
+func mapOnto(to []byte, how uintptr) error {
+	if err := fault("mmap fixed", to, nil); err != nil {
+		return err
+	}
+	args := [6]uintptr{
+		uintptr(base(to)), uintptr(len(to)), unix.PROT_READ | unix.PROT_WRITE,
+		unix.MAP_PRIVATE | unix.MAP_ANONYMOUS | how, ^uintptr(0), 0,
+	}
+	var errno unix.Errno
+	if runtime.GOARCH == "s390x" { // has the arguments in memory
+		_, _, errno = unix.Syscall(unix.SYS_MMAP, uintptr(unsafe.Pointer(&args)), 0, 0)
+	} else {
+		_, _, errno = unix.Syscall6(unix.SYS_MMAP, args[0], args[1], args[2], args[3], args[4], args[5])
+	}
+	if errno != 0 {
+		return errno
+	}
+	// Where the kernel knows names, only what has the same is merged.
+	if fault("prctl", nil, nil) == nil {
+		_ = unix.Prctl(unix.PR_SET_VMA, unix.PR_SET_VMA_ANON_NAME, args[0], args[1], uintptr(unsafe.Pointer(&heapName)))
+	}
+	runtime.KeepAlive(to)
+	return nil
+}
+
+// heapName is what the runtime names its heap (PR_SET_VMA(2const)).
+var heapName = [...]byte{' ', 'G', 'o', ':', ' ', 'h', 'e', 'a', 'p', 0}
+
+func madvise(mem []byte, advice int) error {
+	if err := fault("madvise", nil, nil); err != nil {
+		return err
+	}
+	return unix.Madvise(mem, advice)
 }
 
 func munmap(mem []byte) error {
 	if len(mem) == 0 {
 		return nil
 	}
-	return os.NewSyscallError("munmap", unix.MunmapPtr(base(mem), uintptr(len(mem))))
+	err := fault("munmap", mem, nil)
+	if err == nil {
+		err = unix.MunmapPtr(base(mem), uintptr(len(mem)))
+	}
+	return os.NewSyscallError("munmap", err)
+}
+
+// discard is munmap for what nobody knows of afterwards: should it fail, the
+// memory goes all the same, and no more than addresses are lost.
+func discard(mem []byte) error {
+	err := munmap(mem)
+	if err != nil {
+		_ = madvise(mem, unix.MADV_DONTNEED)
+	}
+	return err
+}
+
+// mmap maps n bytes somewhere, at a multiple of align if that can be had.
+//
+// MAP_NORESERVE: memory counts when it is touched, and spare capacity is not.
+func mmap(n, align, prot int) ([]byte, error) {
+	mem, err := mapAnywhere(n, prot, unix.MAP_NORESERVE)
+	if err != nil || uintptr(base(mem))%uintptr(align) == 0 {
+		return mem, err
+	}
+	// Kernels before 6.7 do not align, and none does to 1 GiB: take more and
+	// trim.
+	big, err := mapAnywhere(n+align, prot, unix.MAP_NORESERVE)
+	if err != nil {
+		return mem, nil
+	}
+	_ = munmap(mem)
+	head := int(-uintptr(base(big)) % uintptr(align))
+	_ = munmap(big[:head])
+	_ = munmap(big[head+n:])
+	return big[head : head+n : head+n], nil
 }
 
 func mapPages(n int, huge bool) (*pages, error) {
@@ -114,9 +203,9 @@ func mapPages(n int, huge bool) (*pages, error) {
 	// huge pages says EINVAL, and that is all right.
 	switch _, sensible := chooseUnit(os.Getpagesize(), hugePageSize()); {
 	case !huge:
-		_ = unix.Madvise(mem, unix.MADV_NOHUGEPAGE)
+		_ = madvise(mem, unix.MADV_NOHUGEPAGE)
 	case sensible:
-		_ = unix.Madvise(mem, unix.MADV_HUGEPAGE)
+		_ = madvise(mem, unix.MADV_HUGEPAGE)
 	}
 	p := new(pages)
 	p.set(mem)
@@ -129,7 +218,7 @@ func (p *pages) grow(n int) error {
 		return os.NewSyscallError("mremap", unix.ENOMEM)
 	}
 	was := base(p.mem)
-	err := p.mremap(n)
+	err := p.extend(n)
 	switch {
 	case err != nil && refused(err):
 		mremapRefused.Store(true)
@@ -141,9 +230,9 @@ func (p *pages) grow(n int) error {
 	return os.NewSyscallError("mremap", err)
 }
 
-// mremap grows the mapping in place, or else to an aligned place, or else to
+// extend grows the mapping in place, or else at an aligned place, or else at
 // any.
-func (p *pages) mremap(n int) error {
+func (p *pages) extend(n int) error {
 	err := p.resize(n, 0)
 	if err != nil && !refused(err) && p.moveAligned(n) == nil {
 		err = p.resize(n, 0)
@@ -155,9 +244,9 @@ func (p *pages) mremap(n int) error {
 }
 
 func (p *pages) resize(n, flags int) error {
-	to, err := unix.MremapPtr(base(p.mem), uintptr(len(p.mem)), nil, uintptr(n), flags)
+	mem, err := mremap(p.mem, n, flags)
 	if err == nil {
-		p.set(unsafe.Slice((*byte)(to), n))
+		p.set(mem)
 	}
 	return err
 }
@@ -176,7 +265,7 @@ func (p *pages) moveAligned(n int) error {
 		return err
 	}
 	size := len(p.mem)
-	_, err = unix.MremapPtr(base(p.mem), uintptr(size), base(to), uintptr(size), unix.MREMAP_MAYMOVE|unix.MREMAP_FIXED)
+	err = moveOnto(to[:size], p.mem)
 	if err == nil {
 		p.set(to[:size:size])
 	}
@@ -201,34 +290,38 @@ func (p *pages) dropBack(k int) error {
 }
 
 func (p *pages) clear(lo, hi int) error {
-	return os.NewSyscallError("madvise", unix.Madvise(p.mem[lo:hi], unix.MADV_DONTNEED))
+	return os.NewSyscallError("madvise", madvise(p.mem[lo:hi], unix.MADV_DONTNEED))
 }
 
 func (p *pages) unmap() error {
 	mem := p.mem
 	p.set(nil)
-	return munmap(mem)
+	return discard(mem)
 }
 
 // minObject is a size, in bytes, above which a heap object has a span of its
 // own and is not next to others in a page.
 const minObject = 64 * kiB
 
-func (p *pages) publish(lo, end, hi int) []byte {
+func (p *pages) publish(lo, end, hi int) ([]byte, error) {
 	n := hi - lo
-	obj, skip := heapObject(n)
-	if movePages(obj, skip, p.mem[lo:hi]) {
-		_ = munmap(p.mem[:lo])
-		_ = munmap(p.mem[hi:])
-		p.set(nil)
-		return within(obj, skip, n)
+	if canRemap() && stats.vmas.Load() < vmaBudget() {
+		obj, skip := heapObject(n)
+		if movePages(obj, skip, p.mem[lo:hi]) {
+			_ = discard(p.mem[:lo])
+			_ = discard(p.mem[hi:])
+			p.set(nil)
+			return within(obj, skip, n), nil
+		}
+		// obj is not gone yet, or never will be: this is one more.
+		if err := probeHeap(n); err != nil {
+			return nil, err
+		}
 	}
 	stats.copies.Add(1)
-	obj, skip = heapObject(n)
-	q := within(obj, skip, n)
-	copy(q, p.mem[lo:end])
+	q := append(make([]byte, 0, n), p.mem[lo:end]...) // cleared behind end, for a view can reach there
 	_ = p.unmap()
-	return q
+	return q[:n], nil
 }
 
 // within returns n bytes of obj, skip bytes from its start.
@@ -239,9 +332,6 @@ func within(obj *byte, skip, n int) []byte {
 // movePages moves the pages of mem into obj, skip bytes from its start, and
 // sees to it that they leave with obj. It reports whether it could.
 func movePages(obj *byte, skip int, mem []byte) bool {
-	if !canRemap() || stats.vmas.Load() >= vmaBudget() {
-		return false
-	}
 	n := len(mem)
 	if err := moveOnto(within(obj, skip, n), mem); err != nil {
 		// Nobody has a use for obj now, but the kernel may have unmapped its
@@ -271,10 +361,10 @@ func movePages(obj *byte, skip int, mem []byte) bool {
 // with the heap's.
 func freshPages(obj *byte, skip, n int) {
 	mem := within(obj, skip, n)
-	_ = unix.Madvise(mem, unix.MADV_DONTNEED)
+	_ = madvise(mem, unix.MADV_DONTNEED)
 	// Where mmap(2) failed, for some limit, the old pages should still be there.
 	// This changes nothing, and fails if one is not.
-	if mapOnto(mem, unix.MAP_FIXED) != nil && unix.Madvise(mem, unix.MADV_NORMAL) != nil {
+	if mapOnto(mem, unix.MAP_FIXED) != nil && madvise(mem, unix.MADV_NORMAL) != nil {
 		keep(obj)
 	}
 }
@@ -292,44 +382,6 @@ var lost struct {
 	objects []*byte
 }
 
-// heapName is what the runtime names its heap (PR_SET_VMA(2const)).
-var heapName = [...]byte{' ', 'G', 'o', ':', ' ', 'h', 'e', 'a', 'p', 0}
-
-// mapOnto maps pages such as the runtime does at the addresses of to, which are
-// of the Go heap; see moveOnto. How says what may be there.
-func mapOnto(to []byte, how uintptr) error {
-	args := [6]uintptr{
-		uintptr(base(to)), uintptr(len(to)), unix.PROT_READ | unix.PROT_WRITE,
-		unix.MAP_PRIVATE | unix.MAP_ANONYMOUS | how, ^uintptr(0), 0,
-	}
-	var errno unix.Errno
-	if runtime.GOARCH == "s390x" { // has the arguments in memory
-		_, _, errno = unix.Syscall(unix.SYS_MMAP, uintptr(unsafe.Pointer(&args)), 0, 0)
-	} else {
-		_, _, errno = unix.Syscall6(unix.SYS_MMAP, args[0], args[1], args[2], args[3], args[4], args[5])
-	}
-	if errno != 0 {
-		return errno
-	}
-	// Where the kernel knows names, only what has the same is merged.
-	_ = unix.Prctl(unix.PR_SET_VMA, unix.PR_SET_VMA_ANON_NAME, args[0], args[1], uintptr(unsafe.Pointer(&heapName)))
-	runtime.KeepAlive(to)
-	return nil
-}
-
-// moveOnto moves the pages of from, a mapping, to the addresses of to, which
-// are of the Go heap. That is why it is not unix.MremapPtr: no pointer to the
-// heap may be made of the integer that the system call returns.
-func moveOnto(to, from []byte) error {
-	n := uintptr(len(from))
-	_, _, errno := unix.Syscall6(unix.SYS_MREMAP, uintptr(base(from)), n, n,
-		unix.MREMAP_MAYMOVE|unix.MREMAP_FIXED, uintptr(base(to)), 0)
-	if errno != 0 {
-		return errno
-	}
-	return nil
-}
-
 // heapObject returns a pointer-free object of the Go heap that nobody has
 // written to, and where in it n bytes begin that are aligned to pageUnit.
 func heapObject(n int) (obj *byte, skip int) {
@@ -345,12 +397,11 @@ func heapObject(n int) (obj *byte, skip int) {
 // object for n bytes to be published to.
 func probeHeap(n int) error {
 	const arena = 64 * miB
-	size := uintptr(n+pageUnit()+arena-1) &^ (arena - 1)
-	p, err := unix.MmapPtr(-1, 0, nil, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	mem, err := mapAnywhere((n+pageUnit()+arena-1)&^(arena-1), unix.PROT_READ|unix.PROT_WRITE, 0)
 	if err != nil {
 		return os.NewSyscallError("mmap", err)
 	}
-	return os.NewSyscallError("munmap", unix.MunmapPtr(p, size))
+	return munmap(mem)
 }
 
 // noescape hides b from escape analysis, so that a Buffer can live on the

@@ -19,11 +19,11 @@ func canRemap() bool { return false }
 
 func mapPages(int, bool) (*pages, error) { return nil, errors.ErrUnsupported }
 
-func (*pages) grow(int) error               { return errors.ErrUnsupported }
-func (*pages) dropFront(int) error          { return errors.ErrUnsupported }
-func (*pages) dropBack(int) error           { return errors.ErrUnsupported }
-func (*pages) clear(int, int) error         { return errors.ErrUnsupported }
-func (p *pages) unmap() error               { p.set(nil); return nil }
-func (*pages) publish(int, int, int) []byte { return nil }
-func probeHeap(int) error                   { return nil }
-func noescape(*Buffer) *Buffer              { panic("mmapbuf: no mapping to own") }
+func (*pages) grow(int) error                        { return errors.ErrUnsupported }
+func (*pages) dropFront(int) error                   { return errors.ErrUnsupported }
+func (*pages) dropBack(int) error                    { return errors.ErrUnsupported }
+func (*pages) clear(int, int) error                  { return errors.ErrUnsupported }
+func (p *pages) unmap() error                        { p.set(nil); return nil }
+func (*pages) publish(int, int, int) ([]byte, error) { return nil, errors.ErrUnsupported }
+func probeHeap(int) error                            { return nil }
+func noescape(*Buffer) *Buffer                       { panic("mmapbuf: no mapping to own") }

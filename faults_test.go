@@ -1,0 +1,720 @@
+//go:build linux && !nommap && (amd64 || arm64 || loong64 || mips64 || mips64le || ppc64 || ppc64le || riscv64 || s390x) && mmapbuf_faults
+
+package mmapbuf
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+	"unsafe"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+// faultyCalls are the calls that fail. Those that replace what is mapped at an
+// address do so in two ways, before and after they have unmapped that.
+var faultyCalls = []struct {
+	name   string
+	unmaps bool
+}{
+	{"mmap", false},
+	{"mmap fixed", false},
+	{"mmap fixed", true},
+	{"mremap", false},
+	{"mremap fixed", false},
+	{"mremap fixed", true},
+	{"munmap", false},
+	{"madvise", false},
+	{"prctl", false},
+}
+
+var faultyErrnos = []unix.Errno{
+	unix.ENOMEM, unix.EAGAIN, unix.EFAULT, unix.EINVAL, unix.EPERM, unix.ENOSYS, unix.EACCES,
+}
+
+// A plan has the n-th call of a name fail, and all after it if it is for good.
+type plan struct {
+	call    string
+	unmaps  bool
+	n       int
+	errno   unix.Errno
+	forGood bool
+
+	mu    sync.Mutex
+	seen  map[string]int // calls, by name
+	hits  int            // that failed
+	over  bool           // none fails any more
+	left  []span         // what they may have left mapped for good
+	holes []span         // what they unmapped before they failed
+}
+
+func (p *plan) String() string {
+	s := fmt.Sprintf("%s %d: %v", p.call, p.n, p.errno)
+	if p.unmaps {
+		s += ", target unmapped"
+	}
+	if p.forGood {
+		s += ", for good"
+	}
+	return s
+}
+
+func (p *plan) decide(call string, target, source []byte) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	at := spanOf(target)
+	p.seen[call]++
+	if k := p.seen[call]; p.over || call != p.call || k < p.n || k > p.n && !p.forGood {
+		p.left = minus(p.left, []span{at, spanOf(source)})
+		return nil
+	}
+	p.hits++
+	switch {
+	case p.unmaps:
+		if err := unix.MunmapPtr(base(target), uintptr(len(target))); err != nil {
+			return err
+		}
+		p.holes = append(p.holes, at)
+	case !at.inHeap():
+		p.left = append(p.left, at)
+	}
+	return p.errno
+}
+
+func (p *plan) end() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.over = true
+}
+
+func (p *plan) failed() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.hits
+}
+
+// A subject is a Buffer and what is expected of it.
+type subject struct {
+	t    *testing.T
+	plan *plan
+	b    Buffer
+	want []byte
+	seed int
+	mb   int // what scenarios take for a MiB
+
+	views     []func() error // each tells whether a view is still what it was
+	published bool
+}
+
+// try does something that may fail only because of a fault, and panic only if
+// bytes.Buffer would. Success is reported, and the contents are compared.
+func (s *subject) try(name string, mayPanic bool, f func() error) bool {
+	s.t.Helper()
+	before := s.plan.failed()
+	err, panicked := caught(f)
+	if err != nil {
+		require.Greater(s.t, s.plan.failed(), before, "%s, %s: an error without a fault: %v", s.plan, name, err)
+		require.ErrorIs(s.t, err, s.plan.errno, "%s, %s", s.plan, name)
+		if name != "Close" {
+			require.ErrorIs(s.t, err, ErrTooLarge, "%s, %s", s.plan, name)
+		}
+		require.True(s.t, mayPanic || !panicked, "%s, %s: a panic: %v", s.plan, name, err)
+	}
+	return err == nil
+}
+
+// check compares the contents, where they lie: a view would publish them.
+func (s *subject) check(name string) {
+	s.t.Helper()
+	if got := s.b.buf[s.b.off:]; !bytes.Equal(got, s.want) {
+		require.NoError(s.t, diffBytes(got, s.want), "%s, %s", s.plan, name)
+	}
+}
+
+// data returns n bytes that were not written before.
+func (s *subject) data(n int) []byte {
+	s.seed++
+	off := s.seed * 4099 % (len(noise()) - n)
+	return noise()[off : off+n]
+}
+
+func (s *subject) write(n int) {
+	s.t.Helper()
+	p := s.data(n)
+	if s.try("Write", true, func() error { _, err := s.b.Write(p); return err }) {
+		s.want = append(s.want, p...)
+	}
+	s.check("Write")
+}
+
+// writes writes n bytes in small pieces.
+func (s *subject) writes(n int) {
+	for ; n > 0; n -= s.mb / 2 {
+		s.write(min(n, s.mb/2))
+	}
+}
+
+func (s *subject) read(n int) {
+	s.t.Helper()
+	n = min(n, len(s.want))
+	p := make([]byte, n)
+	_, err := io.ReadFull(&s.b, p)
+	require.NoError(s.t, err, "%s", s.plan)
+	require.True(s.t, bytes.Equal(s.want[:n], p), "%s, Read", s.plan)
+	s.want = s.want[n:]
+	s.check("Read")
+}
+
+func (s *subject) writeAt(off, n int) {
+	s.t.Helper()
+	p := s.data(n)
+	if s.try("WriteAt", false, func() error { _, err := s.b.WriteAt(p, int64(off)); return err }) {
+		s.lengthen(off + n)
+		copy(s.want[off:], p)
+	}
+	s.check("WriteAt")
+}
+
+// lengthen makes want n bytes long, with zeros.
+func (s *subject) lengthen(n int) {
+	if more := n - len(s.want); more > 0 {
+		s.want = append(s.want, make([]byte, more)...)
+	}
+}
+
+func (s *subject) reserve(n int) {
+	s.t.Helper()
+	if s.try("Reserve", false, func() error { return s.b.Reserve(n) }) {
+		require.GreaterOrEqual(s.t, s.b.Available(), n, "%s, Reserve", s.plan)
+	}
+	s.check("Reserve")
+}
+
+func (s *subject) readFrom(n int) {
+	s.t.Helper()
+	p := s.data(n)
+	given := 0
+	s.try("ReadFrom", true, func() error {
+		_, err := s.b.ReadFrom(reader(func(q []byte) (int, error) {
+			if given == n {
+				return 0, io.EOF
+			}
+			k := copy(q, p[given:min(n, given+s.mb/2)])
+			given += k
+			return k, nil
+		}))
+		return err
+	})
+	s.want = append(s.want, p[:given]...)
+	s.check("ReadFrom")
+}
+
+func (s *subject) writeTo(n int) {
+	s.t.Helper()
+	w := &writer{max: n, err: errTest}
+	k, err := s.b.WriteTo(w)
+	require.True(s.t, err == errTest || len(s.want) == 0, "%s: %v", s.plan, err)
+	require.True(s.t, bytes.Equal(s.want[:k], w.took), "%s, WriteTo", s.plan)
+	s.want = s.want[k:]
+	s.check("WriteTo")
+}
+
+// shrink, like the other methods that report no error, shows none.
+func (s *subject) shrink() {
+	s.t.Helper()
+	s.b.Shrink()
+	s.check("Shrink")
+}
+
+func (s *subject) truncate(n int) {
+	n = min(n, len(s.want))
+	s.b.Truncate(n)
+	s.want = s.want[:n]
+	s.check("Truncate")
+}
+
+func (s *subject) close() {
+	s.t.Helper()
+	s.try("Close", false, s.b.Close)
+	s.want = s.want[:0]
+	require.Zero(s.t, s.b.Cap(), "%s", s.plan)
+	s.check("Close")
+}
+
+// view takes a view, by the name of the method, and keeps it.
+func (s *subject) view(method string) {
+	s.t.Helper()
+	mapped := s.b.m != nil
+	var v, want []byte
+	n := min(s.mb/10, len(s.want))
+	ok := s.try(method, true, func() error {
+		switch method {
+		case "Bytes":
+			v, want = s.b.Bytes(), s.want
+		case "Peek":
+			v, _ = s.b.Peek(n)
+			want = s.want[:n]
+		case "Next":
+			v = s.b.Next(n)
+			want, s.want = s.want[:n], s.want[n:]
+		case "AvailableBuffer":
+			// Nothing was ever written there.
+			v = s.b.AvailableBuffer()
+			v = v[:cap(v)]
+			want = make([]byte, len(v))
+		}
+		return nil
+	})
+	s.check(method)
+	if !ok {
+		return
+	}
+	require.Nil(s.t, s.b.m, "%s, %s", s.plan, method)
+	s.published = s.published || mapped
+	want = bytes.Clone(want)
+	require.NoError(s.t, diffBytes(v, want), "%s, %s", s.plan, method)
+	if method != "AvailableBuffer" { // which the next write writes to
+		s.views = append(s.views, func() error { return diffBytes(v, want) })
+	}
+}
+
+func (s *subject) checkViews() {
+	s.t.Helper()
+	for _, ok := range s.views {
+		require.NoError(s.t, ok(), "%s, a view", s.plan)
+	}
+}
+
+// collect has the collector find what has been published.
+func (s *subject) collect() {
+	s.checkViews()
+	s.views = nil
+	if s.published {
+		for end := time.Now().Add(20 * time.Second); stats.vmas.Load() > stats.mappings.Load(); {
+			require.True(s.t, time.Now().Before(end), "%s: published pages are not collected", s.plan)
+			runtime.GC()
+			time.Sleep(100 * time.Microsecond)
+		}
+	}
+}
+
+// A scenario is what a Buffer goes through while calls fail.
+type scenario struct {
+	name string
+	run  func(s *subject)
+}
+
+var scenarios = []scenario{
+	{"fill", func(s *subject) { s.writes(6 * s.mb) }},
+	{"from slice to mapping", func(s *subject) {
+		s.write(s.mb * 7 / 10)
+		s.read(s.mb / 10)
+		s.write(s.mb * 7 / 10)
+	}},
+	{"queue", func(s *subject) {
+		s.write(5 * s.mb)
+		for range 4 {
+			s.read(3 * s.mb / 2)
+			s.write(2 * s.mb)
+		}
+	}},
+	{"shrink", func(s *subject) {
+		s.write(5 * s.mb)
+		s.reserve(20 * s.mb)
+		s.read(5 * s.mb / 2)
+		s.shrink()
+		s.write(1000)
+		s.truncate(s.mb)
+		s.shrink()
+		s.read(s.mb - 100)
+		s.shrink()
+		s.write(s.mb)
+	}},
+	{"WriteAt", func(s *subject) {
+		s.write(5 * s.mb)
+		s.truncate(100)
+		s.writeAt(5*s.mb-100, 100) // over what was there
+		s.read(50)
+		s.writeAt(9*s.mb, 1000)
+		s.writeAt(s.mb, 1000)
+	}},
+	{"WriteAt, parallel", parallelWriteAt},
+	{"ReadFrom", func(s *subject) { s.readFrom(5 * s.mb) }},
+	{"WriteTo", func(s *subject) {
+		s.write(3 * s.mb)
+		s.writeTo(2 * s.mb)
+		s.write(3 * s.mb)
+		s.writeTo(4 * s.mb)
+	}},
+	{"in the middle of a call", func(s *subject) {
+		s.write(3 * s.mb)
+		_, _ = s.b.WriteTo(writerFunc(func(p []byte) (int, error) {
+			was := bytes.Clone(p)
+			s.write(3 * s.mb)
+			s.shrink()
+			s.view("Bytes")
+			require.True(s.t, bytes.Equal(was, p), "%s", s.plan)
+			return 0, errTest
+		}))
+		s.check("WriteTo")
+	}},
+	{"Reset", func(s *subject) {
+		for range 2 {
+			s.write(3 * s.mb)
+			s.b.Reset()
+			s.want = s.want[:0]
+			s.write(5 * s.mb)
+		}
+	}},
+	{"Reserve", func(s *subject) {
+		s.reserve(100 * s.mb)
+		s.write(s.mb)
+		s.reserve(300 * s.mb)
+		s.write(s.mb)
+		s.shrink()
+	}},
+	{"Close", func(s *subject) {
+		s.write(3 * s.mb)
+		s.close()
+		s.write(3 * s.mb)
+		s.b.NoHugePages = !s.b.NoHugePages
+		s.close()
+		s.write(2 * s.mb)
+	}},
+	{"Bytes", func(s *subject) { s.write(3 * s.mb); s.read(100); s.view("Bytes") }},
+	{"Next", func(s *subject) { s.write(5 * s.mb); s.read(3 * s.mb); s.view("Next"); s.view("Next") }},
+	{"Peek", func(s *subject) { s.write(3 * s.mb); s.reserve(6 * s.mb); s.view("Peek") }},
+	{"AvailableBuffer", func(s *subject) {
+		s.reserve(4 * s.mb)
+		s.write(s.mb)
+		s.view("AvailableBuffer")
+		s.write(s.mb)
+	}},
+	{"write after publishing", func(s *subject) {
+		s.write(2 * s.mb)
+		s.view("Bytes")
+		s.write(3 * s.mb)
+		s.view("Bytes")
+		s.writeAt(6*s.mb, 100)
+		s.view("Peek")
+	}},
+	{"collection", func(s *subject) {
+		s.write(2 * s.mb)
+		s.view("Bytes")
+		s.write(3 * s.mb)
+		s.view("Bytes")
+		s.close()
+		s.collect()
+		s.write(3 * s.mb)
+		s.view("Bytes")
+	}},
+}
+
+// largeScenarios have no smaller scale.
+var largeScenarios = []scenario{
+	{"Reserve of gigabytes", func(s *subject) {
+		s.reserve(3 * giB)
+		s.write(s.mb)
+		s.reserve(5 * giB)
+		s.write(s.mb)
+		s.shrink()
+	}},
+	{"drained queue", func(s *subject) { // past trimStep
+		s.writeAt(34*miB, 100)
+		s.writeTo(33 * miB)
+		s.write(100)
+	}},
+}
+
+// parallelWriteAt has goroutines lengthen the contents, each by parts of its
+// own. What failed was not written.
+func parallelWriteAt(s *subject) {
+	part := s.mb / 2
+	var done [8]bool
+	data := s.data(len(done) * part)
+	var wg sync.WaitGroup
+	for g := range 2 {
+		wg.Go(func() {
+			for i := g; i < len(done); i += 2 {
+				p := data[i*part:][:part]
+				_, err := s.b.WriteAt(p, int64(i*part))
+				done[i] = err == nil
+				if err != nil && !(errors.Is(err, ErrTooLarge) && errors.Is(err, s.plan.errno)) {
+					panic(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	for i, ok := range done {
+		if ok {
+			s.lengthen((i + 1) * part)
+			copy(s.want[i*part:], data[i*part:][:part])
+		}
+	}
+	s.check("WriteAt")
+}
+
+// A span is a range of addresses.
+type span struct{ lo, hi uintptr }
+
+func spanOf(mem []byte) span {
+	lo := uintptr(base(mem))
+	return span{lo, lo + uintptr(len(mem))}
+}
+
+func (a span) len() int { return int(a.hi - a.lo) }
+
+// inHeap reports whether a is near an object of the Go heap, where nothing else
+// is mapped.
+func (a span) inHeap() bool {
+	return a.lo>>40 == uintptr(unsafe.Pointer(onHeap))>>40 && a.lo > 1<<32
+}
+
+var onHeap = &make([]byte, 1<<16)[0]
+
+// minus returns what of a is not in b.
+func minus(a, b []span) []span {
+	for _, cut := range b {
+		var rest []span
+		for _, s := range a {
+			if left := (span{s.lo, min(s.hi, cut.lo)}); left.lo < left.hi {
+				rest = append(rest, left)
+			}
+			if right := (span{max(s.lo, cut.hi), s.hi}); right.lo < right.hi {
+				rest = append(rest, right)
+			}
+		}
+		a = rest
+	}
+	return a
+}
+
+func sum(a []span) (n int) {
+	for _, s := range a {
+		n += s.len()
+	}
+	return n
+}
+
+// anonymous returns the anonymous memory of the process, inside and outside of
+// the Go heap.
+func anonymous(t testing.TB) (heap, others []span) {
+	t.Helper()
+	f, err := os.Open("/proc/self/maps")
+	require.NoError(t, err)
+	defer f.Close()
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		fields := strings.Fields(lines.Text())
+		if fields[4] != "0" {
+			continue
+		}
+		from, to, _ := strings.Cut(fields[0], "-")
+		lo, errLo := strconv.ParseUint(from, 16, 64)
+		hi, errHi := strconv.ParseUint(to, 16, 64)
+		require.NoError(t, errors.Join(errLo, errHi))
+		s := span{uintptr(lo), uintptr(hi)}
+		if s.inHeap() {
+			heap = append(heap, s)
+		} else {
+			others = append(others, s)
+		}
+	}
+	return heap, others
+}
+
+// requireMapped compares the figures and the mapping of b with the kernel's.
+func requireMapped(t *testing.T, p *plan, b *Buffer) {
+	t.Helper()
+	s := ReadStats()
+	if b.m == nil {
+		require.Zero(t, s.Mappings, "%s", p)
+		require.Zero(t, s.MappedBytes, "%s", p)
+		return
+	}
+	require.EqualValues(t, 1, s.Mappings, "%s", p)
+	require.EqualValues(t, len(b.m.mem), s.MappedBytes, "%s", p)
+	require.Equal(t, cap(b.m.mem), b.Cap(), "%s", p)
+	_, others := anonymous(t)
+	require.Empty(t, minus([]span{spanOf(b.m.mem)}, others), "%s: parts of the mapping are not mapped", p)
+}
+
+// leaks compares the memory of the process with what it was and returns what
+// has come to it. What faults alone account for it mends: what they had no leave
+// to unmap, and holes in objects of the heap that are out of use for that.
+func leaks(t *testing.T, p *plan, was []span) []span {
+	t.Helper()
+	heap, others := anonymous(t)
+	found := minus(others, was)
+	unexplained := minus(found, p.left)
+	for _, s := range minus(found, unexplained) {
+		require.Zero(t, residentAt(t, s.lo, s.len()), "%s: left in memory", p)
+		_, _, errno := unix.Syscall(unix.SYS_MUNMAP, s.lo, uintptr(s.len()), 0)
+		require.Zero(t, errno)
+	}
+
+	const arena = 64 * miB // what the runtime maps at a time
+	var holes []span
+	for _, h := range p.holes {
+		if h.inHeap() {
+			holes = append(holes, minus([]span{h}, heap)...)
+		}
+	}
+	lost.Lock()
+	defer lost.Unlock()
+	require.GreaterOrEqual(t, len(lost.objects), min(len(holes), 1), "%s: a hole in the heap", p)
+	require.Zero(t, (sum(heap)+sum(holes))%arena, "%s: a hole in the heap", p)
+	if p.call != "mmap fixed" && p.call != "mremap fixed" {
+		require.Empty(t, lost.objects, "%s: objects kept", p)
+	}
+	for _, h := range holes {
+		_, _, errno := unix.Syscall6(unix.SYS_MMAP, h.lo, uintptr(h.len()), unix.PROT_READ|unix.PROT_WRITE,
+			unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_FIXED_NOREPLACE, ^uintptr(0), 0)
+		require.Zero(t, errno)
+	}
+	lost.objects = nil
+	return unexplained
+}
+
+// A setting is what scenarios run with.
+type setting struct {
+	mb, threshold int
+	noHugePages   bool
+}
+
+// withFaults runs a scenario with calls that fail by plan, and looks at what is
+// left of it.
+func withFaults(t *testing.T, p *plan, set setting, run func(s *subject)) {
+	t.Helper()
+	var left []span
+	for range 3 { // the runtime maps something now and then; a leak is there each time
+		if left = withFaultsOnce(t, p, set, run); len(left) == 0 {
+			return
+		}
+	}
+	require.Empty(t, left, "%s: left mapped", p)
+}
+
+func withFaultsOnce(t *testing.T, p *plan, set setting, run func(s *subject)) []span {
+	t.Helper()
+	p.seen, p.hits, p.over, p.left, p.holes = make(map[string]int), 0, false, nil, nil
+	_, was := anonymous(t)
+	s := &subject{t: t, plan: p, want: scratch()[:0], mb: set.mb}
+	s.b.NoHugePages = set.noHugePages
+	decide := p.decide
+	onCall.Store(&decide)
+	defer onCall.Store(nil)
+	run(s)
+	p.end() // from here on nothing may fail
+	s.check("at the end")
+	requireMapped(t, p, &s.b)
+	if mremapRefused.Load() || mmapRefused.Load() {
+		require.Positive(t, p.hits, "%s", p)
+		require.True(t, refused(p.errno), "%s", p)
+	}
+	mremapRefused.Store(false)
+	mmapRefused.Store(false)
+
+	s.write(2 * s.mb)
+	s.read(s.mb)
+	s.writeAt(len(s.want)+s.mb, 100)
+	s.shrink()
+	requireMapped(t, p, &s.b)
+	s.close()
+	requireMapped(t, p, &s.b)
+	s.collect()
+	return leaks(t, p, was)
+}
+
+// scratch has room for the contents of a subject.
+var scratch = sync.OnceValue(func() []byte { return make([]byte, 48*miB) })
+
+// TestFaults has each system call of each scenario fail, in turn, once and for
+// good, in each way that it can. Sizes are scaled down, or it would take hours.
+func TestFaults(t *testing.T) {
+	setUnit(t, 64*kiB)
+	first := setting{mb: 32 * kiB, threshold: 32 * kiB}
+	faults := allFaults(t, scenarios, faultyErrnos, []bool{false, true}, first)
+	for _, set := range []setting{
+		{32 * kiB, 32 * kiB, true},
+		{32 * kiB, 1, false},
+		{32 * kiB, 1, true},
+	} {
+		// One errno that is taken for a refusal for good, and one that is not.
+		faults += allFaults(t, scenarios, []unix.Errno{unix.ENOMEM, unix.EPERM}, []bool{false, true}, set)
+	}
+	t.Logf("%d cases", faults)
+	assert.GreaterOrEqual(t, faults, 2000)
+}
+
+// TestFaultsAtFullSize does so with pages and contents as they are in earnest.
+func TestFaultsAtFullSize(t *testing.T) {
+	needMemory(t, giB)
+	faults := allFaults(t, append(largeScenarios, scenarios...), []unix.Errno{unix.ENOMEM}, []bool{false}, setting{miB, miB, false})
+	t.Logf("%d cases", faults)
+	assert.GreaterOrEqual(t, faults, 100)
+}
+
+// allFaults returns how many cases there were.
+func allFaults(t *testing.T, scenarios []scenario, errnos []unix.Errno, forGood []bool, set setting) (cases int) {
+	t.Helper()
+	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // when it runs is for collect to say
+	eventually(t, func() bool { return stats.vmas.Load() == 0 })
+	manyThreads()
+	_ = make([]byte, 256*miB) // so that the runtime's tables of the heap are there
+	for _, sc := range scenarios {
+		t.Run(fmt.Sprintf("%s/%+v", sc.name, set), func(t *testing.T) {
+			setThreshold(t, set.threshold)
+			clean := new(plan)
+			withFaults(t, clean, set, sc.run)
+			each(clean, errnos, forGood, func(p *plan) {
+				for p.n = 1; p.n == 1 || p.hits > 0; p.n++ {
+					withFaults(t, p, set, sc.run)
+					cases += min(p.hits, 1)
+				}
+			})
+		})
+	}
+	return cases
+}
+
+// each calls f with a plan for each way in which calls that a clean run made
+// can fail.
+func each(clean *plan, errnos []unix.Errno, forGood []bool, f func(p *plan)) {
+	for _, c := range faultyCalls {
+		if clean.seen[c.name] == 0 {
+			continue
+		}
+		for _, errno := range errnos {
+			for _, good := range forGood {
+				f(&plan{call: c.name, unmaps: c.unmaps, errno: errno, forGood: good})
+			}
+		}
+	}
+}
+
+// manyThreads starts the threads of the process before they can be taken for
+// leaks: each has a stack.
+func manyThreads() {
+	var wg sync.WaitGroup
+	for range 16 {
+		wg.Go(func() {
+			runtime.LockOSThread()
+			time.Sleep(20 * time.Millisecond)
+			runtime.UnlockOSThread()
+		})
+	}
+	wg.Wait()
+}
