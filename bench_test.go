@@ -65,13 +65,14 @@ var fillers = []filler{
 }
 
 // fillMapping is the least that can be done: a mapping of the right size and
-// plain copies into it.
+// plain copies into it, where memory for ordinary pages is had for each at once.
 func fillMapping(n int, chunk []byte, huge bool) {
 	p, err := mapPages(n, huge)
 	if err != nil {
 		return
 	}
 	for i := 0; i < n; i += len(chunk) {
+		p.populate(i, i+len(chunk))
 		copy(p.mem[i:], chunk)
 	}
 	_ = p.unmap()

@@ -258,6 +258,14 @@ func (b *Buffer) extend(n int) (i, got int, err error) {
 	return i, got, err
 }
 
+// announce tells the page layer that buf[i:] is about to be written, if that is
+// worth its while.
+func (b *Buffer) announce(i int) {
+	if len(b.buf)-i >= populateMin && b.m != nil {
+		b.m.populate(i, len(b.buf))
+	}
+}
+
 // Write appends p to the contents. It returns len(p) and nil unless MaxLen is
 // in the way, and panics with ErrTooLarge or an error that wraps it if there
 // is no memory; the contents are then as before.
@@ -266,11 +274,13 @@ func (b *Buffer) Write(p []byte) (n int, err error) {
 	if b.fits(len(p)) {
 		i := len(b.buf)
 		b.buf = b.buf[:i+len(p)]
+		b.announce(i)
 		copy(b.buf[i:], p)
 		runtime.KeepAlive(b)
 		return len(p), nil
 	}
 	i, n, err := b.extend(len(p))
+	b.announce(i)
 	copy(b.buf[i:], p[:n])
 	runtime.KeepAlive(b)
 	return n, err

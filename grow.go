@@ -15,9 +15,10 @@ import (
 var mapThreshold = 1 << 20
 
 const (
-	smallSize = 64       // least capacity of a slice
-	slideMax  = 4 << 20  // contents up to this size are copied down within a mapping, larger ones never
-	trimStep  = 32 << 20 // a consumed prefix gives its memory back each time it has grown by this
+	smallSize   = 64       // least capacity of a slice
+	slideMax    = 4 << 20  // contents up to this size are copied down within a mapping, larger ones never
+	populateMin = 16 << 10 // a Write of so many bytes is announced to the page layer
+	trimStep    = 32 << 20 // a consumed prefix gives its memory back each time it has grown by this
 
 	// maxSlice bounds storage, in bytes: more addresses than that no process
 	// has, and to ask Go for them is fatal.

@@ -21,6 +21,9 @@ import "sync"
 //	(*pages).clear(lo, hi int) error
 //		gives the memory of mem[lo:hi] back. Its addresses stay, and
 //		read as zero.
+//	(*pages).populate(lo, hi int)
+//		is told that mem[lo:hi] is about to be written. Where pages are
+//		small, it gets memory for all that are new at once.
 //	(*pages).unmap() error
 //		unmaps it all; does nothing the second time.
 //	probeHeap(n int) error
@@ -53,7 +56,8 @@ import "sync"
 // on layouts, on linknames or on how the heap is organised. Where mremap(2)
 // does not do it, publish copies.
 type pages struct {
-	mem []byte // the whole mapping, nil if there is none
+	mem   []byte // the whole mapping, nil if there is none
+	fresh int    // populate has done mem[:fresh]; beyond len(mem) where it does not pay
 }
 
 const (

@@ -3,6 +3,7 @@
 package mmapbuf
 
 import (
+	"math"
 	"os"
 	"runtime"
 	"strconv"
@@ -208,6 +209,9 @@ func mapPages(n int, huge bool) (*pages, error) {
 		_ = madvise(mem, unix.MADV_HUGEPAGE)
 	}
 	p := new(pages)
+	if huge {
+		p.fresh = math.MaxInt // one fault for each huge page is little
+	}
 	p.set(mem)
 	return p, nil
 }
@@ -277,6 +281,7 @@ func (p *pages) dropFront(k int) error {
 	err := munmap(p.mem[:k])
 	if err == nil {
 		p.set(p.mem[k:])
+		p.fresh = max(p.fresh-k, 0)
 	}
 	return err
 }
@@ -291,6 +296,19 @@ func (p *pages) dropBack(k int) error {
 
 func (p *pages) clear(lo, hi int) error {
 	return os.NewSyscallError("madvise", madvise(p.mem[lo:hi], unix.MADV_DONTNEED))
+}
+
+func (p *pages) populate(lo, hi int) {
+	if hi <= p.fresh {
+		return
+	}
+	page := os.Getpagesize()
+	lo = (max(lo, p.fresh) + page - 1) &^ (page - 1) // what is before lo in its page has been written
+	hi = (hi + page - 1) &^ (page - 1)
+	p.fresh = hi
+	if lo < hi && madvise(p.mem[lo:hi], unix.MADV_POPULATE_WRITE) != nil {
+		p.fresh = math.MaxInt // kernels before 5.14 do not know it
+	}
 }
 
 func (p *pages) unmap() error {

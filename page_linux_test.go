@@ -738,3 +738,31 @@ func deep(n int) byte {
 	}
 	return p[0]
 }
+
+func TestPopulate(t *testing.T) {
+	page := os.Getpagesize()
+	p, err := mapPages(4*pageUnit(), false)
+	require.NoError(t, err)
+	defer func() { _ = p.unmap() }()
+	resident := func() int { return residentAt(t, uintptr(base(p.mem)), len(p.mem)) / page }
+
+	p.populate(page/2, 3*page-1) // the first page is being written already
+	require.Equal(t, 2, resident())
+	p.populate(3*page-1, 9*page)
+	require.Equal(t, 8, resident())
+	require.NoError(t, p.clear(0, pageUnit()))
+	p.populate(0, 9*page)
+	require.Zero(t, resident(), "populated again")
+
+	require.NoError(t, p.dropFront(pageUnit()))
+	p.populate(0, 2*page)
+	require.Equal(t, 2, resident(), "after dropFront")
+	p.populate(2*page, len(p.mem))
+	require.Equal(t, len(p.mem)/page, resident(), "to the end")
+
+	huge, err := mapPages(pageUnit(), true)
+	require.NoError(t, err)
+	defer func() { _ = huge.unmap() }()
+	huge.populate(0, len(huge.mem))
+	require.Zero(t, residentAt(t, uintptr(base(huge.mem)), len(huge.mem)), "of huge pages")
+}
