@@ -547,7 +547,11 @@ var (
 // The operations beyond those of bytes.Buffer.
 
 func writeAt(p []byte, off int64) op {
-	return op{fmt.Sprintf("WriteAt(%d bytes, %d)", len(p), off), overwrite, func(b buffer) result {
+	k := overwrite
+	if off > math.MaxInt32 {
+		k = grow // it drops what has been consumed before it fails
+	}
+	return op{fmt.Sprintf("WriteAt(%d bytes, %d)", len(p), off), k, func(b buffer) result {
 		n, err := b.(beyond).WriteAt(p, off)
 		return result{n: int64(n), err: err}
 	}}
