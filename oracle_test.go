@@ -112,15 +112,21 @@ func (o *oracle) WriteAt(p []byte, off int64) (int, error) {
 	case off > int64(math.MaxInt-len(p)):
 		return 0, ErrTooLarge
 	}
-	if more := int(off) + len(p) - o.Len(); more > min(o.room(), bits(56)) { // no process has so much
+	switch more := int(off) + len(p) - o.Len(); {
+	case more > o.room():
 		return 0, errFull
-	} else if more > 0 {
+	case more > bits(56): // no process has so much
+		if o.Len() == 0 {
+			o.Reset() // as growth does, before it fails
+		}
+		return 0, errFull
+	case more > 0:
 		o.Buffer.Write(make([]byte, more))
 	}
 	return copy(o.Bytes()[off:], p), nil
 }
 
-func (o *oracle) Shrink() { o.forget() }
+func (o *oracle) Shrink() { o.Buffer = *bytes.NewBuffer(bytes.Clone(o.Bytes())) }
 
 func (o *oracle) Close() error {
 	o.Buffer = bytes.Buffer{}
