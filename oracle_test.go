@@ -30,6 +30,9 @@ func (o *oracle) room() int {
 func (o *oracle) forget() { o.Buffer.Write(nil) }
 
 func (o *oracle) Write(p []byte) (int, error) {
+	if o.maxLen > 0 && o.Len() == 0 {
+		o.Reset() // what has been consumed is gone even if p is empty
+	}
 	if room := o.room(); len(p) > room {
 		o.Buffer.Write(p[:room])
 		return room, errFull
