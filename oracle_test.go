@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"os"
 	"unicode/utf8"
 	"unsafe"
 )
@@ -165,7 +164,7 @@ func invariants(b *Buffer) error {
 		return fmt.Errorf("the mapping is lent %d times, left: %t", b.m.lent, b.m.left)
 	case len(mem) == 0 || len(mem) != cap(mem) || len(mem)%pageUnit() != 0:
 		return fmt.Errorf("a mapping of %d, %d bytes, the unit is %d", len(mem), cap(mem), pageUnit())
-	case at%uintptr(min(pageUnit(), alignmentAtLeast)) != 0:
+	case at%uintptr(min(pageUnit(), mostAlignment)) != 0:
 		return fmt.Errorf("the mapping is at %#x, the unit is %d", at, pageUnit())
 	case unsafe.SliceData(b.buf) != unsafe.SliceData(mem) || cap(b.buf) != len(mem):
 		return fmt.Errorf("buf, of %d bytes, is not the mapping, of %d", cap(b.buf), len(mem))
@@ -175,16 +174,9 @@ func invariants(b *Buffer) error {
 	return nil
 }
 
-// alignmentAtLeast bounds what invariants asks of addresses. Where memory is
-// scarce they are multiples of the page only.
-var alignmentAtLeast = math.MaxInt
-
-// pagesSuffice lets mappings lie at any page, for a test that makes memory
-// scarce.
-func pagesSuffice() (restore func()) {
-	alignmentAtLeast = os.Getpagesize()
-	return func() { alignmentAtLeast = math.MaxInt }
-}
+// mostAlignment bounds what invariants asks of addresses. A test that makes
+// memory scarce lowers it to the page.
+var mostAlignment = math.MaxInt
 
 // leaked says what is mapped that was not. Garbage may still go, but no new
 // mapping may stay when the Buffers that were made since are closed.

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"runtime"
 	"runtime/debug"
 	"sync"
@@ -31,14 +32,15 @@ func TestSoak(t *testing.T) {
 	if *soak > 0 {
 		s.limit, s.largest = giB, giB
 	}
-	needMemory(t, 3*int64(s.limit))
+	needMemory(t, 5*int64(s.limit)) // garbage, and copies where calls are refused, come on top
 	if out, err := runChild(t); out != nil {
 		t.Logf("%s", out)
 		require.NoError(t, err)
 		require.Contains(t, string(out), "--- PASS: "+t.Name(), "the test did not run")
 		return
 	}
-	defer pagesSuffice()()
+	defer func(n int) { mostAlignment = n }(mostAlignment)
+	mostAlignment = os.Getpagesize()
 	defer debug.SetGCPercent(debug.SetGCPercent(50)) // what has been viewed is heap
 	s.run(time.Second/10, 4)                         // the runtime's own tables and threads
 	was := settled(t)
@@ -91,9 +93,9 @@ func (s *soaking) run(d time.Duration, workers int) {
 			}
 		})
 	}
-	for !s.stop.Load() {
-		time.Sleep(rand.N(100 * time.Millisecond))
+	for s.faults = 0; !s.stop.Load(); s.faults++ {
 		s.check(s.fault())
+		time.Sleep(rand.N(100 * time.Millisecond))
 	}
 	wg.Wait()
 	for i := range users { // not before: it would make memory plentiful
@@ -113,12 +115,12 @@ func (s *soaking) fault() error {
 	var undo func() error
 	var err error
 	s.gate.Lock()
-	s.faults++
-	switch rand.N(4) {
+	failed := s.failed.Load()
+	switch s.faults % 4 {
 	case 0:
 		undo, err = scarce(unix.RLIMIT_AS, "VmSize")
 		s.grants = noMemory
-	case 1:
+	case 2:
 		undo, err = scarce(unix.RLIMIT_DATA, "VmData")
 		s.grants = noMemory
 	default:
@@ -136,6 +138,9 @@ func (s *soaking) fault() error {
 		return err
 	}
 	time.Sleep(rand.N(60 * time.Millisecond))
+	for s.grants == noMemory && s.failed.Load() == failed && !s.stop.Load() {
+		time.Sleep(time.Millisecond)
+	}
 	s.gate.Lock()
 	defer s.gate.Unlock()
 	s.grants = everything
