@@ -1,6 +1,7 @@
 package mmapbuf
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/binary"
 	"errors"
@@ -254,96 +255,187 @@ func TestWriteAtUnread(t *testing.T) {
 	}
 }
 
-// TestAtRandom takes ReadAt and WriteAt through all other operations, with a
-// slice for an oracle.
+// An atPair takes a Buffer and a slice of bytes through the same steps.
+type atPair struct {
+	got  *Buffer
+	want []byte
+	was  Stats
+	name string // of the last step
+}
+
+// step draws a step, does it, and compares.
+func (p *atPair) step(s *script) error {
+	err := p.do(s)
+	off := s.offset(len(p.want))
+	return errors.Join(err, invariants(p.got), p.compare(off, min(64*kiB, len(p.want)-off+1)))
+}
+
+// compare compares n bytes at off.
+func (p *atPair) compare(off, n int) error {
+	if p.got.Len() != len(p.want) {
+		return fmt.Errorf("Len() = %d, want %d", p.got.Len(), len(p.want))
+	}
+	q := make([]byte, n)
+	m, err := p.got.ReadAt(q, int64(off))
+	if m < n != (err == io.EOF) {
+		return fmt.Errorf("ReadAt(%d bytes, %d) = %d, %v", n, off, m, err)
+	}
+	return diffBytes(q[:m], p.want[off:min(off+n, len(p.want))])
+}
+
+// finish compares everything and closes.
+func (p *atPair) finish() error {
+	return errors.Join(p.compare(0, len(p.want)+1), p.got.Close(), leaked(p.was))
+}
+
+func (p *atPair) do(s *script) error {
+	b, n := p.got, len(p.want)
+	c := s.byte() % 20
+	if s.noViews && c >= 18 {
+		c -= 18
+	}
+	switch c {
+	case 0, 1, 2:
+		return p.writeAt(s.data(n), s.offset(n))
+	case 3, 4:
+		return p.writeAt(s.data(n), min(n+s.size(s.writeBits), max(n, s.limit)))
+	case 5:
+		return p.writeAt(s.data(n), n)
+	case 6:
+		q := s.data(n)
+		p.name = fmt.Sprintf("Write(%d)", len(q))
+		m, err := b.Write(q)
+		p.want = append(p.want, q[:m]...)
+		return expect(m == len(q) || p.isFull(err), "Write: %d, %v", m, err)
+	case 7, 8:
+		q := make([]byte, s.size(s.readBits))
+		p.name = fmt.Sprintf("Read(%d)", len(q))
+		m, _ := b.Read(q)
+		return errors.Join(expect(m == min(len(q), n), "Read: %d", m), diffBytes(q[:m], p.take(m)))
+	case 9:
+		off := s.offset(n)
+		p.name = fmt.Sprintf("Truncate(%d)", off)
+		b.Truncate(off)
+		p.want = p.want[:off]
+	case 10:
+		p.name = "Shrink"
+		b.Shrink()
+	case 11, 12:
+		k := s.size(s.writeBits)
+		p.name = fmt.Sprintf("Reserve(%d)", k)
+		err := b.Reserve(k)
+		return expect(b.Available() >= k || b.MaxLen > 0 && n+k > b.MaxLen && errors.Is(err, ErrTooLarge), "Reserve: %v", err)
+	case 13:
+		q := s.data(n)
+		p.name = fmt.Sprintf("ReadFrom(%d)", len(q))
+		m, err := b.ReadFrom(bytes.NewReader(q))
+		p.want = append(p.want, q[:m]...)
+		return expect(m == int64(len(q)) || p.isFull(err), "ReadFrom: %d, %v", m, err)
+	case 14:
+		p.name = "ReadFrom(scratch)"
+		_, err := b.ReadFrom(reader(func(q []byte) (int, error) { dirty(q); return 0, io.EOF }))
+		return err
+	case 15:
+		b.MaxLen = []int{0, 0, n, n + s.size(8), n + s.size(s.writeBits), n / 2, 1, math.MaxInt}[s.byte()%8]
+		p.name = fmt.Sprintf("MaxLen = %d", b.MaxLen)
+	case 16:
+		far := []int64{-1, math.MinInt64, math.MaxInt64, math.MaxInt64 - 1, 1 << 62}[s.byte()%5]
+		p.name = fmt.Sprintf("WriteAt(1 byte, %d)", far)
+		m, err := b.WriteAt([]byte("x"), far)
+		return expect(m == 0 && err != nil && errors.Is(err, ErrTooLarge) == (far > 0), "WriteAt: %d, %v", m, err)
+	case 17:
+		if b.NoHugePages, p.name = !b.NoHugePages, "NoHugePages"; s.byte()%8 == 0 {
+			p.name, p.want = "Close", p.want[:0]
+			return b.Close()
+		}
+	case 18:
+		k := s.size(s.readBits)
+		p.name = fmt.Sprintf("Next(%d)", k)
+		q := b.Next(k)
+		return errors.Join(expect(len(q) == min(k, n), "Next: %d", len(q)), diffBytes(q, p.take(len(q))))
+	case 19:
+		p.name = "AvailableBuffer"
+		q := b.AvailableBuffer()
+		dirty(q[:min(cap(q), miB)])
+	}
+	return nil
+}
+
+func (p *atPair) writeAt(q []byte, off int) error {
+	p.name = fmt.Sprintf("WriteAt(%d bytes, %d)", len(q), off)
+	end, most := off+len(q), p.got.MaxLen
+	m, err := p.got.WriteAt(q, int64(off))
+	if len(q) > 0 && end > len(p.want) && most > 0 && end > most {
+		return expect(m == 0 && errors.Is(err, ErrTooLarge), "WriteAt beyond MaxLen %d: %d, %v", most, m, err)
+	}
+	p.want = writtenAt(p.want, q, off)
+	return expect(m == len(q) && err == nil, "WriteAt: %d, %v", m, err)
+}
+
+// isFull reports whether a write had to end with err.
+func (p *atPair) isFull(err error) bool {
+	most := p.got.MaxLen
+	return most > 0 && len(p.want) >= most && errors.Is(err, ErrTooLarge)
+}
+
+// take consumes the first n bytes.
+func (p *atPair) take(n int) []byte {
+	q := p.want[:n]
+	p.want = p.want[n:]
+	return q
+}
+
+func expect(ok bool, format string, args ...any) error {
+	if ok {
+		return nil
+	}
+	return fmt.Errorf(format, args...)
+}
+
+// dirty makes p what must not show through.
+func dirty(p []byte) {
+	for i := range p {
+		p[i] = 0xff
+	}
+}
+
+// TestAtRandom takes ReadAt and WriteAt through all other operations.
 func TestAtRandom(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
-	r := rand.New(rand.NewPCG(seed, 0))
-	const limit = 12 << 20
 	steps := 1500
 	if testing.Short() {
 		steps = 300
 	}
-	size := func() int { return 1<<r.IntN(22) - 1 + r.IntN(1000) }
-	for _, start := range []*Buffer{new(Buffer), NewBuffer(make([]byte, 0, 1000))} {
-		b, want := start, []byte(nil)
-		last := ""
+	for i, start := range []*Buffer{new(Buffer), NewBuffer(make([]byte, 0, 1000)), new(Buffer)} {
+		var key [32]byte
+		binary.LittleEndian.PutUint64(key[:], seed+uint64(i))
+		s := &script{src: bufio.NewReader(rand.NewChaCha8(key)), writeBits: 21, readBits: 22, limit: 12 << 20, noViews: i == 2}
+		p := &atPair{got: start, was: ReadStats()}
 		for step := range steps {
-			n := size()
-			p := noise()[r.IntN(1000):][:n]
-			off := r.IntN(len(want) + 1)
-			if len(want)+n > limit {
-				last = "Truncate"
-				off /= 8
-				b.Truncate(off)
-				want = want[:off]
-				continue
-			}
-			switch op := r.IntN(14); op {
-			case 0, 1, 2, 3:
-				last = fmt.Sprintf("WriteAt(%d, %d)", n, off)
-				if op == 3 {
-					off = len(want) + size()
-				}
-				m, err := b.WriteAt(p, int64(off))
-				require.NoError(t, err, last)
-				require.Equal(t, n, m, last)
-				want = writtenAt(want, p, off)
-			case 4:
-				last = fmt.Sprintf("Write(%d)", n)
-				writeAllOf(t, b, p)
-				want = append(want, p...)
-			case 5, 6:
-				last = fmt.Sprintf("Read(%d)", n)
-				m, _ := b.Read(make([]byte, n))
-				require.Equal(t, min(n, len(want)), m, last)
-				want = want[m:]
-			case 7:
-				last = fmt.Sprintf("Truncate(%d)", off)
-				b.Truncate(off)
-				want = want[:off]
-			case 8:
-				last = "Shrink"
-				b.Shrink()
-			case 9:
-				last = "Bytes"
-				b.Bytes()
-			case 10:
-				last = fmt.Sprintf("Next(%d)", n)
-				want = want[len(b.Next(n)):]
-			case 11:
-				last = fmt.Sprintf("Reserve(%d)", n)
-				require.NoError(t, b.Reserve(n))
-				require.GreaterOrEqual(t, b.Available(), n)
-			case 12:
-				last = fmt.Sprintf("ReadFrom(%d)", n)
-				m, err := b.ReadFrom(bytes.NewReader(p))
-				require.NoError(t, err)
-				require.EqualValues(t, n, m)
-				want = append(want, p...)
-			case 13:
-				last = "AvailableBuffer"
-				a := b.AvailableBuffer()
-				a = a[:min(cap(a), 1<<20)]
-				for i := range a {
-					a[i] = 0xff
-				}
-			}
-
-			require.Equal(t, len(want), b.Len(), "step %d, %s", step, last)
-			got := make([]byte, 1+r.IntN(64<<10))
-			off = r.IntN(len(want) + 1)
-			m, err := b.ReadAt(got, int64(off))
-			require.NoError(t, diffBytes(got[:m], want[off:min(off+len(got), len(want))]), "step %d, %s", step, last)
-			require.Equal(t, m < len(got), err == io.EOF, "error %v", err)
+			require.NoError(t, p.step(s), "step %d, %s", step, p.name)
 			if step%32 == 0 {
-				requireContents(t, b, want, "step %d, %s", step, last)
+				requireContents(t, p.got, p.want, "step %d, %s", step, p.name)
 			}
 		}
-		requireContents(t, b, want)
-		b.Close()
+		require.NoError(t, p.finish())
 	}
+}
+
+// FuzzWriteAt reads the kind of storage and the steps from its input.
+func FuzzWriteAt(f *testing.F) {
+	f.Add([]byte{})
+	f.Add(noise()[:300])
+	f.Fuzz(func(t *testing.T, data []byte) {
+		s := &script{src: bytes.NewReader(data), writeBits: 20, readBits: 20, limit: 3 << 20}
+		s.storage(t)
+		p := &atPair{got: new(Buffer), was: ReadStats()}
+		defer p.got.Close()
+		for step := 0; step < 200 && !s.done; step++ {
+			require.NoError(t, p.step(s), "step %d, %s", step, p.name)
+		}
+		require.NoError(t, p.finish())
+	})
 }
 
 // The io contracts allow ReadAt in parallel, and WriteAt too where the

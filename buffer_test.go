@@ -330,10 +330,8 @@ func TestRandomWalk(t *testing.T) {
 			require.NoError(t, s.step(p), "walk %d", i)
 			most = max(most, p.got.Len())
 		}
-		require.NoError(t, p.check(byString))
-		require.NoError(t, p.check(byBytes))
 		t.Logf("walk %d: up to %d bytes, %d at the end", i, most, p.got.Len())
-		p.close()
+		require.NoError(t, p.finish())
 	}
 }
 
@@ -345,9 +343,7 @@ func FuzzBuffer(f *testing.F) {
 	f.Add(noise()[:300])
 	f.Fuzz(func(t *testing.T, data []byte) {
 		s := &script{src: bytes.NewReader(data), writeBits: 21, readBits: 21, limit: 8 << 20}
-		mode := s.byte()
-		setThreshold(t, []int{mapThreshold, 1, 4096}[mode%3])
-		s.noViews = mode/3%2 == 1
+		s.storage(t)
 		p := newPair("")
 		defer p.close()
 		for range 200 {
@@ -356,8 +352,7 @@ func FuzzBuffer(f *testing.F) {
 			}
 			require.NoError(t, s.step(p))
 		}
-		require.NoError(t, p.check(byString))
-		require.NoError(t, p.check(byBytes))
+		require.NoError(t, p.finish())
 	})
 }
 

@@ -7,6 +7,7 @@ import (
 	"io"
 	"math"
 	"math/rand/v2"
+	"os"
 	"runtime"
 	"slices"
 	"strconv"
@@ -15,6 +16,7 @@ import (
 	"testing"
 	"testing/iotest"
 	"unicode/utf8"
+	"unsafe"
 
 	"github.com/stretchr/testify/require"
 )
@@ -47,13 +49,24 @@ type buffer interface {
 	WriteTo(w io.Writer) (int64, error)
 }
 
+// beyond is what Buffer and its oracle have that bytes.Buffer has not.
+type beyond interface {
+	buffer
+	io.ReaderAt
+	io.WriterAt
+	io.Closer
+	Reserve(n int) error
+	Shrink()
+}
+
 type peeker interface {
 	Peek(n int) ([]byte, error)
 }
 
 var (
 	_ buffer         = (*bytes.Buffer)(nil)
-	_ buffer         = (*Buffer)(nil)
+	_ beyond         = (*Buffer)(nil)
+	_ beyond         = (*oracle)(nil)
 	_ peeker         = (*Buffer)(nil)
 	_ io.ReaderAt    = (*Buffer)(nil)
 	_ io.WriterAt    = (*Buffer)(nil)
@@ -79,6 +92,7 @@ type result struct {
 	n     int64
 	r     rune
 	p     []byte // may be a view: compared before the next operation
+	view  bool   // p is one, and stays what it is until the contents change
 	err   error
 	panic any
 }
@@ -90,15 +104,20 @@ type op struct {
 	run  func(b buffer) result // must not keep state from call to call
 }
 
-// A kind says what an op means for a later UnreadByte or UnreadRune.
+// A kind says what an op means for a later UnreadByte or UnreadRune, and for
+// views.
 type kind int
 
 const (
-	other  kind = iota // decides anew whether there is something to unread
-	look               // leaves that alone
-	grow               // leaves that alone, but see pair.grown
-	unread             // unreads
+	other     kind = iota // decides anew whether there is something to unread, and ends views
+	take                  // the same, but views stay what they are
+	look                  // leaves both alone
+	grow                  // ends views; see pair.grown
+	overwrite             // ends views
+	unread                // unreads, and leaves views alone
 )
+
+func (k kind) endsViews() bool { return k == other || k == grow || k == overwrite }
 
 // on runs o on b and catches its panic.
 func (o op) on(b buffer) (res result) {
@@ -130,6 +149,9 @@ func (res result) diff(want result) error {
 func sameError(err, want error) bool {
 	if err == nil || want == nil || err == want {
 		return err == want
+	}
+	if want == errFull {
+		return errors.Is(err, ErrTooLarge)
 	}
 	return want != bytes.ErrTooLarge && strings.HasPrefix(want.Error(), "bytes.Buffer: ") && err.Error() == want.Error()
 }
@@ -168,16 +190,20 @@ const (
 	views
 )
 
-// A pair takes a bytes.Buffer and a Buffer through the same steps.
+// A pair takes an oracle and a Buffer through the same steps.
 type pair struct {
-	want *bytes.Buffer
+	want *oracle
 	got  *Buffer
+	was  Stats // at the start
 
 	// A Grow came after the last read. Whether bytes.Buffer can still unread
 	// then depends on whether Grow moved the data: UnreadByte and UnreadRune
 	// return nil and do nothing if it did. Capacity is not compared, so
 	// neither can this be, and the pair does not unread.
 	grown bool
+
+	live []seen // views of the storage as it is
+	left []seen // views of storage that the Buffer has left: nobody changes them any more
 
 	steps   []string
 	scratch []byte
@@ -186,14 +212,23 @@ type pair struct {
 // newPair returns a pair of zero buffers if start is empty, else of
 // buffers that read start.
 func newPair(start string) *pair {
-	if start == "" {
-		return &pair{want: new(bytes.Buffer), got: new(Buffer)}
+	p := &pair{want: new(oracle), got: new(Buffer), was: ReadStats()}
+	if start != "" {
+		p.want.Buffer = *bytes.NewBuffer([]byte(start))
+		p.got = NewBuffer([]byte(start))
 	}
-	return &pair{want: bytes.NewBuffer([]byte(start)), got: NewBuffer([]byte(start))}
+	return p
 }
 
 // close gives memory back at once: small garbage may own large mappings.
 func (p *pair) close() { p.got.Close() }
+
+// finish looks at everything once more and closes.
+func (p *pair) finish() error {
+	err := errors.Join(p.check(byString), p.check(byBytes))
+	p.close()
+	return errors.Join(err, invariants(p.got), changed(p.left), leaked(p.was))
+}
 
 // step runs o on both buffers and compares results and state.
 func (p *pair) step(o op, v view) error {
@@ -204,11 +239,18 @@ func (p *pair) step(o op, v view) error {
 		if p.grown {
 			return nil
 		}
-	case other:
+	case other, take:
 		p.grown = false
 	}
 	p.steps = append(p.steps, o.name)
-	err := o.on(p.got).diff(o.on(p.want))
+	res := o.on(p.got)
+	err := res.diff(o.on(p.want))
+	if o.kind.endsViews() {
+		p.endViews()
+	}
+	if res.view {
+		p.live = newest(append(p.live, see(res.p)...))
+	}
 	if err == nil {
 		err = p.check(v)
 	}
@@ -229,6 +271,9 @@ func (p *pair) check(v view) error {
 	case a < 0 || c < n+a:
 		return fmt.Errorf("Len() = %d, Cap() = %d, Available() = %d", n, c, a)
 	}
+	if err := errors.Join(invariants(p.got), changed(p.live), changed(p.left)); err != nil {
+		return err
+	}
 	switch v {
 	case byString:
 		if s := p.got.String(); s != string(want) {
@@ -247,6 +292,48 @@ func (p *pair) check(v view) error {
 		return errors.Join(p.readAt(want, 0, sample), p.readAt(want, int(some), sample), p.readAt(want, n-sample, sample+1))
 	}
 	return nil
+}
+
+// A seen is a part of a view, and what it showed.
+type seen struct{ view, want []byte }
+
+// see remembers both ends of a view.
+func see(p []byte) []seen {
+	const sample = 1 << 10
+	if len(p) <= sample {
+		return []seen{{p, bytes.Clone(p)}}
+	}
+	end := p[len(p)-sample:]
+	return []seen{{p[:sample], bytes.Clone(p[:sample])}, {end, bytes.Clone(end)}}
+}
+
+// newest returns the last views, of which a test does not hold too many.
+func newest(views []seen) []seen { return views[max(0, len(views)-16):] }
+
+func changed(views []seen) error {
+	for _, s := range views {
+		if err := diffBytes(s.view, s.want); err != nil {
+			return fmt.Errorf("a view has changed: %w", err)
+		}
+	}
+	return nil
+}
+
+// endViews is called after the contents may have changed. A view of storage
+// that the Buffer still has shows what it likes.
+func (p *pair) endViews() {
+	for _, s := range p.live {
+		if !overlap(s.view, p.got.buf) {
+			p.left = append(p.left, seen{s.view, bytes.Clone(s.view)})
+		}
+	}
+	p.live, p.left = nil, newest(p.left)
+}
+
+// overlap reports whether two slices share memory up to their capacity.
+func overlap(p, q []byte) bool {
+	start := func(p []byte) uintptr { return uintptr(unsafe.Pointer(unsafe.SliceData(p))) }
+	return start(p) < start(q)+uintptr(cap(q)) && start(q) < start(p)+uintptr(cap(p))
 }
 
 // readAt compares n bytes at off with want's.
@@ -321,7 +408,7 @@ func readFrom(name string, open func() io.Reader) op {
 			short = short || len(p) < MinRead
 			return r.Read(p)
 		}))
-		if short {
+		if short && !bounded(b) {
 			err = errors.New("ReadFrom: less than MinRead bytes to Read into")
 		}
 		return result{n: n, err: err}
@@ -349,7 +436,7 @@ func (w *writer) Write(p []byte) (int, error) {
 }
 
 func writeTo(max, lie int, err error) op {
-	return op{fmt.Sprintf("WriteTo(max %d, lie %d, %v)", max, lie, err), other, func(b buffer) result {
+	return op{fmt.Sprintf("WriteTo(max %d, lie %d, %v)", max, lie, err), take, func(b buffer) result {
 		w := &writer{max: max, lie: lie, err: err}
 		n, err := b.WriteTo(w)
 		return result{n: n, p: w.took, r: w.calls, err: err}
@@ -357,7 +444,7 @@ func writeTo(max, lie int, err error) op {
 }
 
 func read(n int) op {
-	return op{fmt.Sprintf("Read(%d)", n), other, func(b buffer) result {
+	return op{fmt.Sprintf("Read(%d)", n), take, func(b buffer) result {
 		p := make([]byte, n)
 		n, err := b.Read(p)
 		return result{n: int64(n), p: p, err: err}
@@ -365,7 +452,7 @@ func read(n int) op {
 }
 
 func readBytes(delim byte) op {
-	return op{fmt.Sprintf("ReadBytes(%q)", delim), other, func(b buffer) result {
+	return op{fmt.Sprintf("ReadBytes(%q)", delim), take, func(b buffer) result {
 		p, err := b.ReadBytes(delim)
 		res := result{p: p, err: err}
 		if p == nil { // as opposed to empty
@@ -376,22 +463,22 @@ func readBytes(delim byte) op {
 }
 
 func readString(delim byte) op {
-	return op{fmt.Sprintf("ReadString(%q)", delim), other, func(b buffer) result {
+	return op{fmt.Sprintf("ReadString(%q)", delim), take, func(b buffer) result {
 		s, err := b.ReadString(delim)
 		return result{p: []byte(s), err: err}
 	}}
 }
 
 func next(n int) op {
-	return op{fmt.Sprintf("Next(%d)", n), other, func(b buffer) result {
-		return result{p: b.Next(n)}
+	return op{fmt.Sprintf("Next(%d)", n), take, func(b buffer) result {
+		return result{p: b.Next(n), view: true}
 	}}
 }
 
 func peekN(n int) op {
 	return op{fmt.Sprintf("Peek(%d)", n), look, func(b buffer) result {
 		p, err := peek(b, n)
-		return result{p: p, err: err}
+		return result{p: p, err: err, view: true}
 	}}
 }
 
@@ -439,22 +526,88 @@ func growWrite(p []byte) op {
 }
 
 var (
-	readByte = op{"ReadByte", other, func(b buffer) result {
+	readByte = op{"ReadByte", take, func(b buffer) result {
 		c, err := b.ReadByte()
 		return result{r: rune(c), err: err}
 	}}
-	readRune = op{"ReadRune", other, func(b buffer) result {
+	readRune = op{"ReadRune", take, func(b buffer) result {
 		r, n, err := b.ReadRune()
 		return result{r: r, n: int64(n), err: err}
 	}}
 	unreadByte = op{"UnreadByte", unread, func(b buffer) result { return result{err: b.UnreadByte()} }}
 	unreadRune = op{"UnreadRune", unread, func(b buffer) result { return result{err: b.UnreadRune()} }}
 	reset      = op{"Reset", other, func(b buffer) result { b.Reset(); return result{} }}
-	getBytes   = op{"Bytes", look, func(b buffer) result { return result{p: b.Bytes()} }}
+	getBytes   = op{"Bytes", look, func(b buffer) result { return result{p: b.Bytes(), view: true} }}
 	getString  = op{"String", look, func(b buffer) result { return result{p: []byte(b.String())} }}
 	getLen     = op{"Len", look, func(b buffer) result { return result{n: int64(b.Len())} }}
 	getCap     = op{"Cap", look, func(b buffer) result { b.Cap(); return result{} }}
 	available  = op{"AvailableBuffer", look, func(b buffer) result { return result{p: b.AvailableBuffer()} }}
+)
+
+// The operations beyond those of bytes.Buffer.
+
+func writeAt(p []byte, off int64) op {
+	k := overwrite
+	if off > math.MaxInt32 {
+		k = grow // it drops what has been consumed before it fails
+	}
+	return op{fmt.Sprintf("WriteAt(%d bytes, %d)", len(p), off), k, func(b buffer) result {
+		n, err := b.(beyond).WriteAt(p, off)
+		return result{n: int64(n), err: err}
+	}}
+}
+
+func readAt(n int, off int64) op {
+	return op{fmt.Sprintf("ReadAt(%d bytes, %d)", n, off), look, func(b buffer) result {
+		p := make([]byte, n)
+		n, err := b.(beyond).ReadAt(p, off)
+		return result{n: int64(n), p: p, err: err}
+	}}
+}
+
+func reserveBy(n int) op {
+	return op{fmt.Sprintf("Reserve(%d)", n), grow, func(b buffer) result {
+		err := b.(beyond).Reserve(n)
+		if a := b.Available(); err == nil && a < n {
+			err = fmt.Errorf("Available() = %d after Reserve(%d)", a, n)
+		}
+		return result{err: err}
+	}}
+}
+
+func setMaxLen(n int) op {
+	return op{fmt.Sprintf("MaxLen = %d", n), look, func(b buffer) result {
+		switch b := b.(type) {
+		case *Buffer:
+			b.MaxLen = n
+		case *oracle:
+			b.maxLen = n
+		}
+		return result{}
+	}}
+}
+
+// bounded reports whether b has a MaxLen.
+func bounded(b buffer) bool {
+	switch b := b.(type) {
+	case *Buffer:
+		return b.MaxLen > 0
+	case *oracle:
+		return b.maxLen > 0
+	}
+	return false
+}
+
+var (
+	shrink      = op{"Shrink", other, func(b buffer) result { b.(beyond).Shrink(); return result{} }}
+	closeIt     = op{"Close", other, func(b buffer) result { return result{err: b.(beyond).Close()} }}
+	collectNow  = op{"GC", look, func(buffer) result { runtime.GC(); return result{} }}
+	noHugePages = op{"NoHugePages", look, func(b buffer) result {
+		if b, ok := b.(*Buffer); ok {
+			b.NoHugePages = !b.NoHugePages
+		}
+		return result{}
+	}}
 )
 
 var errTest = errors.New("test error")
@@ -501,7 +654,7 @@ var (
 	readWrappedEOF = readFrom("wrapped EOF", func() io.Reader {
 		return iotest.ErrReader(errWrappedEOF)
 	})
-	writePanic = op{"WriteTo(panic)", other, func(b buffer) result {
+	writePanic = op{"WriteTo(panic)", take, func(b buffer) result {
 		_, err := b.WriteTo(writerFunc(func([]byte) (int, error) { panic("writer's panic") }))
 		return result{err: err}
 	}}
@@ -575,6 +728,19 @@ type script struct {
 	noViews             bool // a mapping stays one
 }
 
+// storage draws for the length of a test from what size on storage is mapped,
+// whether it is published, and how fine mappings are: with small ones the edges
+// are close.
+func (s *script) storage(t testing.TB) {
+	t.Helper()
+	c := s.byte()
+	setThreshold(t, []int{mapThreshold, 1, 4096}[c%3])
+	s.noViews = c/3%2 == 1
+	if c/6%2 == 1 {
+		setUnit(t, os.Getpagesize())
+	}
+}
+
 func (s *script) byte() byte {
 	c, err := s.src.ReadByte()
 	s.done = s.done || err != nil
@@ -596,9 +762,15 @@ func (s *script) data(n int) []byte {
 	return noise()[off : off+k]
 }
 
+// offset draws an offset up to n.
+func (s *script) offset(n int) int { return int(uint64(s.uint16()) * uint64(n+1) >> 16) }
+
 // op draws an operation for a buffer of n bytes.
 func (s *script) op(n int) op {
-	c := s.byte() % 32
+	c := s.byte() % 40
+	if c >= 32 {
+		return s.opBeyond(c, n)
+	}
 	if s.noViews && c >= 24 {
 		c -= 24
 	}
@@ -658,6 +830,36 @@ func (s *script) op(n int) op {
 	default:
 		return []op{next(-1), peekN(-1), available}[s.byte()%3]
 	}
+}
+
+// opBeyond draws an operation that bytes.Buffer has not.
+func (s *script) opBeyond(c byte, n int) op {
+	switch c {
+	case 32:
+		return writeAt(s.data(n), int64(s.offset(n)))
+	case 33:
+		end := min(n+s.size(s.writeBits), max(n, s.limit))
+		return writeAt(s.data(end), int64(end))
+	case 34:
+		return readAt(s.size(s.readBits), int64(s.offset(n+1)))
+	case 35:
+		return reserveBy(s.size(s.writeBits))
+	case 36:
+		bounds := []int{0, 0, 0, 0, n, n + s.size(8), n / 2, math.MaxInt}
+		return setMaxLen(bounds[s.byte()%8])
+	case 37:
+		return shrink
+	case 38:
+		if s.byte()%16 != 0 { // rare: it is slow, or empties the contents
+			return noHugePages
+		}
+		return []op{closeIt, collectNow}[s.byte()%2]
+	}
+	misuse := []op{
+		writeAt([]byte("x"), -1), writeAt(nil, -1), writeAt([]byte("x"), math.MaxInt64), writeAt([]byte("x"), math.MaxInt64-1),
+		readAt(1, -1), readAt(0, -1), readAt(1, math.MaxInt64), reserveBy(-1), reserveBy(math.MinInt),
+	}
+	return misuse[int(s.byte())%len(misuse)]
 }
 
 func (s *script) readFrom(n int) op {

@@ -225,10 +225,10 @@ func (b *Buffer) tryCaps(want, need int, try func(c int) error) error {
 // bounded lowers a capacity to what MaxLen allows to fill, but not below what
 // n more bytes need.
 func (b *Buffer) bounded(c, n int) int {
-	if b.MaxLen <= 0 {
-		return c
+	if more := max(b.roomToMax(), n); more < c-len(b.buf) {
+		return len(b.buf) + more
 	}
-	return min(c, b.off+max(b.MaxLen, b.Len()+n))
+	return c
 }
 
 // roomToMax returns how many bytes more MaxLen allows.

@@ -220,6 +220,24 @@ func TestMaxLenBelowLen(t *testing.T) {
 	})
 }
 
+// TestMaxLenOfMaxInt: what has been read and the bound together are more than
+// an int holds. Write took that for too large.
+func TestMaxLenOfMaxInt(t *testing.T) {
+	for _, most := range []int{math.MaxInt, math.MaxInt - 1, math.MaxInt/2 + 1} {
+		atSizes(t, func(t *testing.T, n int) {
+			b := &Buffer{MaxLen: most}
+			writeAllOf(t, b, noise()[:n])
+			b.Read(make([]byte, 10))
+			c := b.Cap()
+			for b.Cap() == c {
+				writeAllOf(t, b, noise()[:n])
+			}
+			require.GreaterOrEqual(t, b.Cap(), 2*(c-10), "not doubled")
+			require.NoError(t, b.Close())
+		})
+	}
+}
+
 // TestMaxLenConsume: the bound is on what is unread, so a queue runs on.
 func TestMaxLenConsume(t *testing.T) {
 	for _, n := range []int{1, 10, 3000, 1 << 20} {
