@@ -19,6 +19,7 @@ require (
 	github.com/valyala/bytebufferpool v1.0.0
 	go.uber.org/goleak v1.3.0
 	golang.org/x/perf v0.0.0-20250813145418-2f7363a06fe1
+	golang.org/x/sync v0.16.0
 	golang.org/x/term v0.44.0
 	gonum.org/v1/plot v0.17.0
 )

@@ -6,37 +6,26 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
-	"go.uber.org/goleak"
 
 	"github.com/mmapbuf/mmapbuf"
+	"github.com/mmapbuf/mmapbuf/examples/internal/commandtest"
 )
 
-// serve runs a server, and returns its address and a way to it. In the end all
-// goroutines must be gone and the memory of all Buffers given back.
+// serve is commandtest.Serve, and in the end the memory of all Buffers must be
+// given back.
 func serve(t *testing.T, h http.Handler) (url string, transport *http.Transport) {
 	t.Helper()
 	mapped := mmapbuf.ReadStats().MappedBytes
-	server := httptest.NewServer(h)
-	before := goleak.IgnoreCurrent()
-	transport = http.DefaultTransport.(*http.Transport).Clone()
 	t.Cleanup(func() {
-		// Before the server closes the connections, for that would hide that
-		// a client has not.
-		transport.CloseIdleConnections()
-		goleak.VerifyNone(t, before,
-			goleak.IgnoreAnyFunction("net/http.(*conn).serve"),
-			goleak.IgnoreAnyFunction("net/http.(*connReader).backgroundRead"))
-		server.Close()
 		assert.Equal(t, mapped, mmapbuf.ReadStats().MappedBytes, "memory is not given back")
 	})
-	return server.URL, transport
+	return commandtest.Serve(t, h)
 }
 
 // An origin is a server of one object. It does as the standards say, but for

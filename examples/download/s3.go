@@ -59,6 +59,9 @@ func work(j job) (f measure.Figures, err error) {
 		if impl.name != j.Implementation {
 			continue
 		}
+		if err := measure.Warm(2 * j.Size); err != nil {
+			return f, err
+		}
 		m := measure.Start()
 		b := impl.open(j.Size)
 		if err := download(context.Background(), client, b); err != nil {
