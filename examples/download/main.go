@@ -57,16 +57,11 @@ func run(ctx context.Context, args []string) error {
 	for _, impl := range implementations {
 		names = append(names, impl.name)
 	}
-	figures, err := measure.InTurn(ctx, names, cfg.runs, func(ctx context.Context, i int) (f measure.Figures, err error) {
-		_, err = measure.Run(ctx, job{names[i], server.URL, int64(cfg.size), sum}, &f)
-		return f, err
+	rows, err := measure.Compare(ctx, []string{"S3, parallel parts"}, names, cfg.runs, func(_, name string) any {
+		return job{name, server.URL, int64(cfg.size), sum}
 	})
 	if err != nil {
 		return err
-	}
-	var rows []measure.Row
-	for i, name := range names {
-		rows = append(rows, measure.Row{Work: "S3, parallel parts", Implementation: name, Runs: figures[i]})
 	}
 	measure.Table(os.Stdout, rows)
 	fmt.Println()

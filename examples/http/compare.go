@@ -112,29 +112,16 @@ func work(j job) (f measure.Figures, err error) {
 
 // compare prints what the same uploads take with each implementation.
 func compare(ctx context.Context, w io.Writer, cfg config) error {
-	var jobs []job
-	var rows []measure.Row
 	var names []string
-	for _, chunked := range []bool{false, true} {
-		for _, impl := range implementations {
-			kind := "length known"
-			if chunked {
-				kind = "length not known"
-			}
-			jobs = append(jobs, job{impl.name, int(cfg.max), chunked})
-			rows = append(rows, measure.Row{Work: kind, Implementation: impl.name})
-			names = append(names, impl.name+", "+kind)
-		}
+	for _, impl := range implementations {
+		names = append(names, impl.name)
 	}
-	figures, err := measure.InTurn(ctx, names, cfg.runs, func(ctx context.Context, i int) (f measure.Figures, err error) {
-		_, err = measure.Run(ctx, jobs[i], &f)
-		return f, err
+	const known, unknown = "length known", "length not known"
+	rows, err := measure.Compare(ctx, []string{known, unknown}, names, cfg.runs, func(work, name string) any {
+		return job{name, int(cfg.max), work == unknown}
 	})
 	if err != nil {
 		return err
-	}
-	for i := range rows {
-		rows[i].Runs = figures[i]
 	}
 	fmt.Fprintf(w, "%d uploads of up to %v, %d at a time; runs of each, in turn: %d\n\n", rounds*len(sizes(int(cfg.max))), cfg.max, parallel, cfg.runs)
 	measure.Table(w, rows)
