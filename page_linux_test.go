@@ -442,6 +442,8 @@ func TestRefused(t *testing.T) {
 		step(miB + 54321)
 	}
 	require.Nil(t, b.m)
+	require.ErrorIs(t, b.Reserve(maxSlice), ErrTooLarge)
+	require.True(t, bytes.Equal(want.Bytes(), contents(&b)))
 }
 
 // TestNoForeignBytes has publishing copy where the heap has old objects of the
