@@ -452,6 +452,8 @@ func TestRefused(t *testing.T) {
 		step(miB + 54321)
 	}
 	require.Nil(t, b.m)
+	require.ErrorIs(t, b.Reserve(maxSlice), ErrTooLarge)
+	require.True(t, bytes.Equal(want.Bytes(), contents(&b)))
 }
 
 // TestNoForeignBytes has publishing copy where the heap has old objects of the
@@ -511,6 +513,7 @@ func testLimit(t *testing.T, resource int, counted string) {
 		return nil
 	}()
 	reserveErr := b.Reserve(giB)
+	_, writeAtErr := b.WriteAt(chunk, int64(b.Len()+giB))
 	for i := range b.Len() / len(chunk) {
 		n, err := b.ReadAt(p, int64(i*len(chunk)))
 		if n < len(chunk) || err != nil || !bytes.Equal(chunk, p) {
@@ -528,7 +531,7 @@ func testLimit(t *testing.T, resource int, counted string) {
 	// 64 MiB and 400 more, and no more than them: a move charges the
 	// difference alone.
 	require.Greater(t, n+300*miB, 440*miB, "gave up early")
-	for _, err := range []error{err, viewErr, reserveErr} {
+	for _, err := range []error{err, viewErr, reserveErr, writeAtErr} {
 		require.ErrorIs(t, err, ErrTooLarge)
 		require.ErrorIs(t, err, unix.ENOMEM)
 	}
