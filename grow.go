@@ -94,7 +94,7 @@ func (b *Buffer) setMapping(m *mapping, off, end int) {
 }
 
 // grow makes room for n more bytes: cap(buf)-len(buf) >= n. It may discard the
-// consumed prefix. If it fails, nothing has changed.
+// consumed prefix, even if it fails; the contents are then as before.
 func (b *Buffer) grow(n int) error {
 	if b.buf == nil && n <= smallSize && smallSize < mapThreshold {
 		b.buf = make([]byte, 0, smallSize)

@@ -119,14 +119,19 @@ func mapOnto(to []byte, how uintptr) error {
 		uintptr(base(to)), uintptr(len(to)), unix.PROT_READ | unix.PROT_WRITE,
 		unix.MAP_PRIVATE | unix.MAP_ANONYMOUS | how, ^uintptr(0), 0,
 	}
+	var at uintptr
 	var errno unix.Errno
 	if runtime.GOARCH == "s390x" { // has the arguments in memory
-		_, _, errno = unix.Syscall(unix.SYS_MMAP, uintptr(unsafe.Pointer(&args)), 0, 0)
+		at, _, errno = unix.Syscall(unix.SYS_MMAP, uintptr(unsafe.Pointer(&args)), 0, 0)
 	} else {
-		_, _, errno = unix.Syscall6(unix.SYS_MMAP, args[0], args[1], args[2], args[3], args[4], args[5])
+		at, _, errno = unix.Syscall6(unix.SYS_MMAP, args[0], args[1], args[2], args[3], args[4], args[5])
 	}
-	if errno != 0 {
+	switch {
+	case errno != 0:
 		return errno
+	case at != args[0]: // a kernel before 4.17, which takes MAP_FIXED_NOREPLACE for a wish
+		_, _, _ = unix.Syscall(unix.SYS_MUNMAP, at, args[1], 0)
+		return unix.EEXIST
 	}
 	// Where the kernel knows names, only what has the same is merged.
 	if fault("prctl", nil, nil) == nil {
