@@ -760,6 +760,9 @@ func TestPopulate(t *testing.T) {
 	resident := func() int { return residentAt(t, uintptr(base(p.mem)), len(p.mem)) / page }
 
 	p.populate(page/2, 3*page-1) // the first page is being written already
+	if p.fresh > len(p.mem) {
+		t.Skip("the kernel does not know MADV_POPULATE_WRITE")
+	}
 	require.Equal(t, 2, resident())
 	p.populate(3*page-1, 9*page)
 	require.Equal(t, 8, resident())
