@@ -1,6 +1,10 @@
 package mmapbuf
 
-import "sync"
+import (
+	"math"
+	"os"
+	"sync"
+)
 
 // The page layer: mappings for grow.go. page_linux.go has it on mmap(2),
 // mremap(2) and madvise(2); page_other.go is for everybody else and has none,
@@ -21,9 +25,9 @@ import "sync"
 //	(*pages).clear(lo, hi int) error
 //		gives the memory of mem[lo:hi] back. Its addresses stay, and
 //		read as zero.
-//	(*pages).populate(lo, hi int)
-//		is told that mem[lo:hi] is about to be written. Where pages are
-//		small, it gets memory for all that are new at once.
+//	(*pages).touch(lo, hi int) error
+//		gets memory for mem[lo:hi] at once, as writing there would bit by
+//		bit. The kernel may not know how.
 //	(*pages).unmap() error
 //		unmaps it all; does nothing the second time.
 //	probeHeap(n int) error
@@ -37,7 +41,7 @@ import "sync"
 //		is b, but hidden from escape analysis.
 //
 // Whatever fails leaves the bytes of mem as they were. All sizes and offsets
-// are multiples of pageUnit, except end.
+// are multiples of pageUnit, except end, and those of touch, which are of pages.
 //
 // # Publishing
 //
@@ -100,4 +104,19 @@ func pageRound(n int) (int, bool) {
 	u := pageUnit()
 	r := max(n+u-1, u) &^ (u - 1)
 	return r, n >= 0 && r >= n
+}
+
+// populate is told that mem[lo:hi] is about to be written. Where pages are small
+// it gets memory for all that are new, which takes less than a fault for each.
+func (p *pages) populate(lo, hi int) {
+	if hi <= p.fresh {
+		return
+	}
+	page := os.Getpagesize()
+	lo = (max(lo, p.fresh) + page - 1) &^ (page - 1) // what is before lo in its page has been written
+	hi = (hi + page - 1) &^ (page - 1)
+	p.fresh = hi
+	if lo < hi && p.touch(lo, hi) != nil {
+		p.fresh = math.MaxInt // kernels before 5.14 do not know how
+	}
 }

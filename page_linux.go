@@ -303,17 +303,8 @@ func (p *pages) clear(lo, hi int) error {
 	return os.NewSyscallError("madvise", madvise(p.mem[lo:hi], unix.MADV_DONTNEED))
 }
 
-func (p *pages) populate(lo, hi int) {
-	if hi <= p.fresh {
-		return
-	}
-	page := os.Getpagesize()
-	lo = (max(lo, p.fresh) + page - 1) &^ (page - 1) // what is before lo in its page has been written
-	hi = (hi + page - 1) &^ (page - 1)
-	p.fresh = hi
-	if lo < hi && madvise(p.mem[lo:hi], unix.MADV_POPULATE_WRITE) != nil {
-		p.fresh = math.MaxInt // kernels before 5.14 do not know it
-	}
+func (p *pages) touch(lo, hi int) error {
+	return os.NewSyscallError("madvise", madvise(p.mem[lo:hi], unix.MADV_POPULATE_WRITE))
 }
 
 func (p *pages) unmap() error {

@@ -23,7 +23,7 @@ func (*pages) grow(int) error                        { return errors.ErrUnsuppor
 func (*pages) dropFront(int) error                   { return errors.ErrUnsupported }
 func (*pages) dropBack(int) error                    { return errors.ErrUnsupported }
 func (*pages) clear(int, int) error                  { return errors.ErrUnsupported }
-func (*pages) populate(int, int)                     {}
+func (*pages) touch(int, int) error                  { return errors.ErrUnsupported }
 func (p *pages) unmap() error                        { p.set(nil); return nil }
 func (*pages) publish(int, int, int) ([]byte, error) { return nil, errors.ErrUnsupported }
 func probeHeap(int) error                            { return nil }
