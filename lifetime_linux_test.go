@@ -370,7 +370,7 @@ func TestViewKeptAcross(t *testing.T) {
 func TestManyBuffers(t *testing.T) {
 	const size = 2 * miB
 	data := pattern(3, size)
-	// Writing by small steps leaves slices of up to half of mapThreshold
+	// Writing by small steps leaves slices of up to mapThreshold
 	// behind, which call for the collector; one Write, or Grow, leaves
 	// nothing, and nobody does.
 	makers := []struct {
@@ -703,7 +703,7 @@ func TestManyViews(t *testing.T) {
 	var views [][]byte
 	for i := range limit/2 + 3000 {
 		b := Buffer{NoHugePages: true}
-		b.Grow(mapThreshold)
+		b.Grow(mapThreshold + 1)
 		_, _ = b.Write([]byte{byte(i), byte(i >> 8)})
 		views = append(views, b.Bytes())
 	}

@@ -146,6 +146,9 @@ func useAll(t *testing.T) {
 // TestSandboxed lives with system calls that are refused: nothing is lost, and
 // nobody is told.
 func TestSandboxed(t *testing.T) {
+	if raceEnabled {
+		t.Skip("there is one goroutine, and the race detector takes its time")
+	}
 	const mremapFlags, prctlOption = 3, 0
 	tests := map[string]struct {
 		filter           filter

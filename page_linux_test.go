@@ -376,6 +376,9 @@ func TestPeakMemoryIsPayload(t *testing.T) {
 }
 
 func TestQueueTakesUpItsBacklog(t *testing.T) {
+	if raceEnabled {
+		t.Skip("there is one goroutine, and the race detector takes its time")
+	}
 	const backlog = 128 * miB
 	needMemory(t, 4*backlog)
 	for _, step := range []int{64 * kiB, 3 * miB} {
