@@ -1,6 +1,6 @@
 // Package mmapbuf has one type, [Buffer]: a [bytes.Buffer] for large data.
 //
-// Small contents lie in an ordinary Go slice. Past about 1 MiB a Buffer keeps
+// Small contents lie in an ordinary Go slice. Past 1 MiB a Buffer keeps
 // them in an anonymous memory mapping of its own, which mremap(2) grows and
 // shrinks without copying a byte. Filling gigabytes then costs little more
 // than writing them once, and the memory in use is the size of the contents,

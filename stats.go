@@ -12,7 +12,7 @@ import (
 // The Go runtime does not see mappings: they are in no heap profile and no
 // field of [runtime.MemStats], and a memory limit (GOMEMLIMIT,
 // [runtime/debug.SetMemoryLimit]) does not count them. Who sets one should
-// leave room for MappedBytes. Contents below 1 MiB and what has been published
+// leave room for MappedBytes. Contents of up to 1 MiB and what has been published
 // are Go heap and are counted there.
 //
 // Where the live mappings come from is told by the profile of package
