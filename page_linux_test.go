@@ -368,8 +368,10 @@ func TestPeakMemoryIsPayload(t *testing.T) {
 	peak := status(t, "VmHWM") - base
 	t.Logf("peak %s above the start for %s", sizeString(peak), sizeString(size))
 	assert.LessOrEqual(t, peak, size/100*101+8*miB)
-	if mapThreshold >= miB { // the slices on the way there
-		assert.LessOrEqual(t, after.TotalAlloc-before.TotalAlloc, uint64(3*miB), "bytes allocated on the Go heap")
+	if mapThreshold >= miB && !raceEnabled { // the slices on the way there; the detector's are twice as large
+		garbage := after.TotalAlloc - before.TotalAlloc
+		t.Logf("%s allocated on the Go heap", sizeString(int(garbage)))
+		assert.LessOrEqual(t, garbage, uint64(3*miB))
 	}
 	assert.NoError(t, b.Close())
 	assert.Less(t, status(t, "VmRSS")-base, 16*miB, "after Close")
