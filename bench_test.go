@@ -314,23 +314,23 @@ var ops = []struct {
 	{"Next", func(b *bytes.Buffer) {
 		stdRewind(b)
 		for range opCount {
-			total += len(b.Next(16))
+			total += int(b.Next(16)[0])
 		}
 	}, func(b *Buffer) {
 		ourRewind(b)
 		for range opCount {
-			total += len(b.Next(16))
+			total += int(b.Next(16)[0])
 		}
 	}},
 	{"Peek", func(b *bytes.Buffer) {
 		for range opCount {
 			p, _ := stdPeek(b, 16)
-			total += len(p)
+			total += int(p[0])
 		}
 	}, func(b *Buffer) {
 		for range opCount {
 			p, _ := b.Peek(16)
-			total += len(p)
+			total += int(p[0])
 		}
 	}},
 	{"Bytes", func(b *bytes.Buffer) {

@@ -161,11 +161,11 @@ func (b *Buffer) Next(n int) []byte {
 	if b.self != nil {
 		b.publish(b.Len())
 	}
+	i := b.off
+	n = min(n, len(b.buf)-i)
+	p := b.buf[i : i+n]
+	b.off = i + n
 	b.lastRead = opInvalid
-	p := b.buf[b.off:]
-	n = min(n, len(p))
-	p = p[:n]
-	b.off += n
 	if n > 0 {
 		b.lastRead = opRead
 	}
@@ -487,13 +487,14 @@ func passesStep(start, end int) bool { return start^end >= trimStep }
 // ReadByte consumes and returns the next byte, or returns [io.EOF] if there is
 // none.
 func (b *Buffer) ReadByte() (byte, error) {
-	if b.off >= len(b.buf) {
+	b.check()
+	i := b.off
+	if uint(i) >= uint(len(b.buf)) {
 		b.rewind()
 		return 0, io.EOF
 	}
-	b.check()
-	c := b.buf[b.off]
-	b.off++
+	c := b.buf[i]
+	b.off = i + 1
 	b.lastRead = opRead
 	runtime.KeepAlive(b)
 	return c, nil
