@@ -55,6 +55,25 @@ func timed(f func()) time.Duration {
 	return time.Since(start)
 }
 
+// BenchmarkFloor is filling beside the least that can be done, in turn, for the
+// two are too close for BenchmarkFill to tell apart.
+func BenchmarkFloor(b *testing.B) {
+	if !canMap() {
+		b.Skip("no mappings here")
+	}
+	chunk := bytes.Repeat([]byte("mmapbuf\n"), 64*kiB/8)
+	var impls []impl
+	for _, f := range fillers {
+		switch f.name {
+		case "mmapbuf.Buffer", "mmapbuf.Buffer,NoHugePages", "floor", "floor,NoHugePages":
+			impls = append(impls, impl{f.name, func() time.Duration {
+				return timed(func() { f.fill(large(), chunk) })
+			}})
+		}
+	}
+	turns(b, large(), impls...)
+}
+
 // BenchmarkWorstWrite is the longest of all writes of 64 KiB.
 func BenchmarkWorstWrite(b *testing.B) {
 	chunk := make([]byte, 64*kiB)
