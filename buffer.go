@@ -161,11 +161,11 @@ func (b *Buffer) Next(n int) []byte {
 	if b.self != nil {
 		b.publish(b.Len())
 	}
+	b.lastRead = opInvalid // also if n is negative, and this panics
 	i := b.off
 	n = min(n, len(b.buf)-i)
 	p := b.buf[i : i+n]
 	b.off = i + n
-	b.lastRead = opInvalid
 	if n > 0 {
 		b.lastRead = opRead
 	}

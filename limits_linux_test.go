@@ -244,9 +244,9 @@ func TestMapCountUsedUp(t *testing.T) {
 	}
 	wg.Wait()
 	needMemory(t, giB)
-	_ = make([]byte, (buffers+20)*4*miB)
+	_ = make([]byte, (buffers+20)*6*miB)
 	runtime.GC()
-	data := randomBytes(11, 2*miB)
+	data := randomBytes(11, 3*miB) // what is shorter is copied
 	page := os.Getpagesize()
 	mem, err := unix.Mmap(-1, 0, 200_000*page, unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	require.NoError(t, err)

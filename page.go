@@ -58,7 +58,7 @@ import (
 // neither reads nor writes pointer-free objects while they are reachable; and
 // the runtime does not care which pages back its addresses. It does not rely
 // on layouts, on linknames or on how the heap is organised. Where mremap(2)
-// does not do it, publish copies.
+// does not do it, and where there is too little to be worth it, publish copies.
 type pages struct {
 	mem   []byte // the whole mapping, nil if there is none
 	fresh int    // populate has done mem[:fresh]; beyond len(mem) where it does not pay

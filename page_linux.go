@@ -319,20 +319,24 @@ const minObject = 64 * kiB
 
 func (p *pages) publish(lo, end, hi int) ([]byte, error) {
 	n := hi - lo
-	if canRemap() && stats.vmas.Load() < vmaBudget() {
-		obj, skip := heapObject(n)
-		if movePages(obj, skip, p.mem[lo:hi]) {
-			_ = discard(p.mem[:lo])
-			_ = discard(p.mem[hi:])
-			p.set(nil)
-			return within(obj, skip, n), nil
+	// To move little takes longer than to copy it, for each processor must
+	// hear of it, and again when the pages are collected.
+	if n > 2*mapThreshold {
+		if canRemap() && stats.vmas.Load() < vmaBudget() {
+			obj, skip := heapObject(n)
+			if movePages(obj, skip, p.mem[lo:hi]) {
+				_ = discard(p.mem[:lo])
+				_ = discard(p.mem[hi:])
+				p.set(nil)
+				return within(obj, skip, n), nil
+			}
+			// obj is not gone yet, or never will be: this is one more.
+			if err := probeHeap(n); err != nil {
+				return nil, err
+			}
 		}
-		// obj is not gone yet, or never will be: this is one more.
-		if err := probeHeap(n); err != nil {
-			return nil, err
-		}
+		stats.copies.Add(1)
 	}
-	stats.copies.Add(1)
 	q := append(make([]byte, 0, n), p.mem[lo:end]...) // cleared behind end, for a view can reach there
 	_ = p.unmap()
 	return q[:n], nil
