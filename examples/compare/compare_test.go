@@ -110,6 +110,14 @@ func TestNoPeaks(t *testing.T) {
 	assert.FileExists(t, filepath.Join(dir, "compare-time.png"))
 }
 
+func TestSizeTicks(t *testing.T) {
+	var labels []string
+	for _, tick := range (sizeTicks{64 << 10, 512 << 10, 1 << 20, 4 << 20, 1 << 30, 4 << 30}).Ticks(64<<10, 1<<30) {
+		labels = append(labels, tick.Label)
+	}
+	assert.Equal(t, []string{"1 GiB", "4 MiB", "1 MiB", "", "64 KiB"}, labels)
+}
+
 // result returns a line as go test prints it.
 func result(size, impl string) string {
 	return "BenchmarkFill/size=" + size + "/impl=" + impl + "-2 \t 1\t 1000 ns/op\n"

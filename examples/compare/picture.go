@@ -159,16 +159,26 @@ func picture(data *results, value func(point, figure) float64) (*plot.Plot, []ch
 	return p, labels, nil
 }
 
-// sizeTicks marks the sizes that were measured.
+// sizeTicks marks the sizes that were measured, in ascending order.
 type sizeTicks []int64
 
-// Ticks implements plot.Ticker.
+// Ticks implements plot.Ticker. A size has no label where that would run into
+// the label of the next one.
 func (s sizeTicks) Ticks(lo, hi float64) []plot.Tick {
+	const apart = 0.09 // of the axis
 	var ticks []plot.Tick
-	for _, size := range s {
-		if x := float64(size); x >= lo && x <= hi {
-			ticks = append(ticks, plot.Tick{Value: x, Label: sizeName(size)})
+	next := math.Inf(1)
+	for _, size := range slices.Backward(s) {
+		x := float64(size)
+		if x < lo || x > hi {
+			continue
 		}
+		tick := plot.Tick{Value: x}
+		if math.Log(next/x) >= apart*math.Log(hi/lo) {
+			tick.Label = sizeName(size)
+			next = x
+		}
+		ticks = append(ticks, tick)
 	}
 	return ticks
 }
