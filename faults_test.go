@@ -645,10 +645,10 @@ var scratch = sync.OnceValue(func() []byte { return make([]byte, 48*miB) })
 // good, in each way that it can. Sizes are scaled down, or it would take hours.
 func TestFaults(t *testing.T) {
 	setUnit(t, 64*kiB)
-	first := setting{mb: 32 * kiB, threshold: 32 * kiB}
+	first := setting{mb: 32 * kiB, threshold: 8 * kiB} // four times that is copied to be viewed
 	faults := allFaults(t, scenarios, faultyErrnos, []bool{false, true}, first)
 	for _, set := range []setting{
-		{32 * kiB, 32 * kiB, true},
+		{32 * kiB, 8 * kiB, true},
 		{32 * kiB, 1, false},
 		{32 * kiB, 1, true},
 	} {
@@ -703,18 +703,4 @@ func each(clean *plan, errnos []unix.Errno, forGood []bool, f func(p *plan)) {
 			}
 		}
 	}
-}
-
-// manyThreads starts the threads of the process before they can be taken for
-// leaks: each has a stack.
-func manyThreads() {
-	var wg sync.WaitGroup
-	for range 16 {
-		wg.Go(func() {
-			runtime.LockOSThread()
-			time.Sleep(20 * time.Millisecond)
-			runtime.UnlockOSThread()
-		})
-	}
-	wg.Wait()
 }

@@ -703,7 +703,7 @@ func TestManyViews(t *testing.T) {
 	var views [][]byte
 	for i := range limit/2 + 3000 {
 		b := Buffer{NoHugePages: true}
-		b.Grow(2*mapThreshold + 1)
+		b.Grow(4*mapThreshold + 1)
 		_, _ = b.Write([]byte{byte(i), byte(i >> 8)})
 		b.AvailableBuffer() // publishes more than Bytes, too much to be copied
 		views = append(views, b.Bytes())

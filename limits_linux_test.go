@@ -174,14 +174,15 @@ func TestSandboxed(t *testing.T) {
 	}
 }
 
-// startThreads starts more threads than the runtime will need: they need
-// mappings, and shall not take them once there is a limit.
-func startThreads() {
+// manyThreads starts more threads than the runtime will need: each has a stack,
+// which shall not take up what is left once there is a limit, nor look like a
+// leak.
+func manyThreads() {
 	var wg sync.WaitGroup
 	for range 16 {
 		wg.Go(func() {
 			runtime.LockOSThread()
-			time.Sleep(10 * time.Millisecond)
+			time.Sleep(20 * time.Millisecond)
 			runtime.UnlockOSThread()
 		})
 	}
@@ -194,7 +195,7 @@ func TestLockedMemoryLimit(t *testing.T) {
 	if !inChild(t) {
 		return
 	}
-	startThreads()
+	manyThreads()
 	_ = make([]byte, 64*miB) // the runtime dies of a lack of memory; let it have some
 	chunk := randomBytes(10, miB)
 	p := make([]byte, miB)
@@ -255,10 +256,10 @@ func TestMapCountUsedUp(t *testing.T) {
 	}
 	const spare, buffers = 60, 80 // published, a Buffer takes two mappings
 	needMemory(t, giB)
-	startThreads()
-	_ = make([]byte, (buffers+20)*6*miB)
+	manyThreads()
+	_ = make([]byte, (buffers+20)*8*miB)
 	runtime.GC()
-	data := randomBytes(11, 3*miB) // what is shorter is copied
+	data := randomBytes(11, 5*miB) // what is shorter is copied
 	page := os.Getpagesize()
 	mem, err := unix.Mmap(-1, 0, 200_000*page, unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	require.NoError(t, err)

@@ -321,7 +321,7 @@ func (p *pages) publish(lo, end, hi int) ([]byte, error) {
 	n := hi - lo
 	// To move little takes longer than to copy it, for each processor must
 	// hear of it, and again when the pages are collected.
-	if n > 2*mapThreshold {
+	if n > 4*mapThreshold {
 		if canRemap() && stats.vmas.Load() < vmaBudget() {
 			obj, skip := heapObject(n)
 			if movePages(obj, skip, p.mem[lo:hi]) {

@@ -129,7 +129,7 @@ func TestVMABudget(t *testing.T) {
 	defer func() { vmaBudget = old }()
 	vmaBudget = func() int64 { return 3 }
 
-	p := randomBytes(9, 3*miB)
+	p := randomBytes(9, 5*miB) // what is shorter is copied
 	bufs := make([]Buffer, 5)
 	for i := range bufs {
 		_, _ = bufs[i].Write(p)
