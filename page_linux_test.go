@@ -377,6 +377,31 @@ func TestPeakMemoryIsPayload(t *testing.T) {
 	assert.Less(t, status(t, "VmRSS")-base, 16*miB, "after Close")
 }
 
+// A line that ends beyond a step gives back what lies before it, not itself.
+func TestLinesGiveMemoryBack(t *testing.T) {
+	const size, lines = 5*miB + 3, 12
+	needMemory(t, giB/2)
+	line := bytes.ReplaceAll(randomBytes(12, size), []byte("\n"), []byte(" "))
+	line[size-1] = '\n'
+	var b Buffer
+	defer b.Close()
+	for i := range lines {
+		line[i] = 'x'
+		_, _ = b.Write(line)
+		line[i] = 'y'
+	}
+	for i := range lines {
+		got, err := b.ReadBytes('\n')
+		require.NoError(t, err)
+		require.Len(t, got, size)
+		require.Equal(t, byte('x'), got[i], "line %d", i)
+		require.True(t, bytes.Equal(line[lines:], got[lines:]), "line %d", i)
+	}
+	require.Zero(t, b.Len())
+	require.NotNil(t, b.m)
+	assert.LessOrEqual(t, residentAt(t, uintptr(base(b.m.mem)), len(b.m.mem)), lines*size-trimStep+size+pageUnit())
+}
+
 func TestQueueTakesUpItsBacklog(t *testing.T) {
 	if raceEnabled {
 		t.Skip("there is one goroutine, and the race detector takes its time")
