@@ -4,7 +4,6 @@ import (
 	"errors"
 	"io"
 	"math"
-	"runtime"
 	"sync"
 )
 
@@ -13,10 +12,10 @@ import (
 // lengthens the contents.
 func (b *Buffer) atLock() *sync.RWMutex {
 	if mu := b.mu.Load(); mu != nil {
-		return mu
+		return mu.(*sync.RWMutex)
 	}
 	b.mu.CompareAndSwap(nil, new(sync.RWMutex))
-	return b.mu.Load()
+	return b.mu.Load().(*sync.RWMutex)
 }
 
 var (
@@ -38,15 +37,13 @@ func (b *Buffer) ReadAt(p []byte, off int64) (n int, err error) {
 	mu := b.atLock()
 	mu.RLock()
 	defer mu.RUnlock()
-	b.check()
 	if off >= int64(b.Len()) {
 		return 0, io.EOF
 	}
-	n = copy(p, b.buf[b.off+int(off):])
+	b.look(func(contents []byte) { n = copy(p, contents[off:]) })
 	if n < len(p) {
 		err = io.EOF
 	}
-	runtime.KeepAlive(b)
 	return n, err
 }
 
@@ -80,49 +77,45 @@ func (b *Buffer) WriteAt(p []byte, off int64) (n int, err error) {
 }
 
 // overwrite copies p over the contents at off. It reports false, and does
-// nothing, if they do not reach that far.
+// nothing, if they do not reach that far, or are no longer where b knows them.
 func (b *Buffer) overwrite(mu *sync.RWMutex, p []byte, off int) bool {
 	mu.RLock()
 	defer mu.RUnlock()
-	b.check()
-	if b.Len() < off+len(p) {
+	if b.Len() < off+len(p) || !b.current() {
 		return false
 	}
-	copy(b.buf[b.off+off:], p)
-	runtime.KeepAlive(b)
+	b.put(b.off+off, p)
+	b.fill(len(p))
 	return true
 }
 
 // lengthen makes the contents end bytes long, if they are shorter, and zeroes
 // what of that lies before off. The rest is the caller's to write.
 func (b *Buffer) lengthen(mu *sync.RWMutex, off, end int) error {
+	m, err := b.lengthenAlone(mu, off, end)
+	pace(m) // not while others wait for the lock
+	return err
+}
+
+// lengthenAlone is lengthen, with nobody else using the Buffer. It returns the
+// mapping as well.
+func (b *Buffer) lengthenAlone(mu *sync.RWMutex, off, end int) (*mapping, error) {
 	mu.Lock()
 	defer mu.Unlock()
+	b.settle()
 	n := end - b.Len()
 	if n <= 0 {
-		return nil
+		return b.m, nil
 	}
-	if err := b.Reserve(n); err != nil {
-		return err
+	if err := b.reserve(n); err != nil {
+		return b.m, err
 	}
+	b.open(n)
 	b.lastRead = opInvalid
 	old, gap := len(b.buf), b.off+off
-	b.buf = b.buf[:b.off+end]
+	b.setEnd(b.off + end)
 	if gap > old {
 		b.zero(old, gap)
 	}
-	runtime.KeepAlive(b)
-	return nil
-}
-
-// zero makes buf[i:j] zero. Whole pages of a mapping are given back for that,
-// so that a gap takes up no memory until it is written.
-func (b *Buffer) zero(i, j int) {
-	if b.m != nil {
-		if lo, hi := pageFloor(i+pageUnit()-1), pageFloor(j); lo < hi && b.m.clear(lo, hi) == nil {
-			clear(b.buf[i:lo])
-			i = hi
-		}
-	}
-	clear(b.buf[i:j])
+	return b.m, nil
 }

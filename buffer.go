@@ -1,18 +1,41 @@
 // Package mmapbuf has one type, [Buffer]: a [bytes.Buffer] for large data.
 //
-// Small contents lie in an ordinary Go slice. Past 1 MiB a Buffer keeps
-// them in an anonymous memory mapping of its own, which mremap(2) grows and
-// shrinks without copying a byte. Filling gigabytes then costs little more
-// than writing them once, and the memory in use is the size of the contents,
-// not two or three times that.
+// Contents of up to 1 MiB are in an ordinary Go slice. Larger ones are in an
+// anonymous memory mapping, which mremap(2) grows and shrinks without copying.
+// Filling gigabytes costs little more than writing them once, and the memory in
+// use is the size of the contents, not two or three times that.
 //
-// Nobody has to know that there is a mapping. No address of it reaches a
-// caller: the first method that returns a view ([Buffer.Bytes], [Buffer.Next],
-// [Buffer.Peek], [Buffer.AvailableBuffer]) moves the pages into an object of
-// the Go heap, again without copying, and from then on the collector looks
-// after them as after any slice. A mapping whose Buffer has become
-// unreachable is given back by the collector too. Calling [Buffer.Close] gives
-// it back sooner; it is not a duty.
+// # Lifetime
+//
+// A Buffer needs no Close. Its mapping is unmapped when the collector finds it
+// unreachable; [Buffer.Close] does that sooner. Slices that a Buffer returns
+// ([Buffer.Bytes], [Buffer.Next], [Buffer.Peek], [Buffer.AvailableBuffer]) are
+// memory of the Go heap, which lives for as long as they are held: the first of
+// these calls moves the contents there, by page table if they are large.
+//
+// # Concurrency
+//
+// As with bytes.Buffer, methods that change a Buffer must not run at the same
+// time as any other. Methods that only look at it may run at once, in any number
+// of goroutines: Bytes, Peek, AvailableBuffer, String, Len, Cap, Available and
+// ReadAt. They may also be called by the Reader of [Buffer.ReadFrom] and by the
+// Writer of [Buffer.WriteTo]. WriteAt may run at the same time as ReadAt and
+// WriteAt on other ranges.
+//
+// # Copies
+//
+// A Buffer may be moved by value: returned, sent through a channel, kept in
+// structs, slices and maps. If both of two copies are used, they share their
+// contents, as copies of a bytes.Buffer do, until one of them moves or frees the
+// storage; the other then panics when it is used.
+//
+// # Memory accounting
+//
+// Mappings are not part of the Go heap. The package starts a collection when as
+// much has been written to them since the last one, and not closed, as GOGC or
+// the memory limit would allow a program to allocate. See [Stats].
+//
+// # Platforms
 //
 // Where there is no mremap(2) (other systems than Linux, 32-bit machines,
 // builds with the tag nommap) a Buffer does the same on Go slices alone.
@@ -22,8 +45,6 @@ import (
 	"bytes"
 	"errors"
 	"io"
-	"runtime"
-	"sync"
 	"sync/atomic"
 	"unicode/utf8"
 )
@@ -32,12 +53,9 @@ import (
 // [bytes.Buffer], meant for contents from megabytes up to what the machine
 // has. The zero value is an empty Buffer ready to use.
 //
-// A Buffer must not be copied once it has been written to; go vet reports
-// copies, and a copy of a Buffer that owns a mapping panics when it is used.
-//
-// A Buffer is not safe for concurrent use, with the exception that the
-// contracts of [io.ReaderAt] and [io.WriterAt] ask for: see [Buffer.ReadAt]
-// and [Buffer.WriteAt].
+// A Buffer may be moved by value, and looked at by several goroutines at once;
+// the package documentation says what holds. It is otherwise not safe for
+// concurrent use.
 type Buffer struct {
 	// MaxLen bounds Len, in bytes; 0 means no bound. Writes that would
 	// exceed it store what fits and return an error that wraps ErrTooLarge.
@@ -52,12 +70,12 @@ type Buffer struct {
 	// looking for huge pages.
 	NoHugePages bool
 
-	lastRead readOp  // what UnreadByte and UnreadRune may take back
-	buf      []byte  // contents are buf[off:len(buf)]; storage is Go memory or m.mem
-	off      int     // read at &buf[off], write at &buf[len(buf)]
-	self     *Buffer // the Buffer's own address while m != nil, else nil; tells a copy
-	m        *mapping
-	mu       atomic.Pointer[sync.RWMutex] // of ReadAt and WriteAt, made by the first of them
+	lastRead readOp       // what UnreadByte and UnreadRune may take back
+	gen      uint32       // of m, as far as buf and off are about it; 0 if there is none
+	buf      []byte       // contents are buf[off:len(buf)]; storage is Go memory, or m.mem up to where it is in use
+	off      int          // read at &buf[off], write at &buf[len(buf)]
+	m        *mapping     // owns the storage, if it is not Go memory, or did until it was published
+	mu       atomic.Value // the *sync.RWMutex of ReadAt and WriteAt, made by the first of them
 }
 
 // readOp is the last operation on a Buffer, as far as Unread* care. A positive
@@ -91,7 +109,6 @@ const (
 	panicGrow     = "bytes.Buffer.Grow: negative count"
 	panicTruncate = "bytes.Buffer: truncation out of range"
 	panicWriteTo  = "bytes.Buffer.WriteTo: invalid Write count"
-	panicCopied   = "mmapbuf: Buffer copied by value"
 )
 
 // NewBuffer returns a Buffer whose contents are buf. The Buffer owns buf from
@@ -104,68 +121,63 @@ func NewBuffer(buf []byte) *Buffer { return &Buffer{buf: buf} }
 // NewBufferString returns a Buffer whose contents are a copy of s.
 func NewBufferString(s string) *Buffer { return &Buffer{buf: []byte(s)} }
 
-// check panics if b is a copy of a Buffer that owns a mapping: the memory
-// under such a copy may have been moved or unmapped by the original. (To keep
-// the addresses that were left reserved would do as well and spare the check,
-// which takes up to 0.5 ns; but it would take a VMA for each move, and Close
-// could not give them back.)
-func (b *Buffer) check() {
-	if b.self != nil && b.self != b {
-		panic(panicCopied)
-	}
-}
-
 // Bytes returns the contents, a slice of Len bytes. The slice is valid until
 // the next method that changes the Buffer, as with [bytes.Buffer]; until then
 // changes made through it are changes of the contents. Its memory belongs to
 // the Go heap: kept longer, it holds old contents or newer ones, but never
 // becomes invalid.
 //
-// The first call after a large Buffer has grown moves the pages to the Go
-// heap. It panics, with an error that wraps ErrTooLarge and with the contents
+// The first call after a large Buffer has grown moves the contents to the Go
+// heap: contents of up to 4 MiB are copied, the pages of larger ones are moved
+// by mremap(2). Growth after that copies the contents once, as in bytes.Buffer.
+// Bytes panics, with an error that wraps ErrTooLarge and with the contents
 // intact, if the heap cannot have that much memory.
 func (b *Buffer) Bytes() []byte {
-	if b.self != nil {
-		b.publish(b.Len())
+	if b.m != nil {
+		return b.mustView(b.Len())
 	}
-	return b.buf[b.off:]
+	return b.unread()
 }
 
 // AvailableBuffer returns an empty slice with a capacity of Available bytes,
 // to be appended to and then passed to the next Write. It is valid until that
 // write; see [Buffer.Bytes] for its memory and for when it panics.
 func (b *Buffer) AvailableBuffer() []byte {
-	if b.self != nil {
-		b.publish(b.Available())
+	if b.m != nil {
+		return b.spare()
 	}
-	return b.buf[len(b.buf):]
+	return b.unread()[b.Len():]
 }
 
 // Peek returns the next n bytes without consuming them, or with [io.EOF] all
 // that there are if they are fewer. The slice is valid until the next read or
-// write; see [Buffer.Bytes] for its memory and for when it panics.
+// write; see [Buffer.Bytes] for its memory and for when it panics. Where there
+// is no memory for a view of everything, the slice is a copy.
 func (b *Buffer) Peek(n int) ([]byte, error) {
-	if b.self != nil {
-		b.publish(b.Len())
-	}
+	var err error
 	if n > b.Len() {
-		return b.buf[b.off:], io.EOF
+		n, err = b.Len(), io.EOF
 	}
-	return b.buf[b.off : b.off+n], nil
+	if b.m != nil {
+		return b.viewOf(n), err
+	}
+	return b.unread()[:n], err
 }
 
 // Next consumes the next n bytes, or all that there are if they are fewer, and
 // returns them. The slice is valid until the next read or write; see
-// [Buffer.Bytes] for its memory and for when it panics.
+// [Buffer.Peek] for its memory and [Buffer.Bytes] for when it panics.
 func (b *Buffer) Next(n int) []byte {
-	if b.self != nil {
-		b.publish(b.Len())
-	}
 	b.lastRead = opInvalid // also if n is negative, and this panics
-	i := b.off
-	n = min(n, len(b.buf)-i)
-	p := b.buf[i : i+n]
-	b.off = i + n
+	n = min(n, b.Len())
+	var p []byte
+	if b.m != nil {
+		p = b.viewOf(n)
+		b.settle()
+	} else {
+		p = b.unread()[:n]
+	}
+	b.off += n
 	if n > 0 {
 		b.lastRead = opRead
 	}
@@ -173,13 +185,11 @@ func (b *Buffer) Next(n int) []byte {
 }
 
 // String returns a copy of the contents as a string, and "<nil>" if b is nil.
-func (b *Buffer) String() string {
+func (b *Buffer) String() (s string) {
 	if b == nil {
 		return "<nil>"
 	}
-	b.check()
-	s := string(b.buf[b.off:])
-	runtime.KeepAlive(b)
+	b.look(func(contents []byte) { s = string(contents) })
 	return s
 }
 
@@ -188,16 +198,21 @@ func (b *Buffer) String() string {
 func (b *Buffer) Len() int { return len(b.buf) - b.off }
 
 // Cap returns the number of bytes of the Buffer's storage, consumed bytes
-// included. Of a mapping only the part that has been written takes up memory.
-func (b *Buffer) Cap() int { return cap(b.buf) }
+// included. Of a mapping only the part that has been written takes memory.
+func (b *Buffer) Cap() int {
+	if b.m != nil {
+		return int(b.m.size.Load())
+	}
+	return cap(b.buf)
+}
 
 // Available returns how many bytes can be written before the Buffer grows.
-func (b *Buffer) Available() int { return cap(b.buf) - len(b.buf) }
+func (b *Buffer) Available() int { return b.Cap() - len(b.buf) }
 
 // Truncate keeps the first n bytes of the contents and drops the rest. The
 // storage stays. It panics if n is negative or greater than Len.
 func (b *Buffer) Truncate(n int) {
-	b.check()
+	b.settle()
 	if n == 0 {
 		b.rewind()
 		return
@@ -206,19 +221,14 @@ func (b *Buffer) Truncate(n int) {
 	if n < 0 || n > b.Len() {
 		panic(panicTruncate)
 	}
-	b.buf = b.buf[:b.off+n]
+	b.setEnd(b.off + n)
 }
 
 // Reset empties the Buffer. The storage stays, for later writes; [Buffer.Close]
 // gives it back.
 func (b *Buffer) Reset() {
-	b.check()
+	b.settle()
 	b.rewind()
-}
-
-// rewind is Reset after check.
-func (b *Buffer) rewind() {
-	b.buf, b.off, b.lastRead = b.buf[:0], 0, opInvalid
 }
 
 // Grow makes room for n more bytes, so that writing them does not move the
@@ -235,35 +245,29 @@ func (b *Buffer) Grow(n int) {
 	}
 }
 
-// fits reports whether n more bytes take no more than a reslice of buf. It is
-// small enough to be inlined.
+// fits reports whether n more bytes take no more than to move the end of the
+// contents. It is small enough to be inlined.
 func (b *Buffer) fits(n int) bool {
-	return n <= cap(b.buf)-len(b.buf) && b.MaxLen <= 0 && (b.self == nil || b.self == b)
+	return n <= cap(b.buf)-len(b.buf) && b.MaxLen <= 0 && (b.m == nil || b.m.gen.Load() == b.gen) // current
 }
 
-// extend lengthens buf by n bytes, or by as many as MaxLen leaves, growing the
-// storage if it must. It returns where they begin and how many they are; err
-// is not nil if they are fewer than n. It panics where memory is lacking.
+// extend lengthens the contents by n bytes, or by as many as MaxLen leaves,
+// growing the storage if it must. It returns where they begin and how many they
+// are; err is not nil if they are fewer than n. It panics where memory is
+// lacking.
 func (b *Buffer) extend(n int) (i, got int, err error) {
-	b.check()
+	pace(b.m)
+	b.settle()
 	got = n
 	if room := b.roomToMax(); n > room {
 		got, err = room, b.maxLenError(n)
 	}
-	if e := b.grow(got); e != nil {
+	if e := b.room(got); e != nil {
 		panic(e)
 	}
 	i = len(b.buf)
-	b.buf = b.buf[:i+got]
+	b.setEnd(i + got)
 	return i, got, err
-}
-
-// announce tells the page layer that buf[i:] is about to be written, if that is
-// worth its while.
-func (b *Buffer) announce(i int) {
-	if len(b.buf)-i >= populateMin && b.m != nil {
-		b.m.populate(i, len(b.buf))
-	}
 }
 
 // Write appends p to the contents. It returns len(p) and nil unless MaxLen is
@@ -273,16 +277,14 @@ func (b *Buffer) Write(p []byte) (n int, err error) {
 	b.lastRead = opInvalid
 	if b.fits(len(p)) {
 		i := len(b.buf)
-		b.buf = b.buf[:i+len(p)]
-		b.announce(i)
-		copy(b.buf[i:], p)
-		runtime.KeepAlive(b)
+		b.setEnd(i + len(p))
+		b.prefault(i)
+		b.put(i, p)
 		return len(p), nil
 	}
 	i, n, err := b.extend(len(p))
-	b.announce(i)
-	copy(b.buf[i:], p[:n])
-	runtime.KeepAlive(b)
+	b.prefault(i)
+	b.put(i, p[:n])
 	return n, err
 }
 
@@ -291,30 +293,26 @@ func (b *Buffer) WriteString(s string) (n int, err error) {
 	b.lastRead = opInvalid
 	if b.fits(len(s)) {
 		i := len(b.buf)
-		b.buf = b.buf[:i+len(s)]
-		copy(b.buf[i:], s)
-		runtime.KeepAlive(b)
+		b.setEnd(i + len(s))
+		b.putString(i, s)
 		return len(s), nil
 	}
 	i, n, err := b.extend(len(s))
-	copy(b.buf[i:], s[:n])
-	runtime.KeepAlive(b)
+	b.putString(i, s[:n])
 	return n, err
 }
 
 // WriteByte appends c to the contents; see [Buffer.Write].
 func (b *Buffer) WriteByte(c byte) error {
 	b.lastRead = opInvalid
-	if i := len(b.buf); i < cap(b.buf) && b.MaxLen <= 0 && (b.self == nil || b.self == b) { // fits(1), with fewer bounds checks
-		b.buf = b.buf[:i+1]
-		b.buf[i] = c
-		runtime.KeepAlive(b)
+	if b.fits(1) {
+		b.appendByte(c)
 		return nil
 	}
 	i, n, err := b.extend(1)
+	b.setEnd(i)
 	if n == 1 {
-		b.buf[i] = c
-		runtime.KeepAlive(b)
+		b.appendByte(c)
 	}
 	return err
 }
@@ -332,20 +330,19 @@ func (b *Buffer) WriteRune(r rune) (n int, err error) {
 	b.lastRead = opInvalid
 	if b.fits(utf8.UTFMax) {
 		i := len(b.buf)
-		b.buf = utf8.AppendRune(b.buf, r)
-		runtime.KeepAlive(b)
+		b.appendRune(r)
 		return len(b.buf) - i, nil
 	}
 	if n = utf8.RuneLen(r); n < 0 {
 		n = utf8.RuneLen(utf8.RuneError)
 	}
 	if n > b.roomToMax() {
-		b.check()
+		b.settle()
 		return 0, b.maxLenError(n)
 	}
 	i, _, _ := b.extend(n)
-	utf8.AppendRune(b.buf[:i], r)
-	runtime.KeepAlive(b)
+	b.setEnd(i)
+	b.appendRune(r)
 	return n, nil
 }
 
@@ -356,20 +353,20 @@ func (b *Buffer) WriteRune(r rune) (n int, err error) {
 // With MaxLen set, ReadFrom stores what fits. A Reader that has more is an
 // error that wraps ErrTooLarge; to tell, ReadFrom takes one byte more from it.
 func (b *Buffer) ReadFrom(r io.Reader) (n int64, err error) {
-	b.check()
+	b.settle()
 	b.lastRead = opInvalid
 	for {
+		pace(b.m)
 		room := b.roomToMax()
 		if room == 0 {
 			return n, b.readEnd(r)
 		}
-		if err := b.grow(min(MinRead, room)); err != nil {
+		if err := b.room(min(MinRead, room)); err != nil {
 			panic(err)
 		}
+		b.open(min(b.Available(), room, maxRead))
 		i := len(b.buf)
-		j := i + min(cap(b.buf)-i, room, maxRead)
-		m, err := b.readInto(r, b.buf[i:j:j])
-		b.buf = b.buf[:i+m]
+		m, err := b.readInto(r, i, i+min(cap(b.buf)-i, room, maxRead))
 		n += int64(m)
 		if err == io.EOF {
 			return n, nil
@@ -381,21 +378,8 @@ func (b *Buffer) ReadFrom(r io.Reader) (n int64, err error) {
 }
 
 // maxRead bounds the slice that ReadFrom hands to a Reader, in bytes: a Reader
-// may use all of it as scratch space, and what it touches becomes memory.
+// may use all of it as scratch space, and what it writes to becomes memory.
 const maxRead = 8 << 20
-
-// readInto reads from r into p, a part of the storage.
-func (b *Buffer) readInto(r io.Reader, p []byte) (int, error) {
-	if b.m != nil {
-		defer b.lend().takeBack()
-	}
-	n, err := r.Read(p)
-	if n < 0 {
-		panic(errNegativeRead)
-	}
-	_ = p[:n] // a count beyond len(p) panics as any slice would
-	return n, err
-}
 
 // readEnd tells whether r is at its end, for a Buffer that is full to MaxLen.
 func (b *Buffer) readEnd(r io.Reader) error {
@@ -419,45 +403,29 @@ func (b *Buffer) readEnd(r io.Reader) error {
 // much that was, with any error of w. If w accepts less and reports no error,
 // that is [io.ErrShortWrite]. It panics if w reports more than it was given.
 //
-// Large contents are handed to w where they lie, in one call; as for every
-// [io.Writer], w must not keep the slice.
+// The contents are handed to w in one call, and not copied; as for every
+// [io.Writer], w must not keep the slice. If w itself consumes contents, or
+// closes the Buffer, what it has consumed is not consumed again.
 func (b *Buffer) WriteTo(w io.Writer) (n int64, err error) {
-	b.check()
+	b.settle()
 	b.lastRead = opInvalid
 	if b.Len() > 0 {
-		p := b.buf[b.off:]
-		m, err := b.writeOut(w, p)
-		if m < 0 || m > len(p) {
-			panic(panicWriteTo)
-		}
-		b.off += m
-		n = int64(m)
-		if err == nil && m < len(p) {
-			err = io.ErrShortWrite
-		}
+		start := b.off
+		m, err := b.writeOut(w)
 		if err != nil {
-			if passesStep(b.off-m, b.off) {
-				b.trim(b.off)
-			}
-			return n, err
+			b.trimFrom(start)
+			return int64(m), err
 		}
+		n = int64(m)
 	}
 	b.rewind()
 	return n, nil
 }
 
-// writeOut writes p, a part of the storage, to w.
-func (b *Buffer) writeOut(w io.Writer, p []byte) (int, error) {
-	if b.m != nil {
-		defer b.lend().takeBack()
-	}
-	return w.Write(p)
-}
-
 // Read consumes up to len(p) bytes, copying them to p, and returns their
 // number. It returns [io.EOF] if the Buffer is empty, unless len(p) is 0.
 func (b *Buffer) Read(p []byte) (n int, err error) {
-	b.check()
+	b.settle()
 	b.lastRead = opInvalid
 	start := b.off
 	if start >= len(b.buf) {
@@ -467,36 +435,36 @@ func (b *Buffer) Read(p []byte) (n int, err error) {
 		}
 		return 0, io.EOF
 	}
-	n = copy(p, b.buf[start:])
-	end := start + n
-	b.off = end
+	n = b.get(p)
+	b.off = start + n
 	if n > 0 {
 		b.lastRead = opRead
 	}
-	if passesStep(start, end) {
-		b.trim(end)
-	}
-	runtime.KeepAlive(b)
+	b.trimFrom(start)
 	return n, nil
 }
 
-// passesStep reports whether there is a multiple of trimStep, a power of two,
-// between start and end: a consumed prefix that has grown so is to be trimmed.
-func passesStep(start, end int) bool { return start^end >= trimStep }
+// trimFrom is called after bytes from offset start on have been consumed: when
+// there is a multiple of trimStep, a power of two, between it and off, the
+// consumed prefix is to be trimmed.
+func (b *Buffer) trimFrom(start int) {
+	if start^b.off >= trimStep {
+		b.trim()
+	}
+}
 
 // ReadByte consumes and returns the next byte, or returns [io.EOF] if there is
 // none.
 func (b *Buffer) ReadByte() (byte, error) {
-	b.check()
+	b.settle()
 	i := b.off
 	if uint(i) >= uint(len(b.buf)) {
 		b.rewind()
 		return 0, io.EOF
 	}
-	c := b.buf[i]
+	c := b.at(i)
 	b.off = i + 1
 	b.lastRead = opRead
-	runtime.KeepAlive(b)
 	return c, nil
 }
 
@@ -504,18 +472,14 @@ func (b *Buffer) ReadByte() (byte, error) {
 // returns [io.EOF] if there is none. A byte that is not valid UTF-8 is
 // consumed alone and returned as U+FFFD with size 1.
 func (b *Buffer) ReadRune() (r rune, size int, err error) {
-	b.check()
+	b.settle()
 	if b.off >= len(b.buf) {
 		b.rewind()
 		return 0, 0, io.EOF
 	}
-	r, size = rune(b.buf[b.off]), 1
-	if r >= utf8.RuneSelf {
-		r, size = utf8.DecodeRune(b.buf[b.off:])
-	}
+	r, size = b.rune()
 	b.off += size
 	b.lastRead = readOp(size)
-	runtime.KeepAlive(b)
 	return r, size, nil
 }
 
@@ -525,7 +489,9 @@ func (b *Buffer) UnreadRune() error {
 	if b.lastRead <= opInvalid {
 		return errUnreadRune
 	}
-	b.off = max(b.off-int(b.lastRead), 0) // 0: Grow may have dropped what was read
+	if n := int(b.lastRead); b.off >= n { // else growth has dropped what was read
+		b.off -= n
+	}
 	b.lastRead = opInvalid
 	return nil
 }
@@ -545,33 +511,33 @@ func (b *Buffer) UnreadByte() error {
 // returns a copy of them. If there is no delim, it returns all the contents
 // and [io.EOF].
 func (b *Buffer) ReadBytes(delim byte) (line []byte, err error) {
-	p, err := b.readTo(delim)
-	line = append(line, p...)
-	runtime.KeepAlive(b)
+	n, err := b.find(delim)
+	line = b.clone(n)
+	b.consume(n)
 	return line, err
 }
 
 // ReadString is [Buffer.ReadBytes] that returns a string.
 func (b *Buffer) ReadString(delim byte) (line string, err error) {
-	p, err := b.readTo(delim)
-	line = string(p)
-	runtime.KeepAlive(b)
+	n, err := b.find(delim)
+	line = b.cloneString(n)
+	b.consume(n)
 	return line, err
 }
 
-// readTo consumes up to and including delim, or all. What it returns is part
-// of the storage and must not reach a caller.
-func (b *Buffer) readTo(delim byte) ([]byte, error) {
-	b.check()
-	p, err := b.buf[b.off:], io.EOF
-	if i := bytes.IndexByte(p, delim); i >= 0 {
-		p, err = p[:i+1], nil
+// find returns the number of bytes up to and including delim, or Len and io.EOF.
+func (b *Buffer) find(delim byte) (n int, err error) {
+	b.settle()
+	if i := b.index(delim); i >= 0 {
+		return i + 1, nil
 	}
+	return b.Len(), io.EOF
+}
+
+// consume is the end of a read of n bytes.
+func (b *Buffer) consume(n int) {
 	start := b.off
-	b.off += len(p)
+	b.off += n
 	b.lastRead = opRead
-	if passesStep(start, b.off) {
-		b.trim(start) // p is still to be copied
-	}
-	return p, err
+	b.trimFrom(start)
 }

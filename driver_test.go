@@ -243,6 +243,10 @@ func (p *pair) step(o op, v view) error {
 		p.grown = false
 	}
 	p.steps = append(p.steps, o.name)
+	if o.name == moveByValue.name {
+		moved := *p.got
+		p.got = &moved
+	}
 	res := o.on(p.got)
 	err := res.diff(o.on(p.want))
 	if o.kind.endsViews() {
@@ -610,6 +614,63 @@ var (
 	}}
 )
 
+// moveByValue is done by pair.step.
+var moveByValue = op{"move by value", look, func(buffer) result { return result{} }}
+
+// glance looks at b in all ways, and returns what it saw.
+func glance(b buffer) []byte {
+	p, s := b.Bytes(), b.String()
+	q, _ := peek(b, len(s)/2)
+	_ = b.AvailableBuffer()
+	if string(p) != s || string(q) != s[:len(s)/2] || b.Len() != len(s) || b.Cap() < len(s) {
+		return []byte("Bytes, String and Peek differ")
+	}
+	return append(fmt.Appendf(nil, "%d ", len(s)), s[max(0, len(s)-100):]...)
+}
+
+// readFromLooking has the Reader look at the Buffer in each call.
+func readFromLooking(p []byte) op {
+	return op{fmt.Sprintf("ReadFrom(%d, looking)", len(p)), other, func(b buffer) result {
+		left := p
+		var seen []byte
+		n, err := b.ReadFrom(reader(func(q []byte) (int, error) {
+			seen = append(seen, glance(b)...)
+			if len(left) == 0 {
+				return 0, io.EOF
+			}
+			n := copy(q[:min(len(q), 400)], left)
+			left = left[n:]
+			seen = append(seen, glance(b)...)
+			return n, nil
+		}))
+		return result{n: n, err: err, p: seen}
+	}}
+}
+
+// writeToLooking has the Writer, and goroutines of its, look at the Buffer.
+func writeToLooking(max int, err error) op {
+	return op{fmt.Sprintf("WriteTo(max %d, %v, looking)", max, err), take, func(b buffer) result {
+		var seen []byte
+		n, err := b.WriteTo(writerFunc(func(p []byte) (int, error) {
+			seen = append(seen, lookAtOnce.run(b).p...)
+			p = p[:min(len(p), max)]
+			seen = append(seen, p...)
+			return len(p), err
+		}))
+		return result{n: n, err: err, p: seen}
+	}}
+}
+
+var lookAtOnce = op{"look at once", look, func(b buffer) result {
+	var seen [3][]byte
+	var wg sync.WaitGroup
+	for i := range seen {
+		wg.Go(func() { seen[i] = glance(b) })
+	}
+	wg.Wait()
+	return result{p: slices.Concat(seen[:]...)}
+}}
+
 var errTest = errors.New("test error")
 
 // Readers and writers that break their contracts or break off.
@@ -828,7 +889,20 @@ func (s *script) op(n int) op {
 	case 30:
 		return getBytes
 	default:
-		return []op{next(-1), peekN(-1), available}[s.byte()%3]
+		switch s.byte() % 6 {
+		case 0:
+			return next(-1)
+		case 1:
+			return peekN(-1)
+		case 2:
+			return available
+		case 3:
+			p := s.data(n)
+			return readFromLooking(p[:min(len(p), 5000)]) // slow
+		case 4:
+			return writeToLooking(s.size(s.readBits), []error{nil, errTest}[s.byte()%2])
+		}
+		return lookAtOnce
 	}
 }
 
@@ -853,7 +927,7 @@ func (s *script) opBeyond(c byte, n int) op {
 		if s.byte()%16 != 0 { // rare: it is slow, or empties the contents
 			return noHugePages
 		}
-		return []op{closeIt, collectNow}[s.byte()%2]
+		return []op{closeIt, collectNow, moveByValue, moveByValue}[s.byte()%4]
 	}
 	misuse := []op{
 		writeAt([]byte("x"), -1), writeAt(nil, -1), writeAt([]byte("x"), math.MaxInt64), writeAt([]byte("x"), math.MaxInt64-1),

@@ -114,7 +114,7 @@ func useAll(t *testing.T) {
 	var want bytes.Buffer
 	chunk := randomBytes(8, 3*miB/2)
 	var views [][]byte
-	was := stats.vmas.Load()
+	was := stats.mappings.Load()
 	for i := range 24 {
 		_, _ = b.Write(chunk[i:])
 		want.Write(chunk[i:])
@@ -140,7 +140,7 @@ func useAll(t *testing.T) {
 	require.Equal(t, "x", b.String())
 	require.NoError(t, b.Close())
 	views = nil
-	eventually(t, func() bool { return stats.vmas.Load() <= was })
+	eventually(t, func() bool { return stats.mappings.Load() <= was })
 }
 
 // TestSandboxed lives with system calls that are refused: nothing is lost, and

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"sync"
 	"unicode/utf8"
 	"unsafe"
 )
@@ -143,12 +144,11 @@ func invariants(b *Buffer) error {
 		return fmt.Errorf("off = %d, len(buf) = %d", b.off, len(b.buf))
 	case b.lastRead < opRead || b.lastRead > utf8.UTFMax:
 		return fmt.Errorf("lastRead = %d", b.lastRead)
-	case b.self != nil && b.self != b:
-		return fmt.Errorf("self = %p, the Buffer is at %p", b.self, b)
-	case (b.self != nil) != (b.m != nil):
-		return fmt.Errorf("self = %p, m = %p", b.self, b.m)
+	case (b.m == nil) != (b.gen == 0):
+		return fmt.Errorf("gen = %d, m = %p", b.gen, b.m)
 	}
 	if mu := b.mu.Load(); mu != nil {
+		mu := mu.(*sync.RWMutex)
 		if !mu.TryLock() {
 			return fmt.Errorf("the lock of ReadAt and WriteAt is held")
 		}
@@ -157,17 +157,37 @@ func invariants(b *Buffer) error {
 	if b.m == nil {
 		return nil
 	}
+	if !b.m.mu.TryLock() {
+		return fmt.Errorf("the lock of the mapping is held")
+	}
+	b.m.mu.Unlock()
+	if !b.current() { // published, and the Buffer is still to adopt that
+		p := b.m.pub.Load()
+		switch {
+		case p == nil || p.gen != b.gen:
+			return fmt.Errorf("generation %d of the mapping, the Buffer is of %d", b.m.gen.Load(), b.gen)
+		case b.m.mem != nil && b.m.pins == 0:
+			return fmt.Errorf("published, and still mapped")
+		case b.off < p.lo || len(b.buf)-p.lo > len(p.mem):
+			return fmt.Errorf("[%d:%d] of the mapping was published, contents are at [%d:%d]", p.lo, p.lo+len(p.mem), b.off, len(b.buf))
+		}
+		return nil
+	}
 	mem, s := b.m.mem, ReadStats()
 	at := uintptr(unsafe.Pointer(unsafe.SliceData(mem)))
 	switch {
-	case b.m.lent != 0 || b.m.left:
-		return fmt.Errorf("the mapping is lent %d times, left: %t", b.m.lent, b.m.left)
+	case b.m.pins != 0 || b.m.left:
+		return fmt.Errorf("the mapping is pinned %d times, left: %t", b.m.pins, b.m.left)
+	case int(b.m.size.Load()) != len(mem):
+		return fmt.Errorf("a mapping of %d bytes, size = %d", len(mem), b.m.size.Load())
+	case b.m.used > len(mem) || b.m.gone > b.m.used || b.m.held.Load() > int64(b.m.used):
+		return fmt.Errorf("a mapping of %d bytes: used %d, gone %d, held %d", len(mem), b.m.used, b.m.gone, b.m.held.Load())
 	case len(mem) == 0 || len(mem) != cap(mem) || len(mem)%pageUnit() != 0:
 		return fmt.Errorf("a mapping of %d, %d bytes, the unit is %d", len(mem), cap(mem), pageUnit())
 	case at%uintptr(min(pageUnit(), mostAlignment)) != 0:
 		return fmt.Errorf("the mapping is at %#x, the unit is %d", at, pageUnit())
-	case unsafe.SliceData(b.buf) != unsafe.SliceData(mem) || cap(b.buf) != len(mem):
-		return fmt.Errorf("buf, of %d bytes, is not the mapping, of %d", cap(b.buf), len(mem))
+	case unsafe.SliceData(b.buf) != unsafe.SliceData(mem) || cap(b.buf) > b.m.used:
+		return fmt.Errorf("buf, of %d bytes, is not the mapping, of which %d are in use", cap(b.buf), b.m.used)
 	case s.Mappings < 1 || s.MappedBytes < int64(len(mem)) || s.Maps < s.Mappings || profile.Count() < 1:
 		return fmt.Errorf("a mapping of %d bytes and %+v", len(mem), s)
 	}

@@ -4,64 +4,147 @@ import (
 	"math"
 	"os"
 	"sync"
+	"sync/atomic"
 )
 
-// The page layer: mappings for grow.go. page_linux.go has it on mmap(2),
-// mremap(2) and madvise(2); page_other.go is for everybody else and has none,
-// so that a Buffer there lives on Go slices.
-//
-//	canMap() bool, canRemap() bool
-//		report whether mappings can be had, and moved. They turn false
-//		for good when the system refuses mmap(2) or mremap(2) as such;
-//		canMap is also false while the process has too many mappings.
-//	mapPages(n int, huge bool) (*pages, error)
-//		maps n bytes that read as zero, with huge pages, if they are of
-//		a sensible size, or without.
-//	(*pages).grow(n int) error
-//		makes the mapping n bytes long; the new ones read as zero. It
-//		may move it, even if it fails.
-//	(*pages).dropFront(k int) error, (*pages).dropBack(k int) error
-//		unmap mem[:k] or mem[k:].
-//	(*pages).clear(lo, hi int) error
-//		gives the memory of mem[lo:hi] back. Its addresses stay, and
-//		read as zero.
-//	(*pages).touch(lo, hi int) error
-//		gets memory for mem[lo:hi] at once, as writing there would bit by
-//		bit. The kernel may not know how.
-//	(*pages).unmap() error
-//		unmaps it all; does nothing the second time.
-//	probeHeap(n int) error
-//		tells whether n bytes more of Go heap can be had, for if not,
-//		the runtime dies of it.
-//	(*pages).publish(lo, end, hi int) ([]byte, error)
-//		turns mem[lo:hi] into Go memory, see below; what is behind
-//		mem[end] need not be kept, but is nobody else's. The mapping is
-//		then gone. An error is that of probeHeap, and changes nothing.
-//	noescape(b *Buffer) *Buffer
-//		is b, but hidden from escape analysis.
+// The page layer: memory outside of the Go heap for storage.go and grow.go.
+// page_linux.go has it on mmap(2), mremap(2) and madvise(2). page_other.go is
+// for everybody else and has none, so that a Buffer there uses Go slices.
 //
 // Whatever fails leaves the bytes of mem as they were. All sizes and offsets
-// are multiples of pageUnit, except end, and those of touch, which are of pages.
+// are multiples of pageUnit, except where a function says otherwise.
 //
 // # Publishing
 //
-// A view of a Buffer must live as long as somebody holds it, so its memory
-// must be the collector's. publish allocates a pointer-free object of the
-// heap, large enough to have a span of its own, writes nothing to it, and has
-// mremap(2) put the pages of the mapping in the place of the object's own.
-// Nothing is copied, and what was a mapping is an ordinary slice. When the
-// collector finds the object unreachable, a finalizer, which runs before the
-// memory can be used again, puts fresh pages in their place: the old ones go
-// back to the system, and the heap is as before.
+// moveToHeap makes pages of a mapping part of the Go heap. It allocates a
+// pointer-free object, large enough to have a span of its own, writes nothing
+// to it, and has mremap(2) put the pages of the mapping in the place of the
+// object's own. Nothing is copied, and what was a mapping is an ordinary slice.
+// The pages stay when the collector frees the object: they are private and
+// anonymous as all of the heap, and the runtime reuses them, or returns them to
+// the kernel, as it does with the memory of any object.
 //
 // That relies on three things: large objects do not move; the collector
 // neither reads nor writes pointer-free objects while they are reachable; and
 // the runtime does not care which pages back its addresses. It does not rely
-// on layouts, on linknames or on how the heap is organised. Where mremap(2)
-// does not do it, and where there is too little to be worth it, publish copies.
+// on layouts, on linknames or on how the heap is organised. What it costs are
+// VMAs: pages that were moved do not merge with the heap around them.
 type pages struct {
-	mem   []byte // the whole mapping, nil if there is none
-	fresh int    // populate has done mem[:fresh]; beyond len(mem) where it does not pay
+	mem        []byte // the whole mapping, nil if there is none
+	prefaulted int    // prefault has done mem[:prefaulted]; beyond len(mem) where it does not pay
+
+	used  int          // mem[used:] has never been written
+	gone  int          // mem[:gone] has been returned to the kernel
+	held  atomic.Int64 // bytes of mem that were written, as far as that is known
+	holes atomic.Int64 // bytes of mem[:used] that punch has returned and nobody has written since
+}
+
+// useStep is by how many bytes more of a mapping is taken into use at a time.
+// What is not in use cannot be written, which is how it is known how much may
+// have been.
+const useStep = 4 * miB
+
+// use takes at least the first n bytes of mem into use, and returns how many
+// are. n is any number up to len(mem).
+func (p *pages) use(n int) int {
+	n = max(min((n+useStep-1)&^(useStep-1), len(p.mem)), p.used)
+	p.count(n - p.used)
+	p.used = n
+	return n
+}
+
+// punch returns the memory of mem[lo:hi], which is in use, to the kernel. It
+// reads as zero then.
+func (p *pages) punch(lo, hi int) error {
+	err := p.discard(lo, hi)
+	if err == nil {
+		p.count(lo - hi)
+		p.holes.Add(int64(hi - lo))
+	}
+	return err
+}
+
+// fill is told that n bytes somewhere in mem, any number, are written.
+func (p *pages) fill(n int) {
+	for {
+		holes := p.holes.Load()
+		k := min(int64(n), holes)
+		if k == 0 {
+			return
+		}
+		if p.holes.CompareAndSwap(holes, holes-k) {
+			p.count(int(k))
+			return
+		}
+	}
+}
+
+// discardFront returns the memory of mem[:n] to the kernel.
+func (p *pages) discardFront(n int) {
+	if n > p.gone && p.discard(p.gone, n) == nil {
+		p.count(p.gone - n)
+		p.gone = n
+	}
+}
+
+// reuse is told that mem is written from its start again.
+func (p *pages) reuse() {
+	if p.gone > 0 {
+		p.count(p.gone)
+		p.gone = 0
+	}
+}
+
+// dropFront unmaps mem[:k].
+func (p *pages) dropFront(k int) error {
+	err := p.unmapFront(k)
+	if err == nil {
+		p.count(min(p.gone-k, 0))
+		p.gone, p.used, p.prefaulted = max(p.gone-k, 0), max(p.used-k, 0), max(p.prefaulted-k, 0)
+	}
+	return err
+}
+
+// dropBack unmaps mem[k:].
+func (p *pages) dropBack(k int) error {
+	err := p.unmapBack(k)
+	if err == nil && k < p.used {
+		p.count(k - p.used)
+		p.used = k
+	}
+	return err
+}
+
+// count adds n to the bytes of mem that were written. It can be negative; then
+// it may be more than were counted.
+func (p *pages) count(n int) {
+	if n == 0 {
+		return
+	}
+	now := p.held.Add(int64(n))
+	if now < 0 {
+		p.held.Add(-now)
+		n -= int(now)
+	}
+	hold(n)
+}
+
+// closed unmaps all of mem for a Buffer that does not need it any more, and
+// collected after the collector has found that nobody does. They do nothing the
+// second time.
+func (p *pages) closed() error {
+	n := p.held.Load()
+	err := p.unmap()
+	p.count(int(-n))
+	return err
+}
+
+func (p *pages) collected() {
+	if n := p.held.Load(); p.mem != nil {
+		_ = p.unmap()
+		p.count(int(-n))
+		foundGarbage()
+	}
 }
 
 const (
@@ -106,17 +189,18 @@ func pageRound(n int) (int, bool) {
 	return r, n >= 0 && r >= n
 }
 
-// populate is told that mem[lo:hi] is about to be written. Where pages are small
-// it gets memory for all that are new, which takes less than a fault for each.
-func (p *pages) populate(lo, hi int) {
-	if hi <= p.fresh {
+// prefault is told that mem[lo:hi], any range, is about to be written. Where
+// pages are small it gets memory for all that are new, which takes less than a
+// fault for each.
+func (p *pages) prefault(lo, hi int) {
+	if hi <= p.prefaulted {
 		return
 	}
 	page := os.Getpagesize()
-	lo = (max(lo, p.fresh) + page - 1) &^ (page - 1) // what is before lo in its page has been written
+	lo = (max(lo, p.prefaulted) + page - 1) &^ (page - 1) // what is before lo in its page has been written
 	hi = (hi + page - 1) &^ (page - 1)
-	p.fresh = hi
-	if lo < hi && p.touch(lo, hi) != nil {
-		p.fresh = math.MaxInt // kernels before 5.14 do not know how
+	p.prefaulted = hi
+	if lo < hi && p.populate(lo, hi) != nil {
+		p.prefaulted = math.MaxInt // kernels before 5.14 do not know how
 	}
 }

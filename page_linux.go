@@ -3,6 +3,7 @@
 package mmapbuf
 
 import (
+	"errors"
 	"math"
 	"os"
 	"runtime"
@@ -15,11 +16,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What the system refused once, for a reason that will not go away (a seccomp
-// filter, an emulated kernel), is not asked for again.
+// What the system refuses for a reason that will not go away (a seccomp filter,
+// an emulated kernel) is not asked for again.
 var mmapRefused, mremapRefused atomic.Bool
 
-func canMap() bool   { return !mmapRefused.Load() && stats.vmas.Load() < vmaBudget() }
+// canMap reports whether mappings can be had. It is also false while the
+// process has too many.
+func canMap() bool { return !mmapRefused.Load() && stats.mappings.Load()+splits.count() < vmaBudget() }
+
+// canRemap reports whether mappings can be moved and grown, as far as is known.
 func canRemap() bool { return !mremapRefused.Load() }
 
 // vmaBudget returns how many mappings the package takes at most: half of what
@@ -34,14 +39,51 @@ var vmaBudget = sync.OnceValue(func() int64 {
 	return n / 2
 })
 
-// refused reports whether err, of a call with valid arguments, means that the
-// call as such is not available.
+// refused reports whether err, of a call with valid arguments, may not be for
+// want of memory. Then another mapping is worth a try, for it may be about this
+// one: mlock(2), madvise(2) and mprotect(2) of a part make it two VMAs.
 func refused(err error) bool {
+	var errno unix.Errno
+	return errors.As(err, &errno) && (permanent(errno) || errno == unix.EAGAIN)
+}
+
+// permanent reports whether an errno may mean that a call is not available.
+func permanent(err error) bool {
 	switch err {
 	case unix.ENOSYS, unix.EPERM, unix.EACCES, unix.EINVAL, unix.EFAULT:
 		return true
 	}
 	return false
+}
+
+// probeRemap is called after mremap(2) has failed for a mapping. It finds out
+// with a fresh one whether it is refused as such.
+func probeRemap(err error) {
+	if !permanent(err) || mremapRefused.Load() {
+		return
+	}
+	n := pageUnit()
+	mem, err := mapAnywhere(n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_NORESERVE)
+	if err != nil {
+		return
+	}
+	to, err := mapAnywhere(n, unix.PROT_NONE, unix.MAP_NORESERVE)
+	if err == nil {
+		if err = moveOnto(to, mem); err == nil {
+			mem, to = to, nil
+		}
+		_ = munmap(to)
+	}
+	if err == nil {
+		var more []byte
+		if more, err = mremap(mem, 2*n, unix.MREMAP_MAYMOVE); err == nil {
+			mem = more
+		}
+	}
+	_ = munmap(mem)
+	if permanent(err) {
+		mremapRefused.Store(true)
+	}
 }
 
 func systemPageUnit() int {
@@ -61,6 +103,12 @@ var hugePageSize = sync.OnceValue(func() int {
 		return 0
 	}
 	return n
+})
+
+// hugePagesAlways reports whether all memory gets huge pages, asked for or not.
+var hugePagesAlways = sync.OnceValue(func() bool {
+	s, _ := os.ReadFile("/sys/kernel/mm/transparent_hugepage/enabled")
+	return strings.Contains(string(s), "[always]")
 })
 
 // base returns the address of a mapping.
@@ -101,10 +149,13 @@ func moveOnto(to, from []byte) error {
 		return err
 	}
 	n := uintptr(len(from))
-	_, _, errno := unix.Syscall6(unix.SYS_MREMAP, uintptr(base(from)), n, n,
+	at, _, errno := unix.Syscall6(unix.SYS_MREMAP, uintptr(base(from)), n, n,
 		unix.MREMAP_MAYMOVE|unix.MREMAP_FIXED, uintptr(base(to)), 0)
-	if errno != 0 {
+	switch {
+	case errno != 0:
 		return errno
+	case at != uintptr(base(to)): // the Linux layer of FreeBSD: nothing was moved
+		return unix.ENOSYS
 	}
 	return nil
 }
@@ -162,9 +213,10 @@ func munmap(mem []byte) error {
 	return os.NewSyscallError("munmap", err)
 }
 
-// discard is munmap for what nobody knows of afterwards: should it fail, the
-// memory goes all the same, and no more than addresses are lost.
-func discard(mem []byte) error {
+// abandon is munmap for memory that nobody uses or knows of afterwards. If it
+// fails, the memory is returned to the kernel all the same, and only addresses
+// stay in use.
+func abandon(mem []byte) error {
 	err := munmap(mem)
 	if err != nil {
 		_ = madvise(mem, unix.MADV_DONTNEED)
@@ -193,13 +245,15 @@ func mmap(n, align, prot int) ([]byte, error) {
 	return big[head : head+n : head+n], nil
 }
 
+// mapPages maps n bytes that read as zero, with huge pages, if they are of a
+// sensible size, or without.
 func mapPages(n int, huge bool) (*pages, error) {
 	if n > maxSlice {
 		return nil, os.NewSyscallError("mmap", unix.ENOMEM)
 	}
 	mem, err := mmap(n, alignment(n), unix.PROT_READ|unix.PROT_WRITE)
 	if err != nil {
-		if refused(err) {
+		if permanent(err) {
 			mmapRefused.Store(true)
 		}
 		return nil, os.NewSyscallError("mmap", err)
@@ -215,12 +269,14 @@ func mapPages(n int, huge bool) (*pages, error) {
 	}
 	p := new(pages)
 	if huge {
-		p.fresh = math.MaxInt // one fault for each huge page is little
+		p.prefaulted = math.MaxInt // one fault for each huge page is little
 	}
 	p.set(mem)
 	return p, nil
 }
 
+// grow makes the mapping n bytes long; the new ones read as zero. It may move
+// it, even if it fails.
 func (p *pages) grow(n int) error {
 	if n > maxSlice {
 		// Newer kernels say EINVAL, which is not to be taken for a refusal.
@@ -229,11 +285,11 @@ func (p *pages) grow(n int) error {
 	was := base(p.mem)
 	err := p.extend(n)
 	switch {
-	case err != nil && refused(err):
-		mremapRefused.Store(true)
-	case err == nil && base(p.mem) == was:
+	case err != nil:
+		probeRemap(err)
+	case base(p.mem) == was:
 		stats.growsInPlace.Add(1)
-	case err == nil:
+	default:
 		stats.moves.Add(1)
 	}
 	return os.NewSyscallError("mremap", err)
@@ -282,16 +338,17 @@ func (p *pages) moveAligned(n int) error {
 	return err
 }
 
-func (p *pages) dropFront(k int) error {
+// unmapFront unmaps mem[:k].
+func (p *pages) unmapFront(k int) error {
 	err := munmap(p.mem[:k])
 	if err == nil {
 		p.set(p.mem[k:])
-		p.fresh = max(p.fresh-k, 0)
 	}
 	return err
 }
 
-func (p *pages) dropBack(k int) error {
+// unmapBack unmaps mem[k:].
+func (p *pages) unmapBack(k int) error {
 	err := munmap(p.mem[k:])
 	if err == nil {
 		p.set(p.mem[:k:k])
@@ -299,92 +356,64 @@ func (p *pages) dropBack(k int) error {
 	return err
 }
 
-func (p *pages) clear(lo, hi int) error {
+// discard returns the memory of mem[lo:hi] to the kernel. Its addresses stay,
+// and read as zero.
+func (p *pages) discard(lo, hi int) error {
 	return os.NewSyscallError("madvise", madvise(p.mem[lo:hi], unix.MADV_DONTNEED))
 }
 
-func (p *pages) touch(lo, hi int) error {
+// populate gets memory for mem[lo:hi], whole pages, at once. The kernel may not
+// know how.
+func (p *pages) populate(lo, hi int) error {
 	return os.NewSyscallError("madvise", madvise(p.mem[lo:hi], unix.MADV_POPULATE_WRITE))
 }
 
+// unmap unmaps all of mem. It does nothing the second time.
 func (p *pages) unmap() error {
 	mem := p.mem
 	p.set(nil)
-	return discard(mem)
+	return abandon(mem)
 }
 
 // minObject is a size, in bytes, above which a heap object has a span of its
 // own and is not next to others in a page.
 const minObject = 64 * kiB
 
-func (p *pages) publish(lo, end, hi int) ([]byte, error) {
+// moveToHeap makes mem[lo:hi] part of the Go heap, and returns it as a slice of
+// that. The mapping is then gone. Where that cannot be, it returns nil and
+// leaves the mapping as it was.
+func (p *pages) moveToHeap(lo, hi int) []byte {
 	n := hi - lo
-	// To move little takes longer than to copy it, for each processor must
-	// hear of it, and again when the pages are collected.
-	if n > 4*mapThreshold {
-		if canRemap() && stats.vmas.Load() < vmaBudget() {
-			obj, skip := heapObject(n)
-			if movePages(obj, skip, p.mem[lo:hi]) {
-				_ = discard(p.mem[:lo])
-				_ = discard(p.mem[hi:])
-				p.set(nil)
-				return within(obj, skip, n), nil
-			}
-			// obj is not gone yet, or never will be: this is one more.
-			if err := probeHeap(n); err != nil {
-				return nil, err
-			}
-		}
-		stats.copies.Add(1)
+	if !canRemap() || splits.count() >= vmaBudget()/2 {
+		return nil
 	}
-	q := append(make([]byte, 0, n), p.mem[lo:end]...) // cleared behind end, for a view can reach there
-	_ = p.unmap()
-	return q[:n], nil
+	obj, skip := heapObject(n)
+	to := within(obj, skip, n)
+	if err := moveOnto(to, p.mem[lo:hi]); err != nil {
+		// Nobody has a use for obj now, but the kernel may have unmapped its
+		// pages before it failed, and the collector will use the place again.
+		// If the place is not free, it is not known whose pages are there.
+		if mapOnto(to, unix.MAP_FIXED_NOREPLACE) != nil {
+			keep(obj)
+		}
+		probeRemap(err)
+		return nil
+	}
+	// The heap gets huge pages where all memory does, and the place is to be
+	// like the rest of it when it is used again.
+	if !hugePagesAlways() {
+		_ = madvise(to, unix.MADV_NOHUGEPAGE)
+	}
+	splits.add(to)
+	_ = abandon(p.mem[:lo])
+	_ = abandon(p.mem[hi:])
+	p.set(nil)
+	return to
 }
 
 // within returns n bytes of obj, skip bytes from its start.
 func within(obj *byte, skip, n int) []byte {
 	return unsafe.Slice((*byte)(unsafe.Add(unsafe.Pointer(obj), skip)), n)
-}
-
-// movePages moves the pages of mem into obj, skip bytes from its start, and
-// sees to it that they leave with obj. It reports whether it could.
-func movePages(obj *byte, skip int, mem []byte) bool {
-	n := len(mem)
-	if err := moveOnto(within(obj, skip, n), mem); err != nil {
-		// Nobody has a use for obj now, but the kernel may have unmapped its
-		// pages before it failed, and the collector will use the place again.
-		// If the place is not free, it is not known whose pages are there.
-		if mapOnto(within(obj, skip, n), unix.MAP_FIXED_NOREPLACE) != nil {
-			keep(obj)
-		}
-		if refused(err) {
-			mremapRefused.Store(true)
-		}
-		return false
-	}
-	stats.vmas.Add(2)
-	runtime.SetFinalizer(obj, func(obj *byte) {
-		freshPages(obj, skip, n)
-		stats.vmas.Add(-2)
-	})
-	return true
-}
-
-// freshPages gives back the memory of n bytes of obj, and puts pages such as
-// the runtime maps in their place.
-//
-// They are mapped where they belong: what is mapped elsewhere may become part
-// of a mapping in use there, and pages of such a one, once moved, never merge
-// with the heap's.
-func freshPages(obj *byte, skip, n int) {
-	mem := within(obj, skip, n)
-	_ = madvise(mem, unix.MADV_DONTNEED)
-	// Where mmap(2) failed, for some limit, the old pages should still be there.
-	// This changes nothing, and fails if one is not.
-	if mapOnto(mem, unix.MAP_FIXED) != nil && madvise(mem, unix.MADV_NORMAL) != nil {
-		keep(obj)
-	}
 }
 
 // keep keeps obj for good, so that nobody comes to use a place in the heap that
@@ -411,8 +440,9 @@ func heapObject(n int) (obj *byte, skip int) {
 	return obj, int(-uintptr(unsafe.Pointer(obj)) % uintptr(pageUnit()))
 }
 
-// probeHeap maps and unmaps as much as the runtime would at most, to make an
-// object for n bytes to be published to.
+// probeHeap reports whether n bytes more of Go heap can be had, for if not, the
+// runtime dies of it. It maps and unmaps as much as the runtime would at most,
+// to make an object for n bytes to be published to.
 func probeHeap(n int) error {
 	const arena = 64 * miB
 	mem, err := mapAnywhere((n+pageUnit()+arena-1)&^(arena-1), unix.PROT_READ|unix.PROT_WRITE, 0)
@@ -422,11 +452,32 @@ func probeHeap(n int) error {
 	return munmap(mem)
 }
 
-// noescape hides b from escape analysis, so that a Buffer can live on the
-// stack although it knows its own address. That is safe because the address
-// is kept in the Buffer itself, where the runtime adjusts it when it moves the
-// stack.
-func noescape(b *Buffer) *Buffer {
-	x := uintptr(unsafe.Pointer(b))
-	return *(**Buffer)(unsafe.Pointer(&x))
+// splits are the addresses at which publishing has parted the VMAs of the Go
+// heap: at most one VMA more for each.
+var splits vmaSplits
+
+type vmaSplits struct {
+	mu sync.Mutex
+	at map[uintptr]struct{}
+	n  atomic.Int64 // len(at)
+}
+
+func (s *vmaSplits) count() int64 { return s.n.Load() }
+
+// add takes account of pages that were moved to mem. What was there has gone.
+func (s *vmaSplits) add(mem []byte) {
+	lo := uintptr(base(mem))
+	hi := lo + uintptr(len(mem))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.at == nil {
+		s.at = make(map[uintptr]struct{})
+	}
+	unit := uintptr(pageUnit())
+	for x := lo + unit; x < hi; x += unit {
+		delete(s.at, x)
+	}
+	s.at[lo] = struct{}{}
+	s.at[hi] = struct{}{}
+	s.n.Store(int64(len(s.at)))
 }

@@ -14,17 +14,17 @@ func systemPageUnit() int {
 
 // There are no mappings here, and grow.go asks for none.
 
-func canMap() bool   { return false }
-func canRemap() bool { return false }
+func canMap() bool       { return false }
+func canRemap() bool     { return false }
+func refused(error) bool { return false }
 
 func mapPages(int, bool) (*pages, error) { return nil, errors.ErrUnsupported }
 
-func (*pages) grow(int) error                        { return errors.ErrUnsupported }
-func (*pages) dropFront(int) error                   { return errors.ErrUnsupported }
-func (*pages) dropBack(int) error                    { return errors.ErrUnsupported }
-func (*pages) clear(int, int) error                  { return errors.ErrUnsupported }
-func (*pages) touch(int, int) error                  { return errors.ErrUnsupported }
-func (p *pages) unmap() error                        { p.set(nil); return nil }
-func (*pages) publish(int, int, int) ([]byte, error) { return nil, errors.ErrUnsupported }
-func probeHeap(int) error                            { return nil }
-func noescape(*Buffer) *Buffer                       { panic("mmapbuf: no mapping to own") }
+func (*pages) grow(int) error             { return errors.ErrUnsupported }
+func (*pages) unmapFront(int) error       { return errors.ErrUnsupported }
+func (*pages) unmapBack(int) error        { return errors.ErrUnsupported }
+func (*pages) discard(int, int) error     { return errors.ErrUnsupported }
+func (*pages) populate(int, int) error    { return errors.ErrUnsupported }
+func (*pages) moveToHeap(int, int) []byte { return nil }
+func (p *pages) unmap() error             { p.set(nil); return nil }
+func probeHeap(int) error                 { return nil }

@@ -283,7 +283,7 @@ func checkRemap(t *testing.T, off, end, size, n, most int) {
 	c := b.bounded(want, n)
 	require.True(t, need <= c && c <= want, "bounded(%d, %d) = %d, need %d", want, n, c, need)
 	var tried []int
-	err := b.tryCaps(c, need, func(c int) error { tried = append(tried, c); return errTest })
+	err := tryCaps(b.Cap(), c, need, func(c int) error { tried = append(tried, c); return errTest })
 	require.ErrorIs(t, err, ErrTooLarge)
 	least, ok := pageRound(need)
 	if !ok {
@@ -300,7 +300,7 @@ func checkRemap(t *testing.T, off, end, size, n, most int) {
 		require.Equal(t, up, tried[0], "not what was wanted")
 	}
 	first := 0
-	require.NoError(t, b.tryCaps(c, need, func(c int) error { first = c; return nil }))
+	require.NoError(t, tryCaps(b.Cap(), c, need, func(c int) error { first = c; return nil }))
 	require.Equal(t, tried[0], first)
 }
 

@@ -1,0 +1,176 @@
+package mmapbuf
+
+import (
+	"math"
+	"runtime"
+	"runtime/metrics"
+	"sync"
+	"sync/atomic"
+)
+
+// The collector does not know that unreachable Buffers hold memory, for that
+// memory is not of its heap. This file has it run as often as it would if it
+// were: when as much has been written to mappings since the last collection,
+// and not been given back, as GOGC or the memory limit allows to be allocated.
+//
+// A program that closes its Buffers has no use for those collections. So how
+// much it has had in use at once and then given back all by itself is no reason
+// for one, until garbage is found.
+
+const (
+	// Less than this is never a reason for a collection.
+	collectMin = 16 * miB
+
+	// GOGC is not applied to less than this: a collection is not for little,
+	// and for even less where no garbage has been found yet.
+	garbageMin = 64 * miB
+	trustMin   = 256 * miB
+)
+
+// pacer counts bytes that were written to mappings.
+var pacer struct {
+	mu      sync.Mutex
+	held    int64 // not given back
+	least   int64 // least held since the last collection: what has survived it, or less
+	peak    int64 // most held since the program last gave back nearly all above least
+	proven  int64 // most that the program has had above least and then given back
+	falling bool  // held has become less since it became more
+	found   bool  // garbage was found since the last peak
+	garbage bool  // the last news is that the program leaves garbage
+	armed   bool  // afterCollection will run
+
+	collecting atomic.Bool
+	waiting    sync.Mutex
+}
+
+// hold takes account of n bytes more that are held, or less if n is negative.
+func hold(n int) {
+	p := &pacer
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if n > 0 && p.falling && p.held-p.least <= (p.peak-p.least)/8 {
+		if !p.found {
+			p.proven = max(p.proven, p.peak-p.held)
+			p.garbage = false
+		}
+		p.peak, p.found = p.held, false
+	}
+	p.falling = n < 0
+	p.held += int64(n)
+	p.least, p.peak = min(p.least, p.held), max(p.peak, p.held)
+	if !p.armed {
+		arm()
+	}
+}
+
+// foundGarbage is called when a mapping was collected that nobody had closed.
+func foundGarbage() {
+	pacer.mu.Lock()
+	pacer.proven, pacer.found, pacer.garbage = 0, true, true
+	pacer.mu.Unlock()
+}
+
+// arm has afterCollection run after the next collection. The caller holds
+// pacer.mu.
+func arm() {
+	pacer.armed = true
+	type object struct{ p *object } // with a pointer, or it could share its memory with others
+	runtime.AddCleanup(new(object), afterCollection, struct{}{})
+}
+
+func afterCollection(struct{}) {
+	pacer.mu.Lock()
+	defer pacer.mu.Unlock()
+	pacer.least = pacer.held // what was found unreachable is still to lower it
+	if pacer.armed = false; pacer.held > 0 {
+		arm()
+	}
+}
+
+// pace starts the collector if it is time. It waits for it if it falls behind
+// with real garbage, so the caller holds no lock. m is a mapping in use, or nil.
+func pace(m *mapping) {
+	over, due, garbage := overdue(m)
+	if over <= due {
+		return
+	}
+	if garbage && over/2 > due {
+		pacer.waiting.Lock()
+		defer pacer.waiting.Unlock()
+		if over, due, _ = overdue(m); over/2 > due {
+			collect()
+		}
+		return
+	}
+	if pacer.collecting.CompareAndSwap(false, true) {
+		go func() {
+			collect()
+			pacer.collecting.Store(false)
+		}()
+	}
+}
+
+// overdue returns how many bytes may be garbage, beyond how many a collection
+// is due, and whether the program is known to leave garbage. m is none.
+func overdue(m *mapping) (over, due int64, garbage bool) {
+	var own int64
+	if m != nil {
+		own = m.held.Load()
+	}
+	p := &pacer
+	p.mu.Lock()
+	over = p.held - own - p.least
+	held, base, proven := p.held, p.least, p.proven
+	garbage = p.garbage
+	p.mu.Unlock()
+	if over <= collectMin {
+		return over, collectMin, garbage
+	}
+	heap := readHeap()
+	due = math.MaxInt64
+	if heap.percent >= 0 {
+		least := int64(trustMin)
+		if garbage {
+			least = garbageMin
+		}
+		due = max((heap.live+base)/100*heap.percent, least, proven)
+	}
+	if heap.limit < math.MaxInt64 && heap.total+held > heap.limit-heap.limit/16 {
+		due = min(due, max(heap.limit/16, collectMin))
+	}
+	return over, due, garbage
+}
+
+func collect() {
+	stats.collections.Add(1)
+	runtime.GC()
+	pacer.mu.Lock()
+	pacer.least = pacer.held
+	pacer.mu.Unlock()
+}
+
+// heapFigures are what the runtime knows, in bytes.
+type heapFigures struct {
+	live    int64 // that survived the last collection
+	total   int64 // that the runtime holds, of which the kernel knows
+	limit   int64 // GOMEMLIMIT, math.MaxInt64 if there is none
+	percent int64 // GOGC, negative if it is off
+}
+
+func readHeap() heapFigures {
+	samples := [...]metrics.Sample{
+		{Name: "/gc/heap/live:bytes"},
+		{Name: "/memory/classes/total:bytes"},
+		{Name: "/memory/classes/heap/released:bytes"},
+		{Name: "/gc/gomemlimit:bytes"},
+		{Name: "/gc/gogc:percent"},
+	}
+	metrics.Read(samples[:])
+	value := func(i int) int64 {
+		if samples[i].Value.Kind() != metrics.KindUint64 {
+			return 0
+		}
+		return int64(samples[i].Value.Uint64())
+	}
+	return heapFigures{value(0), value(1) - value(2), value(3), int64(int32(value(4)))}
+}

@@ -1,0 +1,216 @@
+//go:build linux && !nommap && (amd64 || arm64 || loong64 || mips64 || mips64le || ppc64 || ppc64le || riscv64 || s390x)
+
+package mmapbuf
+
+import (
+	"bytes"
+	"io"
+	"runtime"
+	"runtime/debug"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+// fresh has the pacer start as in a new process.
+func fresh(t *testing.T) {
+	t.Helper()
+	eventually(t, func() bool { return ReadStats().Mappings == 0 })
+	pacer.mu.Lock()
+	defer pacer.mu.Unlock()
+	require.Zero(t, pacer.held)
+	pacer.least, pacer.peak, pacer.proven = 0, 0, 0
+	pacer.falling, pacer.found, pacer.garbage = false, false, false
+}
+
+// forced returns how many collections f has the package start.
+func forced(f func()) int64 {
+	was := stats.collections.Load()
+	f()
+	return stats.collections.Load() - was
+}
+
+// TestClosedBuffersForceNoCollection closes all that it fills, in waves.
+func TestClosedBuffersForceNoCollection(t *testing.T) {
+	needMemory(t, 3*giB)
+	chunk := randomBytes(1, miB)
+	wave := func(count, n int) {
+		bufs := make([]Buffer, count)
+		for i := range bufs {
+			for bufs[i].Len() < n {
+				_, _ = bufs[i].Write(chunk)
+			}
+		}
+		for i := range bufs {
+			require.NoError(t, bufs[i].Close())
+		}
+	}
+	t.Run("one at a time", func(t *testing.T) {
+		fresh(t)
+		require.Zero(t, forced(func() {
+			for range 10 {
+				wave(1, 512*miB)
+			}
+		}))
+	})
+	t.Run("several", func(t *testing.T) {
+		fresh(t)
+		require.LessOrEqual(t, forced(func() { wave(10, 64*miB) }), int64(2), "the first wave may be garbage")
+		require.Zero(t, forced(func() {
+			for range 9 {
+				wave(10, 64*miB)
+			}
+		}))
+	})
+	t.Run("GOGC=off", func(t *testing.T) {
+		defer debug.SetGCPercent(debug.SetGCPercent(-1))
+		fresh(t)
+		require.Zero(t, forced(func() {
+			for range 3 {
+				wave(10, 64*miB)
+			}
+		}))
+	})
+	t.Run("a reservation", func(t *testing.T) {
+		fresh(t)
+		require.Zero(t, forced(func() {
+			var b Buffer
+			b.Grow(64 * giB)
+			for range 100 {
+				_, _ = b.Write(chunk)
+				_, err := b.WriteAt([]byte("x"), int64(b.Len()))
+				require.NoError(t, err)
+			}
+			require.NoError(t, b.Close())
+		}))
+	})
+}
+
+// TestGarbageIsCollected drops Buffers that nobody closes, where nothing else
+// calls for the collector.
+func TestGarbageIsCollected(t *testing.T) {
+	needMemory(t, 3*giB)
+	tests := map[string]struct {
+		n, count, most int
+		fill           func(b *Buffer, n int)
+	}{
+		"2 MiB": {2 * miB, 2000, 512 * miB, func(b *Buffer, n int) { _, _ = b.Write(noise()[:n]) }},
+		// Room that was reserved is filled by writes that grow nothing.
+		"64 MiB, reserved": {64 * miB, 40, 768 * miB, func(b *Buffer, n int) {
+			b.Grow(n)
+			for b.Len() < n {
+				_, _ = b.Write(noise()[:4*kiB])
+			}
+		}},
+		// Blocks in any order: the first leaves a gap for the others.
+		"64 MiB, backwards": {64 * miB, 40, 768 * miB, func(b *Buffer, n int) {
+			for n -= miB; n >= 0; n -= miB {
+				_, _ = b.WriteAt(noise()[:miB], int64(n))
+			}
+		}},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			fresh(t)
+			was, most := settled(t).rss, 0
+			require.Positive(t, forced(func() {
+				for i := range tt.count {
+					tt.fill(new(Buffer), tt.n)
+					if i%8 == 0 {
+						most = max(most, status(t, "VmRSS")-was)
+					}
+				}
+			}))
+			t.Logf("at most %s resident", sizeString(most))
+			assert.LessOrEqual(t, most, tt.most)
+		})
+	}
+}
+
+// TestMemoryLimitCountsMappings: the collector runs before what is mapped and
+// the heap together reach the memory limit, also where GOGC is off.
+func TestMemoryLimitCountsMappings(t *testing.T) {
+	needMemory(t, 2*giB)
+	fresh(t)
+	defer debug.SetGCPercent(debug.SetGCPercent(-1))
+	var ms runtime.MemStats
+	runtime.ReadMemStats(&ms)
+	limit := int64(ms.Sys-ms.HeapReleased) + 200*miB
+	defer debug.SetMemoryLimit(debug.SetMemoryLimit(limit))
+	was, most := settled(t).rss, 0
+	for range 300 {
+		_, _ = new(Buffer).Write(noise()[:4*miB])
+		most = max(most, status(t, "VmRSS")-was)
+	}
+	assert.LessOrEqual(t, most, 320*miB)
+}
+
+// TestNobodyWaitsUnderTheLock reads from one Buffer with ReadAt while another
+// goroutine lengthens it and garbage has piled up: lengthening must not hold the
+// lock while it waits for the collector.
+func TestNobodyWaitsUnderTheLock(t *testing.T) {
+	fresh(t)
+	foundGarbage()
+	var b Buffer
+	_, _ = b.Write(noise())
+	pacer.waiting.Lock() // as if a collection took forever
+	pacer.mu.Lock()
+	pacer.held += 8 * giB
+	pacer.mu.Unlock()
+	var wg sync.WaitGroup
+	wg.Go(func() { _, _ = b.WriteAt(noise(), 20*miB) })
+	p := make([]byte, 100)
+	for range 100 {
+		_, err := b.ReadAt(p, 5)
+		require.NoError(t, err)
+		runtime.Gosched()
+	}
+	pacer.mu.Lock()
+	pacer.held -= 8 * giB
+	pacer.mu.Unlock()
+	pacer.waiting.Unlock()
+	wg.Wait()
+	require.True(t, bytes.Equal(noise()[5:105], p))
+	_ = b.Close()
+}
+
+// TestRefusalIsOfOneMapping has a Writer lock, or mark, a part of what it was
+// lent: the mapping is then two VMAs, which mremap(2) does not grow. Other
+// Buffers go on moving.
+func TestRefusalIsOfOneMapping(t *testing.T) {
+	tricks := map[string]func(p []byte) error{
+		"MADV_DONTFORK": func(p []byte) error { return unix.Madvise(p, unix.MADV_DONTFORK) },
+		"mlock":         unix.Mlock,
+	}
+	for name, trick := range tricks {
+		t.Run(name, func(t *testing.T) {
+			b, want := mapped(t, 5*miB)
+			_, err := b.WriteTo(writerFunc(func(p []byte) (int, error) {
+				page := pageUnit()
+				if err := trick(p[page : 2*page]); err != nil {
+					t.Skip(err)
+				}
+				return 0, errTest
+			}))
+			require.Equal(t, errTest, err)
+			copies := ReadStats().Copies
+			b.Grow(100 * miB)
+			require.True(t, bytes.Equal(want, contents(b)))
+			require.Greater(t, ReadStats().Copies, copies, "nothing was refused")
+			require.True(t, canRemap(), "refused for all Buffers")
+			_, err = b.WriteTo(writerFunc(func(p []byte) (int, error) { _ = trick(p[:4096]); return 0, io.EOF }))
+			require.Equal(t, io.EOF, err)
+			require.True(t, bytes.Equal(want, b.Bytes()), "publishing")
+			require.True(t, canRemap())
+
+			c, want := mapped(t, 5*miB)
+			moves := ReadStats()
+			c.Grow(100 * miB)
+			require.Greater(t, ReadStats().Moves+ReadStats().GrowsInPlace, moves.Moves+moves.GrowsInPlace)
+			require.True(t, bytes.Equal(want, contents(c)))
+		})
+	}
+}

@@ -1,0 +1,527 @@
+package mmapbuf
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"unicode/utf8"
+)
+
+// The storage of a Buffer is buf: Go memory, or the memory of a mapping. This
+// file is the only one that reads or writes it, and the only one that knows
+// which of the two it is. Elsewhere buf is used in len and cap alone, which
+// TestOnlyStorageTouchesMemory checks. So no method can forget that a mapping
+// must stay reachable for as long as its memory is used: the functions below
+// see to it.
+
+// A mapping is memory that Buffers own outside of the Go heap.
+//
+// Usually one Buffer refers to it. A copy by value makes two, and then the
+// generation tells them apart: it changes whenever the memory moves or loses
+// contents, and a Buffer remembers the one that its buf belongs to. When the
+// two differ, the memory was published, which the Buffer can follow (adopt), or
+// a copy has moved it, which it cannot.
+type mapping struct {
+	*pages
+	gen  atomic.Uint32             // never 0
+	size atomic.Int64              // len(mem) until it is published
+	pub  atomic.Pointer[published] // what has taken the place of mem
+
+	// mu is held shared by methods that only look at mem, which may run at
+	// once, and alone by what moves, cuts or publishes it.
+	mu   sync.RWMutex
+	pins int  // calls of a Reader or Writer in progress that were handed a part of mem
+	left bool // no Buffer needs mem any more; the last of those calls unmaps it
+}
+
+// published is the Go memory that holds what was at mem[lo:] of a mapping when
+// its generation was gen. It does not change.
+type published struct {
+	mem []byte
+	lo  int
+	gen uint32
+}
+
+const panicStale = "mmapbuf: use of a copied Buffer whose storage the other copy has moved"
+
+// newMapping maps at least n bytes, a number that pageRound accepts.
+func newMapping(n int, huge bool) (*mapping, error) {
+	p, err := mapPages(n, huge)
+	if err != nil {
+		return nil, err
+	}
+	m := &mapping{pages: p}
+	m.gen.Store(1)
+	m.size.Store(int64(len(p.mem)))
+	// No slice of the memory is left when m is unreachable: views are of
+	// published memory, and a Reader or Writer has m pinned.
+	runtime.AddCleanup(m, (*pages).collected, p)
+	return m, nil
+}
+
+// current reports whether buf is where the contents are. Whoever reads or
+// writes buf must know that it is: see settle.
+func (b *Buffer) current() bool { return b.m == nil || b.m.gen.Load() == b.gen }
+
+// settle makes buf current. Each method that changes the Buffer begins with it,
+// or with fits. It panics if b is a copy whose storage is gone.
+func (b *Buffer) settle() {
+	if !b.current() {
+		b.adopt()
+	}
+}
+
+// adopt makes what was published the storage.
+func (b *Buffer) adopt() {
+	p := b.m.publishedFor(b)
+	b.setSlice(p.mem[:len(b.buf)-p.lo], b.off-p.lo)
+}
+
+// publishedFor returns what was published of m when it was as b knows it. It
+// panics if nothing was, or not all that b has.
+func (m *mapping) publishedFor(b *Buffer) *published {
+	p := m.pub.Load()
+	if p == nil || p.gen != b.gen || b.off < p.lo || len(b.buf)-p.lo > len(p.mem) {
+		panic(panicStale)
+	}
+	return p
+}
+
+// setSlice makes p, Go memory, the storage, with the contents at p[off:].
+func (b *Buffer) setSlice(p []byte, off int) {
+	b.buf, b.off, b.m, b.gen = p, off, nil, 0
+}
+
+// setMapping makes m the storage, with the contents at m.mem[off:end].
+func (b *Buffer) setMapping(m *mapping, off, end int) {
+	b.m, b.gen = m, m.gen.Load()
+	b.buf, b.off = m.mem[:end:m.use(end)], off
+	runtime.KeepAlive(m)
+}
+
+// open takes n more bytes of the storage into use, which it has.
+func (b *Buffer) open(n int) {
+	if end := len(b.buf); n > cap(b.buf)-end {
+		b.buf = b.m.mem[:end:b.m.use(end+n)]
+	}
+}
+
+// setEnd makes the contents end at buf[n], which is not beyond its capacity.
+func (b *Buffer) setEnd(n int) { b.buf = b.buf[:n] }
+
+// The following need a current buf.
+
+// rewind empties the Buffer. Its storage stays.
+func (b *Buffer) rewind() {
+	b.buf, b.off, b.lastRead = b.buf[:0], 0, opInvalid
+	if b.m != nil {
+		b.m.reuse()
+	}
+}
+
+// put copies p to buf[i:].
+func (b *Buffer) put(i int, p []byte) {
+	copy(b.buf[i:], p)
+	runtime.KeepAlive(b)
+}
+
+// putString is put for a string.
+func (b *Buffer) putString(i int, s string) {
+	copy(b.buf[i:], s)
+	runtime.KeepAlive(b)
+}
+
+// appendByte appends c, for which there is room.
+func (b *Buffer) appendByte(c byte) {
+	i := len(b.buf)
+	b.buf = b.buf[:i+1]
+	b.buf[i] = c
+	runtime.KeepAlive(b)
+}
+
+// appendRune appends r in UTF-8, for which there is room.
+func (b *Buffer) appendRune(r rune) {
+	b.buf = utf8.AppendRune(b.buf, r)
+	runtime.KeepAlive(b)
+}
+
+// get copies contents to p, from the first unread byte on.
+func (b *Buffer) get(p []byte) int {
+	n := copy(p, b.buf[b.off:])
+	runtime.KeepAlive(b)
+	return n
+}
+
+// at returns buf[i].
+func (b *Buffer) at(i int) byte {
+	c := b.buf[i]
+	runtime.KeepAlive(b)
+	return c
+}
+
+// unread returns the contents. They must be Go memory.
+func (b *Buffer) unread() []byte { return b.buf[b.off:] }
+
+// rune decodes the rune at the first of the contents, of which there are some.
+func (b *Buffer) rune() (r rune, size int) {
+	r, size = rune(b.buf[b.off]), 1
+	if r >= utf8.RuneSelf {
+		r, size = utf8.DecodeRune(b.buf[b.off:])
+	}
+	runtime.KeepAlive(b)
+	return r, size
+}
+
+// index returns where the first c is in the contents, or -1.
+func (b *Buffer) index(c byte) int {
+	i := bytes.IndexByte(b.buf[b.off:], c)
+	runtime.KeepAlive(b)
+	return i
+}
+
+// clone returns a copy of the first n bytes of the contents.
+func (b *Buffer) clone(n int) []byte {
+	p := append([]byte(nil), b.buf[b.off:b.off+n]...)
+	runtime.KeepAlive(b)
+	return p
+}
+
+// cloneString is clone that returns a string.
+func (b *Buffer) cloneString(n int) string {
+	s := string(b.buf[b.off : b.off+n])
+	runtime.KeepAlive(b)
+	return s
+}
+
+// slide moves the contents to the start of the storage.
+func (b *Buffer) slide() {
+	n := copy(b.buf, b.buf[b.off:])
+	b.buf, b.off = b.buf[:n], 0
+	if b.m != nil {
+		b.m.reuse()
+	}
+	runtime.KeepAlive(b)
+}
+
+// zero makes buf[i:j] zero. Whole pages of a mapping are returned to the kernel
+// for that, so that a gap takes no memory until it is written.
+func (b *Buffer) zero(i, j int) {
+	if b.m != nil {
+		if lo, hi := pageFloor(i+pageUnit()-1), pageFloor(j); lo < hi && b.m.punch(lo, hi) == nil {
+			clear(b.buf[i:lo])
+			i = hi
+		}
+	}
+	clear(b.buf[i:j])
+	runtime.KeepAlive(b)
+}
+
+// fill is told that n bytes in the middle of the contents were written.
+func (b *Buffer) fill(n int) {
+	if b.m != nil {
+		b.m.fill(n)
+	}
+}
+
+// copyTo copies the contents to new Go memory p, and makes that the storage.
+func (b *Buffer) copyTo(p []byte) {
+	n := b.get(p)
+	_ = b.release() // what munmap(2) refuses stays mapped, and nobody uses it
+	b.setSlice(p[:n], 0)
+}
+
+// copyToMapping is copyTo for a mapping.
+func (b *Buffer) copyToMapping(m *mapping) {
+	end := b.get(m.mem)
+	_ = b.release()
+	b.setMapping(m, 0, end)
+}
+
+// release unmaps the memory of the mapping, if there is one: at once, or when
+// the calls that use it have returned. buf is not current then.
+func (b *Buffer) release() error {
+	m := b.m
+	if m == nil {
+		return nil
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.gen.Add(1)
+	return m.drop()
+}
+
+// drop unmaps mem unless it is pinned. The caller holds mu.
+func (m *mapping) drop() error {
+	if m.pins > 0 {
+		m.left = true
+		return nil
+	}
+	// The cleanup of m must not run meanwhile: it might unmap as well, and the
+	// later of the two would hit what has been mapped there since.
+	err := m.closed()
+	runtime.KeepAlive(m)
+	return err
+}
+
+// pin keeps the memory of m where it is until unpin, for a call of a Reader or
+// Writer that is handed a part of it and may use the Buffer itself.
+func (m *mapping) pin() {
+	m.mu.Lock()
+	m.pins++
+	m.mu.Unlock()
+}
+
+func (m *mapping) unpin() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.pins--; m.pins == 0 && m.left {
+		_ = m.drop()
+	}
+}
+
+// pinned reports whether the memory of a mapping must stay where it is.
+func (b *Buffer) pinned() bool {
+	b.m.mu.RLock()
+	defer b.m.mu.RUnlock()
+	return b.m.pins > 0
+}
+
+// change runs f, which moves or cuts the memory of the mapping, and then makes
+// buf current again. f returns how many bytes it has cut from the front. The
+// mapping must not be pinned.
+func (b *Buffer) change(f func(p *pages) (cut int, err error)) error {
+	m := b.m
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	was := m.mem
+	cut, err := f(m.pages)
+	if len(was) != len(m.mem) || &was[0] != &m.mem[0] {
+		m.gen.Add(1)
+		m.size.Store(int64(len(m.mem)))
+	}
+	b.setMapping(m, b.off-cut, len(b.buf)-cut)
+	return err
+}
+
+// trim returns the memory of a consumed prefix to the kernel, but not its
+// addresses, so that a queue takes as much memory as its contents.
+func (b *Buffer) trim() {
+	m, n := b.m, pageFloor(b.off-utf8.UTFMax) // UnreadRune may reach back
+	if m == nil || n <= 0 || b.pinned() {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.discardFront(n)
+	b.gen = m.gen.Add(1) // a copy may not have consumed that yet
+	runtime.KeepAlive(m)
+}
+
+// prefault tells the page layer that buf[i:] is about to be written, where that
+// is worth its while.
+func (b *Buffer) prefault(i int) {
+	if len(b.buf)-i >= prefaultMin && b.m != nil {
+		b.m.prefault(i, len(b.buf))
+		runtime.KeepAlive(b)
+	}
+}
+
+// readInto has r read into buf[i:j], beyond the contents, and appends what it
+// read. r may use the Buffer meanwhile.
+func (b *Buffer) readInto(r io.Reader, i, j int) (n int, err error) {
+	p := b.buf[i:j:j]
+	if m := b.m; m != nil {
+		m.pin()
+		defer m.unpin()
+	}
+	n, err = r.Read(p)
+	if n < 0 {
+		panic(errNegativeRead)
+	}
+	q := p[:n] // a count beyond len(p) panics as any slice would
+	b.settle()
+	if i < cap(b.buf) && &b.buf[:i+1][i] == &p[0] {
+		b.setEnd(i + n) // whatever r has done to the contents, as in bytes.Buffer
+		return n, err
+	}
+	// r has looked at the contents, or made them grow: they are elsewhere now.
+	if e := b.room(n); e != nil {
+		panic(e)
+	}
+	end := len(b.buf)
+	b.setEnd(end + n)
+	b.put(end, q)
+	return n, err
+}
+
+// writeOut has w write the contents, and consumes what it wrote. w may use the
+// Buffer meanwhile.
+func (b *Buffer) writeOut(w io.Writer) (n int, err error) {
+	p := b.buf[b.off:len(b.buf):len(b.buf)]
+	if m := b.m; m != nil {
+		m.pin()
+		defer m.unpin()
+	}
+	n, err = w.Write(p)
+	if n < 0 || n > len(p) {
+		panic(panicWriteTo)
+	}
+	b.settle()
+	b.off = min(b.off+n, len(b.buf)) // w may have consumed contents, or closed the Buffer
+	if err == nil && n < len(p) {
+		err = io.ErrShortWrite
+	}
+	return n, err
+}
+
+// The following only look, so they may run at once, with each other and in the
+// middle of readInto and writeOut.
+
+// look calls f with the contents. f must not keep them.
+func (b *Buffer) look(f func(contents []byte)) {
+	m := b.m
+	if m == nil {
+		f(b.buf[b.off:])
+		return
+	}
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if b.current() {
+		f(b.buf[b.off:])
+	} else {
+		p := m.publishedFor(b)
+		f(p.mem[b.off-p.lo : len(b.buf)-p.lo])
+	}
+	runtime.KeepAlive(m)
+}
+
+// view returns the contents as Go memory, with up to spare bytes of spare
+// capacity. The first view of a mapping publishes it. An error is for want of
+// memory, and changes nothing.
+func (b *Buffer) view(spare int) ([]byte, error) {
+	m := b.m
+	if m == nil {
+		return b.buf[b.off:], nil
+	}
+	if b.current() {
+		if err := m.publish(b, spare); err != nil {
+			return nil, err
+		}
+	}
+	p := m.publishedFor(b)
+	return p.mem[b.off-p.lo : len(b.buf)-p.lo], nil
+}
+
+// mustView is view that panics.
+func (b *Buffer) mustView(spare int) []byte {
+	p, err := b.view(spare)
+	if err != nil {
+		panic(err)
+	}
+	return p
+}
+
+// viewOf returns the first n bytes of the contents. Where memory is lacking for
+// a view of everything, they are a copy.
+func (b *Buffer) viewOf(n int) []byte {
+	p, err := b.view(b.Len())
+	if err == nil {
+		return p[:n]
+	}
+	if n > smallView && probeHeap(n) != nil {
+		panic(err)
+	}
+	b.look(func(contents []byte) { p = append(p, contents[:n]...) })
+	return p
+}
+
+// smallView is a number of bytes that the Go heap is taken to have.
+const smallView = 64 << 10
+
+// spare returns the spare capacity, all of it, as Go memory.
+func (b *Buffer) spare() []byte {
+	n := b.Available()
+	if p, err := b.view(n); err == nil && cap(p)-len(p) >= n {
+		return p[len(p) : len(p) : len(p)+n]
+	}
+	// A view with less has been published, or memory is lacking for more. What
+	// is appended to this is copied by the next write.
+	if err := probeHeap(n); err != nil {
+		panic(&memoryError{"publish " + sizeString(n), err})
+	}
+	return make([]byte, 0, n)
+}
+
+// publish moves the contents of b, and up to spare bytes of spare capacity,
+// from m to Go memory. A view lives as long as somebody holds it, so its memory
+// must be the collector's.
+func (m *mapping) publish(b *Buffer, spare int) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !b.current() {
+		return nil // another view was first
+	}
+	lo := pageFloor(max(b.off-utf8.UTFMax, 0)) // UnreadRune may reach back
+	end := len(b.buf)
+	if end-lo >= largeView {
+		largeViews.Lock()
+		defer largeViews.Unlock()
+	}
+	least, _ := pageRound(end)
+	hi, _ := pageRound(end + min(spare, len(m.mem)-end))
+	err := probeHeap(hi - lo)
+	if err != nil && least < hi {
+		hi = least
+		err = probeHeap(hi - lo)
+	}
+	if err != nil {
+		// What has never been used of the mapping may be what is missing.
+		if used, _ := pageRound(m.used); used < len(m.mem) && m.dropBack(used) == nil {
+			m.size.Store(int64(used))
+			err = probeHeap(hi - lo)
+		}
+	}
+	if err != nil {
+		return &memoryError{fmt.Sprintf("publish %s", sizeString(hi-lo)), err}
+	}
+	if err := m.publishRange(b.gen, lo, end, hi); err != nil {
+		return &memoryError{fmt.Sprintf("publish %s", sizeString(hi-lo)), err}
+	}
+	stats.publishes.Add(1)
+	stats.publishedBytes.Add(int64(hi - lo))
+	runtime.KeepAlive(m)
+	return nil
+}
+
+// largeViews is held while a large view is published: the memory that one has
+// found free is not to be had by another.
+var largeViews sync.Mutex
+
+const largeView = 32 << 20
+
+// publishRange publishes mem[lo:hi], of which mem[end:] need not be kept.
+func (m *mapping) publishRange(gen uint32, lo, end, hi int) error {
+	var p []byte
+	// To move little takes longer than to copy it, and what is pinned must stay.
+	if hi-lo > 4*mapThreshold && m.pins == 0 {
+		if p = m.moveToHeap(lo, hi); p == nil {
+			// The object that it was to go to is not collected yet: the copy
+			// needs another.
+			if err := probeHeap(hi - lo); err != nil {
+				return err
+			}
+			stats.copies.Add(1)
+		}
+	}
+	if p == nil {
+		p = append(make([]byte, 0, hi-lo), m.mem[lo:end]...) // made clear: a view can reach beyond end
+		p = p[:hi-lo]
+		_ = m.drop()
+	}
+	m.pub.Store(&published{p, lo, gen})
+	m.gen.Add(1)
+	return nil
+}
