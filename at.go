@@ -2,20 +2,26 @@ package mmapbuf
 
 import (
 	"errors"
+	"hash/maphash"
 	"io"
 	"math"
 	"sync"
 )
 
-// atLock returns the lock of ReadAt and WriteAt. They hold it shared while they
-// copy, so that copying is parallel, and WriteAt holds it alone while it
-// lengthens the contents.
+// atLocks are the locks of ReadAt and WriteAt, each for many Buffers: a lock in
+// the Buffer would be made by the first ReadAt, which must not change it. They
+// are held shared to copy, so that copying is parallel, and alone by a WriteAt
+// that lengthens the contents.
+var atLocks [64]struct {
+	sync.RWMutex
+	_ [40]byte // one to a cache line
+}
+
+var atSeed = maphash.MakeSeed()
+
+// atLock returns the lock of b.
 func (b *Buffer) atLock() *sync.RWMutex {
-	if mu := b.mu.Load(); mu != nil {
-		return mu.(*sync.RWMutex)
-	}
-	b.mu.CompareAndSwap(nil, new(sync.RWMutex))
-	return b.mu.Load().(*sync.RWMutex)
+	return &atLocks[maphash.Comparable(atSeed, b)%uint64(len(atLocks))].RWMutex
 }
 
 var (

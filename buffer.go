@@ -45,7 +45,6 @@ import (
 	"bytes"
 	"errors"
 	"io"
-	"sync/atomic"
 	"unicode/utf8"
 )
 
@@ -70,12 +69,11 @@ type Buffer struct {
 	// looking for huge pages.
 	NoHugePages bool
 
-	lastRead readOp       // what UnreadByte and UnreadRune may take back
-	gen      uint32       // of m, as far as buf and off are about it; 0 if there is none
-	buf      []byte       // contents are buf[off:len(buf)]; storage is Go memory, or m.mem up to where it is in use
-	off      int          // read at &buf[off], write at &buf[len(buf)]
-	m        *mapping     // owns the storage, if it is not Go memory, or did until it was published
-	mu       atomic.Value // the *sync.RWMutex of ReadAt and WriteAt, made by the first of them
+	lastRead readOp   // what UnreadByte and UnreadRune may take back
+	gen      uint32   // of m, as far as buf and off are about it; 0 if there is none
+	buf      []byte   // contents are buf[off:len(buf)]; storage is Go memory, or m.mem up to where it is in use
+	off      int      // read at &buf[off], write at &buf[len(buf)]
+	m        *mapping // owns the storage, if it is not Go memory, or did until it was published
 }
 
 // readOp is the last operation on a Buffer, as far as Unread* care. A positive
