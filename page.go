@@ -129,20 +129,11 @@ func (p *pages) count(n int) {
 	hold(n)
 }
 
-// closed unmaps all of mem for a Buffer that does not need it any more, and
-// collected after the collector has found that nobody does. They do nothing the
-// second time.
-func (p *pages) closed() error {
-	n := p.held.Load()
-	err := p.unmap()
-	p.count(int(-n))
-	return err
-}
-
+// collected unmaps all of mem after the collector has found that nobody needs
+// it, unless that was done before.
 func (p *pages) collected() {
-	if n := p.held.Load(); p.mem != nil {
+	if p.mem != nil {
 		_ = p.unmap()
-		p.count(int(-n))
 		foundGarbage()
 	}
 }

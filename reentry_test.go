@@ -145,9 +145,13 @@ func TestLookInsideWriter(t *testing.T) {
 // TestLookAtOnce has goroutines look at a Buffer that nobody changes, and at
 // copies of it.
 func TestLookAtOnce(t *testing.T) {
+	runs := 20
+	if testing.Short() {
+		runs = 5
+	}
 	atBothThresholds(t, func(t *testing.T) {
 		for _, size := range []int{100, 5<<20 + 7} {
-			for range 20 {
+			for range runs {
 				var got Buffer
 				var want bytes.Buffer
 				_, _ = got.Write(noise()[:size])
@@ -207,6 +211,10 @@ func TestChangeInsideReader(t *testing.T) {
 		"Shrink":       func(b *Buffer) { b.Shrink() },
 		"Close":        func(b *Buffer) { _ = b.Close() },
 		"Bytes, Write": func(b *Buffer) { b.Bytes(); _, _ = b.Write(noise()) },
+	}
+	if testing.Short() {
+		delete(changes, "Write much")
+		delete(changes, "Bytes, Write")
 	}
 	atBothThresholds(t, func(t *testing.T) {
 		for name, change := range changes {

@@ -39,8 +39,7 @@ func TestSoak(t *testing.T) {
 		require.Contains(t, string(out), "--- PASS: "+t.Name(), "the test did not run")
 		return
 	}
-	defer func(n int) { mostAlignment, sharesLocks = n, false }(mostAlignment)
-	sharesLocks = true
+	defer func(n int) { mostAlignment = n }(mostAlignment)
 	mostAlignment = os.Getpagesize()
 	defer debug.SetGCPercent(debug.SetGCPercent(50)) // what has been viewed is heap
 	s.run(time.Second/10, 4)                         // the runtime's own tables and threads

@@ -73,5 +73,6 @@ func (p *pages) set(mem []byte) {
 	case was != nil && mem == nil:
 		stats.mappings.Add(-1)
 		profile.Remove(p)
+		p.count(int(-p.held.Load()))
 	}
 }

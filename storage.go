@@ -261,7 +261,7 @@ func (m *mapping) drop() error {
 	}
 	// The cleanup of m must not run meanwhile: it might unmap as well, and the
 	// later of the two would hit what has been mapped there since.
-	err := m.closed()
+	err := m.unmap()
 	runtime.KeepAlive(m)
 	return err
 }
