@@ -74,7 +74,7 @@ func foundGarbage() {
 // pacer.mu.
 func arm() {
 	pacer.armed = true
-	type object struct{ p *object } // with a pointer, or it could share its memory with others
+	type object struct{ _ *object } // with a pointer, or it could share its memory with others
 	runtime.AddCleanup(new(object), afterCollection, struct{}{})
 }
 
