@@ -132,7 +132,7 @@ func NewBufferString(s string) *Buffer { return &Buffer{buf: []byte(s)} }
 // intact, if the heap cannot have that much memory.
 func (b *Buffer) Bytes() []byte {
 	if b.m != nil {
-		return b.mustView(b.Len())
+		return b.published()
 	}
 	return b.unread()
 }

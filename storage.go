@@ -69,7 +69,7 @@ func (b *Buffer) current() bool { return b.m == nil || b.m.gen.Load() == b.gen }
 // settle makes buf current. Each method that changes the Buffer begins with it,
 // or with fits. It panics if b is a copy whose storage is gone.
 func (b *Buffer) settle() {
-	if !b.current() {
+	if b.m != nil && b.m.gen.Load() != b.gen { // current, in a form that is inlined
 		b.adopt()
 	}
 }
@@ -118,9 +118,14 @@ func (b *Buffer) setEnd(n int) { b.buf = b.buf[:n] }
 func (b *Buffer) rewind() {
 	b.buf, b.off, b.lastRead = b.buf[:0], 0, opInvalid
 	if b.m != nil {
-		b.m.reuse()
+		b.reuse()
 	}
 }
+
+// reuse is told that a mapping is written from its start again.
+//
+//go:noinline
+func (b *Buffer) reuse() { b.m.reuse() }
 
 // put copies p to buf[i:].
 func (b *Buffer) put(i int, p []byte) {
@@ -201,7 +206,7 @@ func (b *Buffer) slide() {
 	n := copy(b.buf, b.buf[b.off:])
 	b.buf, b.off = b.buf[:n], 0
 	if b.m != nil {
-		b.m.reuse()
+		b.reuse()
 	}
 	runtime.KeepAlive(b)
 }
@@ -324,9 +329,14 @@ func (b *Buffer) trim() {
 // is worth its while.
 func (b *Buffer) prefault(i int) {
 	if len(b.buf)-i >= prefaultMin && b.m != nil {
-		b.m.prefault(i, len(b.buf))
-		runtime.KeepAlive(b)
+		b.prefaultMapping(i)
 	}
+}
+
+//go:noinline
+func (b *Buffer) prefaultMapping(i int) {
+	b.m.prefault(i, len(b.buf))
+	runtime.KeepAlive(b)
 }
 
 // readInto has r read into buf[i:j], beyond the contents, and appends what it
@@ -415,9 +425,11 @@ func (b *Buffer) view(spare int) ([]byte, error) {
 	return p.mem[b.off-p.lo : len(b.buf)-p.lo], nil
 }
 
-// mustView is view that panics.
-func (b *Buffer) mustView(spare int) []byte {
-	p, err := b.view(spare)
+// published returns the contents as Go memory, or panics.
+//
+//go:noinline
+func (b *Buffer) published() []byte {
+	p, err := b.view(b.Len())
 	if err != nil {
 		panic(err)
 	}
