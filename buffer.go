@@ -45,7 +45,6 @@ import (
 	"bytes"
 	"errors"
 	"io"
-	"unicode/utf8"
 )
 
 // A Buffer is a variable-sized buffer of bytes with all the methods of
@@ -152,14 +151,14 @@ func (b *Buffer) AvailableBuffer() []byte {
 // write; see [Buffer.Bytes] for its memory and for when it panics. Where there
 // is no memory for a view of everything, the slice is a copy.
 func (b *Buffer) Peek(n int) ([]byte, error) {
-	var err error
-	if n > b.Len() {
-		n, err = b.Len(), io.EOF
-	}
 	if b.m != nil {
-		return b.viewOf(n), err
+		return b.peek(n)
 	}
-	return b.unread()[:n], err
+	p := b.unread()
+	if n > len(p) {
+		return p, io.EOF
+	}
+	return p[:n], nil
 }
 
 // Next consumes the next n bytes, or all that there are if they are fewer, and
@@ -303,45 +302,14 @@ func (b *Buffer) WriteString(s string) (n int, err error) {
 // WriteByte appends c to the contents; see [Buffer.Write].
 func (b *Buffer) WriteByte(c byte) error {
 	b.lastRead = opInvalid
-	if b.fits(1) {
-		b.appendByte(c)
+	if b.appendByte(c) {
 		return nil
 	}
 	i, n, err := b.extend(1)
-	b.setEnd(i)
 	if n == 1 {
-		b.appendByte(c)
+		b.put(i, []byte{c})
 	}
 	return err
-}
-
-// WriteRune appends r in UTF-8 and returns the number of bytes that takes. A
-// rune for which MaxLen leaves too little room is not written at all; see
-// [Buffer.Write] otherwise.
-func (b *Buffer) WriteRune(r rune) (n int, err error) {
-	if uint32(r) < utf8.RuneSelf { // uint32: negative runes are no ASCII
-		if err := b.WriteByte(byte(r)); err != nil {
-			return 0, err
-		}
-		return 1, nil
-	}
-	b.lastRead = opInvalid
-	if b.fits(utf8.UTFMax) {
-		i := len(b.buf)
-		b.appendRune(r)
-		return len(b.buf) - i, nil
-	}
-	if n = utf8.RuneLen(r); n < 0 {
-		n = utf8.RuneLen(utf8.RuneError)
-	}
-	if n > b.roomToMax() {
-		b.settle()
-		return 0, b.maxLenError(n)
-	}
-	i, _, _ := b.extend(n)
-	b.setEnd(i)
-	b.appendRune(r)
-	return n, nil
 }
 
 // ReadFrom appends what r delivers until it returns [io.EOF], and returns the
@@ -511,7 +479,10 @@ func (b *Buffer) UnreadByte() error {
 func (b *Buffer) ReadBytes(delim byte) (line []byte, err error) {
 	n, err := b.find(delim)
 	line = b.clone(n)
-	b.consume(n)
+	start := b.off
+	b.off = start + n
+	b.lastRead = opRead
+	b.trimFrom(start)
 	return line, err
 }
 
@@ -519,23 +490,9 @@ func (b *Buffer) ReadBytes(delim byte) (line []byte, err error) {
 func (b *Buffer) ReadString(delim byte) (line string, err error) {
 	n, err := b.find(delim)
 	line = b.cloneString(n)
-	b.consume(n)
-	return line, err
-}
-
-// find returns the number of bytes up to and including delim, or Len and io.EOF.
-func (b *Buffer) find(delim byte) (n int, err error) {
-	b.settle()
-	if i := b.index(delim); i >= 0 {
-		return i + 1, nil
-	}
-	return b.Len(), io.EOF
-}
-
-// consume is the end of a read of n bytes.
-func (b *Buffer) consume(n int) {
 	start := b.off
-	b.off += n
+	b.off = start + n
 	b.lastRead = opRead
 	b.trimFrom(start)
+	return line, err
 }

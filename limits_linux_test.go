@@ -197,6 +197,7 @@ func TestLockedMemoryLimit(t *testing.T) {
 	}
 	manyThreads()
 	_ = make([]byte, 64*miB) // the runtime dies of a lack of memory; let it have some
+	runtime.GC()
 	chunk := randomBytes(10, miB)
 	p := make([]byte, miB)
 	// Root has leave to lock all; this thread shall not.

@@ -139,18 +139,47 @@ func (b *Buffer) putString(i int, s string) {
 	runtime.KeepAlive(b)
 }
 
-// appendByte appends c, for which there is room.
-func (b *Buffer) appendByte(c byte) {
+// appendByte appends c, if that takes no more than to move the end of the
+// contents. It does not need a current buf.
+func (b *Buffer) appendByte(c byte) bool {
 	i := len(b.buf)
+	if i >= cap(b.buf) || b.MaxLen > 0 || b.m != nil && b.m.gen.Load() != b.gen { // not fits(1)
+		return false
+	}
 	b.buf = b.buf[:i+1]
 	b.buf[i] = c
 	runtime.KeepAlive(b)
+	return true
 }
 
-// appendRune appends r in UTF-8, for which there is room.
-func (b *Buffer) appendRune(r rune) {
-	b.buf = utf8.AppendRune(b.buf, r)
+// WriteRune appends r in UTF-8 and returns the number of bytes that takes. A
+// rune for which MaxLen leaves too little room is not written at all; see
+// [Buffer.Write] otherwise.
+func (b *Buffer) WriteRune(r rune) (n int, err error) { // here, because to append in a function of its own takes half as long again
+	if uint32(r) < utf8.RuneSelf { // uint32: negative runes are no ASCII
+		if err := b.WriteByte(byte(r)); err != nil {
+			return 0, err
+		}
+		return 1, nil
+	}
+	b.lastRead = opInvalid
+	if b.fits(utf8.UTFMax) {
+		i := len(b.buf)
+		b.buf = utf8.AppendRune(b.buf, r)
+		runtime.KeepAlive(b)
+		return len(b.buf) - i, nil
+	}
+	if n = utf8.RuneLen(r); n < 0 {
+		n = utf8.RuneLen(utf8.RuneError)
+	}
+	if n > b.roomToMax() {
+		b.settle()
+		return 0, b.maxLenError(n)
+	}
+	i, _, _ := b.extend(n)
+	b.buf = utf8.AppendRune(b.buf[:i], r)
 	runtime.KeepAlive(b)
+	return n, nil
 }
 
 // get copies contents to p, from the first unread byte on.
@@ -180,11 +209,16 @@ func (b *Buffer) rune() (r rune, size int) {
 	return r, size
 }
 
-// index returns where the first c is in the contents, or -1.
-func (b *Buffer) index(c byte) int {
-	i := bytes.IndexByte(b.buf[b.off:], c)
+// find makes buf current, and returns the number of bytes up to and including
+// the first delim, or Len and io.EOF.
+func (b *Buffer) find(delim byte) (n int, err error) {
+	b.settle()
+	i := bytes.IndexByte(b.buf[b.off:], delim)
 	runtime.KeepAlive(b)
-	return i
+	if i < 0 {
+		return b.Len(), io.EOF
+	}
+	return i + 1, nil
 }
 
 // clone returns a copy of the first n bytes of the contents.
@@ -434,6 +468,14 @@ func (b *Buffer) published() []byte {
 		panic(err)
 	}
 	return p
+}
+
+// peek is Peek for a mapping.
+func (b *Buffer) peek(n int) (p []byte, err error) {
+	if n > b.Len() {
+		n, err = b.Len(), io.EOF
+	}
+	return b.viewOf(n), err
 }
 
 // viewOf returns the first n bytes of the contents. Where memory is lacking for
