@@ -259,9 +259,10 @@ func (b *Buffer) extend(n int) (i, got int, err error) {
 	if room := b.roomToMax(); n > room {
 		got, err = room, b.maxLenError(n)
 	}
-	if e := b.room(got); e != nil {
+	if e := b.grow(got); e != nil {
 		panic(e)
 	}
+	b.open(got)
 	i = len(b.buf)
 	b.setEnd(i + got)
 	return i, got, err

@@ -30,14 +30,15 @@ const (
 // pacer counts bytes that were written to mappings.
 var pacer struct {
 	mu      sync.Mutex
-	held    int64 // not given back
-	least   int64 // least held since the last collection: what has survived it, or less
-	peak    int64 // most held since the program last gave back nearly all above least
-	proven  int64 // most that the program has had above least and then given back
-	falling bool  // held has become less since it became more
-	found   bool  // garbage was found since the last peak
-	garbage bool  // the last news is that the program leaves garbage
-	armed   bool  // afterCollection will run
+	held    int64        // not given back
+	least   int64        // least held since the last collection: what has survived it, or less
+	peak    int64        // most held since the program last gave back nearly all above least
+	proven  int64        // most that the program has had above least and then given back
+	falling bool         // held has become less since it became more
+	found   bool         // garbage was found since the last peak
+	garbage bool         // the last news is that the program leaves garbage
+	armed   bool         // afterCollection will run
+	above   atomic.Int64 // held - least, for who has no time for the lock
 
 	collecting atomic.Bool
 	waiting    sync.Mutex
@@ -58,6 +59,7 @@ func hold(n int) {
 	p.falling = n < 0
 	p.held += int64(n)
 	p.least, p.peak = min(p.least, p.held), max(p.peak, p.held)
+	p.above.Store(p.held - p.least)
 	if !p.armed {
 		arm()
 	}
@@ -81,7 +83,7 @@ func arm() {
 func afterCollection(struct{}) {
 	pacer.mu.Lock()
 	defer pacer.mu.Unlock()
-	pacer.least = pacer.held // what was found unreachable is still to lower it
+	survived() // what was found unreachable is still to be subtracted
 	if pacer.armed = false; pacer.held > 0 {
 		arm()
 	}
@@ -90,6 +92,13 @@ func afterCollection(struct{}) {
 // pace starts the collector if it is time. It waits for it if it falls behind
 // with real garbage, so the caller holds no lock. m is a mapping in use, or nil.
 func pace(m *mapping) {
+	if pacer.above.Load() > collectMin {
+		collectIfDue(m)
+	}
+}
+
+// collectIfDue is pace where there is enough to look closer.
+func collectIfDue(m *mapping) {
 	over, due, garbage := overdue(m)
 	if over <= due {
 		return
@@ -145,8 +154,15 @@ func collect() {
 	stats.collections.Add(1)
 	runtime.GC()
 	pacer.mu.Lock()
-	pacer.least = pacer.held
+	survived()
 	pacer.mu.Unlock()
+}
+
+// survived takes all that is held for what a collection has left. The caller
+// holds pacer.mu.
+func survived() {
+	pacer.least = pacer.held
+	pacer.above.Store(0)
 }
 
 // heapFigures are what the runtime knows, in bytes.

@@ -23,6 +23,7 @@ func fresh(t *testing.T) {
 	defer pacer.mu.Unlock()
 	require.Zero(t, pacer.held)
 	pacer.least, pacer.peak, pacer.proven = 0, 0, 0
+	pacer.above.Store(0)
 	pacer.falling, pacer.found, pacer.garbage = false, false, false
 }
 
@@ -159,6 +160,7 @@ func TestNobodyWaitsUnderTheLock(t *testing.T) {
 	pacer.waiting.Lock() // as if a collection took forever
 	pacer.mu.Lock()
 	pacer.held += 8 * giB
+	pacer.above.Add(8 * giB)
 	pacer.mu.Unlock()
 	var wg sync.WaitGroup
 	wg.Go(func() { _, _ = b.WriteAt(noise(), 20*miB) })
@@ -170,6 +172,7 @@ func TestNobodyWaitsUnderTheLock(t *testing.T) {
 	}
 	pacer.mu.Lock()
 	pacer.held -= 8 * giB
+	pacer.above.Add(-8 * giB)
 	pacer.mu.Unlock()
 	pacer.waiting.Unlock()
 	wg.Wait()

@@ -104,9 +104,16 @@ func (b *Buffer) setMapping(m *mapping, off, end int) {
 
 // open takes n more bytes of the storage into use, which it has.
 func (b *Buffer) open(n int) {
-	if end := len(b.buf); n > cap(b.buf)-end {
-		b.buf = b.m.mem[:end:b.m.use(end+n)]
+	if n > cap(b.buf)-len(b.buf) {
+		b.openMapping(n)
 	}
+}
+
+// openMapping is open where there is something to do.
+func (b *Buffer) openMapping(n int) {
+	end := len(b.buf)
+	b.buf = b.m.mem[:end:b.m.use(end+n)]
+	runtime.KeepAlive(b)
 }
 
 // setEnd makes the contents end at buf[n], which is not beyond its capacity.
