@@ -38,14 +38,14 @@ func writeReport(w io.Writer, data *results) error {
 		for _, size := range data.sizes {
 			cell := "–"
 			if f, ok := data.figures[point{impl, size}]; ok {
-				cell = fmt.Sprintf("%s (%s)", ratio(f.ratio), report.Duration(f.time))
+				cell = fmt.Sprintf("%s (%s)", report.Ratio(f.ratio), report.Duration(f.time))
 			}
 			row = append(row, cell)
 		}
 		if peaks {
 			cell := "–"
 			if f := data.figures[point{impl, largest}]; f.peak > 0 {
-				cell = fmt.Sprintf("%s (%s)", ratio(f.peak/float64(largest)), humanize.IBytesN(uint64(f.peak), 3))
+				cell = fmt.Sprintf("%s (%s)", report.Ratio(f.peak/float64(largest)), humanize.IBytesN(uint64(f.peak), 3))
 			}
 			row = append(row, cell)
 		}
@@ -77,17 +77,4 @@ func (r *results) havePeaks(size int64) bool {
 		}
 	}
 	return false
-}
-
-// ratio prints x with two digits or so.
-func ratio(x float64) string {
-	switch {
-	case x >= 9.95:
-		return fmt.Sprintf("%.0f×", x)
-	case x >= 0.995:
-		return fmt.Sprintf("%.1f×", x)
-	case x >= 0.0995:
-		return fmt.Sprintf("%.2f×", x)
-	}
-	return fmt.Sprintf("%.3f×", x)
 }

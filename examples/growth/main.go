@@ -147,12 +147,9 @@ func parse(args []string) (config, error) {
 // choose returns the implementations whose keys stand in a comma list, in the
 // order of the table.
 func choose(list string) ([]implementation, error) {
-	wanted := strings.Split(list, ",")
-	for i, key := range wanted {
-		wanted[i] = strings.TrimSpace(key)
-		if !slices.ContainsFunc(implementations, func(impl implementation) bool { return impl.key == wanted[i] }) {
-			return nil, fmt.Errorf("%q is none of %s", wanted[i], keys(implementations))
-		}
+	wanted, err := command.Choose(list, strings.Split(keys(implementations), ","))
+	if err != nil {
+		return nil, err
 	}
 	var chosen []implementation
 	for _, impl := range implementations {

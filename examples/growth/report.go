@@ -7,8 +7,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/dustin/go-humanize"
-
 	"github.com/mmapbuf/mmapbuf/examples/internal/measure"
 	"github.com/mmapbuf/mmapbuf/examples/internal/report"
 	"github.com/mmapbuf/mmapbuf/examples/internal/system"
@@ -50,7 +48,7 @@ func writeReport(w io.Writer, cfg config, data *payload, results []result) error
 			report.Duration(r.median.Elapsed),
 			fmt.Sprintf("%.2f", float64(data.size)/1e9/r.median.Elapsed.Seconds()),
 			report.Duration(r.worst),
-			memory(r.peak),
+			report.Memory(r.peak),
 			ratio(results, r),
 		})
 	}
@@ -70,12 +68,4 @@ func ratio(results []result, r result) string {
 		return "n/a"
 	}
 	return fmt.Sprintf("%.1f", results[i].median.Elapsed.Seconds()/r.median.Elapsed.Seconds())
-}
-
-// memory prints a number of bytes that may not be known.
-func memory(n int64) string {
-	if n == 0 {
-		return "n/a"
-	}
-	return humanize.IBytesN(uint64(n), 3)
 }

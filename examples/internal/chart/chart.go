@@ -105,9 +105,25 @@ type Label struct {
 // Write draws p as name.svg and name.png into directory dir and returns what
 // these files are called. Labels stand to the right of the plot.
 func Write(dir, name string, p *plot.Plot, labels ...Label) ([]string, error) {
+	return write(dir, name, height, func(c draw.Canvas) { drawOn(c, p, labels) })
+}
+
+// WriteStacked is Write for plots of which one stands above the other.
+func WriteStacked(dir, name string, plots ...*plot.Plot) ([]string, error) {
+	const each = height * 2 / 3
+	total := each * vg.Length(len(plots))
+	return write(dir, name, total, func(c draw.Canvas) {
+		for i, p := range plots {
+			above := vg.Length(i) * each
+			drawOn(draw.Crop(c, 0, 0, total-above-each, -above), p, nil)
+		}
+	})
+}
+
+func write(dir, name string, height vg.Length, paint func(draw.Canvas)) ([]string, error) {
 	var svg bytes.Buffer
 	vectors := vgsvg.New(width, height)
-	drawOn(vectors, p, labels)
+	paint(draw.New(vectors))
 	if _, err := vectors.WriteTo(&svg); err != nil {
 		return nil, fmt.Errorf("picture: %w", err)
 	}
@@ -117,7 +133,7 @@ func Write(dir, name string, p *plot.Plot, labels ...Label) ([]string, error) {
 
 	var png bytes.Buffer
 	pixels := vgimg.NewWith(vgimg.UseWH(width, height), vgimg.UseDPI(pngDPI))
-	drawOn(pixels, p, labels)
+	paint(draw.New(pixels))
 	if _, err := (vgimg.PngCanvas{Canvas: pixels}).WriteTo(&png); err != nil {
 		return nil, fmt.Errorf("picture: %w", err)
 	}
@@ -137,7 +153,7 @@ func Write(dir, name string, p *plot.Plot, labels ...Label) ([]string, error) {
 }
 
 // drawOn draws p with a margin around it, and the labels into the margin.
-func drawOn(canvas vg.CanvasSizer, p *plot.Plot, labels []Label) {
+func drawOn(c draw.Canvas, p *plot.Plot, labels []Label) {
 	const gap = 22 // between the end of a line and its label
 	style := p.Legend.TextStyle
 	style.YAlign = text.YCenter
@@ -146,7 +162,6 @@ func drawOn(canvas vg.CanvasSizer, p *plot.Plot, labels []Label) {
 		right = max(right, gap+style.Width(l.Text)+8)
 	}
 
-	c := draw.New(canvas)
 	c.SetColor(p.BackgroundColor)
 	c.Fill(c.Rectangle.Path())
 	plotted := draw.Crop(c, 10, -right, 8, -10)

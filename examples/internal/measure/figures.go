@@ -20,38 +20,46 @@ type Figures struct {
 	// Allocated is how many bytes of the Go heap were allocated, garbage
 	// included.
 	Allocated int64
+	// Collections is how often the collector ran, and Forced how often because
+	// runtime.GC asked for it.
+	Collections, Forced int
+	// CPU is user and system time. 0: this system does not tell.
+	CPU time.Duration
 	// Size is how large that is which was made; for the work to set.
 	Size int64
 }
 
 // A Meter is made by Start and takes the Figures of all since then.
 type Meter struct {
-	began     time.Time
-	resident  int64
-	allocated uint64
+	began    time.Time
+	resident int64
+	stats    runtime.MemStats
+	cpu      time.Duration
 }
 
 // Start starts from a process that holds no more memory than it needs.
 func Start() Meter {
 	debug.FreeOSMemory()
 	system.ResetPeak()
-	return Meter{resident: system.Resident(), allocated: allocated(), began: time.Now()}
+	m := Meter{resident: system.Resident(), cpu: system.CPU()}
+	runtime.ReadMemStats(&m.stats)
+	m.began = time.Now()
+	return m
 }
 
 // Stop returns the figures.
 func (m Meter) Stop() Figures {
-	f := Figures{Elapsed: time.Since(m.began), Allocated: int64(allocated() - m.allocated)}
+	f := Figures{Elapsed: time.Since(m.began), CPU: system.CPU() - m.cpu}
+	var now runtime.MemStats
+	runtime.ReadMemStats(&now)
+	f.Allocated = int64(now.TotalAlloc - m.stats.TotalAlloc)
+	f.Collections = int(now.NumGC - m.stats.NumGC)
+	f.Forced = int(now.NumForcedGC - m.stats.NumForcedGC)
 	if m.resident > 0 {
 		f.Final = max(0, system.Resident()-m.resident)
 		f.Peak = max(0, system.Peak()-m.resident)
 	}
 	return f
-}
-
-func allocated() uint64 {
-	var stats runtime.MemStats
-	runtime.ReadMemStats(&stats)
-	return stats.TotalAlloc
 }
 
 // Fits returns an error if a bytes.Buffer of size bytes may need more memory

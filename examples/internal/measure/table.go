@@ -10,8 +10,6 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/dustin/go-humanize"
-
 	"github.com/mmapbuf/mmapbuf/examples/internal/command"
 	"github.com/mmapbuf/mmapbuf/examples/internal/report"
 	"github.com/mmapbuf/mmapbuf/examples/internal/system"
@@ -109,10 +107,10 @@ func Table(w io.Writer, rows []Row) {
 		cells = append(cells, []string{
 			row.Work,
 			row.Implementation,
-			memory(row.Runs[0].Size),
+			report.Memory(row.Runs[0].Size),
 			report.Duration(elapsed),
-			memory(peak),
-			memory(Median(row.Runs, func(f Figures) int64 { return f.Allocated }).Allocated),
+			report.Memory(peak),
+			report.Memory(Median(row.Runs, func(f Figures) int64 { return f.Allocated }).Allocated),
 			ratio(float64(first.elapsed()), float64(elapsed)),
 			ratio(float64(first.peak()), float64(peak)),
 		})
@@ -125,14 +123,6 @@ func (r Row) elapsed() time.Duration {
 }
 
 func (r Row) peak() int64 { return Median(r.Runs, func(f Figures) int64 { return f.Peak }).Peak }
-
-// memory prints a number of bytes that may not be known.
-func memory(n int64) string {
-	if n == 0 {
-		return "n/a"
-	}
-	return humanize.IBytesN(uint64(n), 3)
-}
 
 func ratio(x, y float64) string {
 	if x == 0 || y == 0 {

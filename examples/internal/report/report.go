@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"github.com/dustin/go-humanize"
 )
 
 // Table prints rows as a Markdown table, the first column to the left and
@@ -52,4 +54,25 @@ func Duration(d time.Duration) string {
 		return fmt.Sprintf("%.1f ms", d.Seconds()*1e3)
 	}
 	return fmt.Sprintf("%.0f µs", d.Seconds()*1e6)
+}
+
+// Memory prints a number of bytes; 0 is one that is not known.
+func Memory(n int64) string {
+	if n == 0 {
+		return "n/a"
+	}
+	return humanize.IBytesN(uint64(n), 3)
+}
+
+// Ratio prints x with two digits or so.
+func Ratio(x float64) string {
+	switch {
+	case x >= 9.95:
+		return fmt.Sprintf("%.0f×", x)
+	case x >= 0.995:
+		return fmt.Sprintf("%.1f×", x)
+	case x >= 0.0995:
+		return fmt.Sprintf("%.2f×", x)
+	}
+	return fmt.Sprintf("%.3f×", x)
 }

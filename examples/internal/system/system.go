@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/dustin/go-humanize"
 )
@@ -48,6 +49,10 @@ func Resident() int64 { return status("VmRSS") }
 // Peak returns the most memory of this process that ever was resident, or since
 // ResetPeak; 0 where the system does not tell.
 func Peak() int64 { return status("VmHWM") }
+
+// CPU returns the user and system time that this process has taken; 0 where the
+// system does not tell.
+func CPU() time.Duration { return cpu() }
 
 func status(key string) int64 {
 	n, _ := Field(Root, "proc/self/status", key)
