@@ -10,7 +10,7 @@
 //	dropped  the contents are written to a Writer, the collector frees the buffer
 //	viewed   the contents are read as one slice, the collector frees the buffer
 //	pooled   the contents are written to a Writer, the buffer returns to a pool
-//	reset    as pooled, but each goroutine keeps one buffer
+//	reset    as pooled, but the next job has the same buffer (only with -loop)
 //
 // It prints a table for each of them and draws throughput and latency as
 // service.svg and service.png.
@@ -175,8 +175,8 @@ func parse(args []string) (config, error) {
 	}
 	var misplaced string
 	fs.Visit(func(f *flag.Flag) {
-		forService := slices.Contains([]string{"min", "max", "goroutines", "settle"}, f.Name)
-		if isService := cfg.workload.name == "service"; forService && !isService || f.Name == "sizes" && isService {
+		of := func(w workload) bool { return slices.Contains(w.flags, f.Name) }
+		if slices.ContainsFunc(workloads, of) && !of(*cfg.workload) {
 			misplaced = f.Name
 		}
 	})

@@ -76,9 +76,14 @@ func writeReport(w io.Writer, cfg config, results []result) error {
 	out := bufio.NewWriter(w)
 	fmt.Fprintf(out, "work: %s; %v for each run; runs of each, in turn: %d\n", cfg.workload.about, cfg.duration, cfg.runs)
 	fmt.Fprintf(out, "machine: %s\n", system.Machine(system.Root))
-	fmt.Fprintf(out, "goroutines: %d, single write: %v, live objects beside the buffers: %v\n", cfg.goroutines, cfg.write, command.Size(cfg.live))
+	fmt.Fprintf(out, "goroutines: %d; live objects beside the buffers: %v", cfg.goroutines, command.Size(cfg.live))
+	if slices.Contains(cfg.workload.flags, "write") {
+		fmt.Fprintf(out, "; in a single write: %v", cfg.write)
+	}
+	fmt.Fprintln(out)
 	for _, mode := range cfg.modes {
-		rows := [][]string{{"size", "implementation"}}
+		heading := cfg.workload.name + ", " + mode
+		rows := [][]string{{"implementation", "size"}}
 		for _, c := range cfg.workload.columns {
 			rows[0] = append(rows[0], c.title)
 			if c.ratio {
@@ -90,7 +95,13 @@ func writeReport(w io.Writer, cfg config, results []result) error {
 				rows = append(rows, row(cfg.workload.columns, r, results))
 			}
 		}
-		fmt.Fprintf(out, "\n%s, %s:\n\n", cfg.workload.name, mode)
+		if len(cfg.sizes) == 1 {
+			heading += ", " + rows[1][1]
+			for i := range rows {
+				rows[i] = slices.Delete(rows[i], 1, 2)
+			}
+		}
+		fmt.Fprintf(out, "\n%s:\n\n", heading)
 		report.Table(out, rows)
 	}
 	fmt.Fprintf(out, "\nMedians; ratios are multiples of what %s takes. Memory is that of the process less what\n"+
@@ -107,7 +118,7 @@ func row(columns []column, r result, results []result) []string {
 	first := slices.IndexFunc(results, func(other result) bool {
 		return other.Mode == r.Mode && other.Max == r.Max && other.Implementation == workloads[0].implementations[0]
 	})
-	cells := []string{r.size(), r.Implementation}
+	cells := []string{r.Implementation, r.size()}
 	for _, c := range columns {
 		value, cell, ratio := r.median(c), "n/a", "n/a"
 		if !math.IsNaN(value) {
@@ -128,7 +139,7 @@ var barColors = []color.Color{chart.Vermillion, chart.Blue, chart.Orange, chart.
 
 // drawPicture writes service.svg and service.png, and their names to w.
 func drawPicture(w io.Writer, cfg config, results []result) error {
-	above, err := bars(cfg, results, throughput, 1, "Throughput, MB/s (more is better)")
+	above, err := bars(cfg, results, throughput, 1e-3, "Throughput, GB/s (more is better)")
 	if err != nil {
 		return fmt.Errorf("picture: %w", err)
 	}

@@ -23,6 +23,7 @@ import (
 type workload struct {
 	name            string
 	about           string
+	flags           []string // that apply to it, beside those that apply to all
 	modes           []string
 	sizes           []int64  // of buffers; 0: those of -min and -max
 	implementations []string // first what the others are compared with
@@ -43,6 +44,7 @@ var workloads = []workload{
 	{
 		name:            "service",
 		about:           "jobs of many sizes in many goroutines",
+		flags:           []string{"min", "max", "write", "goroutines", "settle"},
 		modes:           []string{"closed", "dropped", "viewed", "pooled"},
 		sizes:           []int64{0},
 		implementations: append(slices.Clone(buffers.Names), bytePool, chunkList),
@@ -52,6 +54,7 @@ var workloads = []workload{
 	{
 		name:            "loop",
 		about:           "jobs of one size after another in one goroutine",
+		flags:           []string{"sizes", "write"},
 		modes:           []string{"closed", "viewed", "reset"},
 		sizes:           []int64{2 * miB, 4 * miB, 16 * miB, 64 * miB},
 		implementations: buffers.Names,
@@ -61,6 +64,7 @@ var workloads = []workload{
 	{
 		name:            "queue",
 		about:           "a queue with a constant backlog, written and read in turn in blocks of 64 KiB",
+		flags:           []string{"sizes"},
 		modes:           []string{"steady"},
 		sizes:           []int64{miB, 64 * miB, 512 * miB},
 		implementations: buffers.Names,
@@ -70,6 +74,7 @@ var workloads = []workload{
 	{
 		name:            "readfile",
 		about:           "a file that is in the page cache, read into a new buffer again and again",
+		flags:           []string{"sizes"},
 		modes:           []string{"whole"},
 		sizes:           []int64{512 * miB},
 		implementations: append(slices.Clone(buffers.Names), "os.ReadFile", "io.ReadAll"),

@@ -108,18 +108,23 @@ func Write(dir, name string, p *plot.Plot, labels ...Label) ([]string, error) {
 	return write(dir, name, height, func(c draw.Canvas) { drawOn(c, p, labels) })
 }
 
-// WriteStacked is Write for plots of which one stands above the other.
+// WriteStacked is Write for plots that stand one above the other.
 func WriteStacked(dir, name string, plots ...*plot.Plot) ([]string, error) {
-	const each = height * 2 / 3
-	total := each * vg.Length(len(plots))
-	return write(dir, name, total, func(c draw.Canvas) {
-		for i, p := range plots {
-			above := vg.Length(i) * each
-			drawOn(draw.Crop(c, 0, 0, total-above-each, -above), p, nil)
+	column := make([][]*plot.Plot, len(plots))
+	for i, p := range plots {
+		column[i] = []*plot.Plot{p}
+	}
+	return write(dir, name, height*2/3*vg.Length(len(plots)), func(c draw.Canvas) {
+		c.SetColor(color.White)
+		c.Fill(c.Rectangle.Path())
+		tiles := draw.Tiles{Rows: len(plots), Cols: 1, PadTop: 10, PadBottom: 8, PadLeft: 10, PadRight: 16, PadY: 20}
+		for i, row := range plot.Align(column, tiles, c) {
+			plots[i].Draw(row[0])
 		}
 	})
 }
 
+// write makes both files of what paint draws.
 func write(dir, name string, height vg.Length, paint func(draw.Canvas)) ([]string, error) {
 	var svg bytes.Buffer
 	vectors := vgsvg.New(width, height)

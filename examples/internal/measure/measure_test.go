@@ -37,6 +37,17 @@ func allocate(n int) (Figures, error) {
 	return f, nil
 }
 
+func TestMeter(t *testing.T) {
+	m := Start()
+	runtime.GC()
+	f := m.Stop()
+	assert.Equal(t, 1, f.Forced)
+	assert.GreaterOrEqual(t, f.Collections, 1)
+	if runtime.GOOS == "linux" {
+		assert.Positive(t, f.CPU)
+	}
+}
+
 func TestRun(t *testing.T) {
 	const n = 64 << 20
 	var got Figures
