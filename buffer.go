@@ -245,7 +245,7 @@ func (b *Buffer) Grow(n int) {
 // fits reports whether n more bytes take no more than to move the end of the
 // contents. It is small enough to be inlined.
 func (b *Buffer) fits(n int) bool {
-	return n <= cap(b.buf)-len(b.buf) && b.MaxLen <= 0 && (b.m == nil || b.m.gen.Load() == b.gen) // current
+	return n <= cap(b.buf)-len(b.buf) && b.MaxLen <= 0 && b.current()
 }
 
 // extend lengthens the contents by n bytes, or by as many as MaxLen leaves,

@@ -150,7 +150,7 @@ func (b *Buffer) putString(i int, s string) {
 // contents. It does not need a current buf.
 func (b *Buffer) appendByte(c byte) bool {
 	i := len(b.buf)
-	if i >= cap(b.buf) || b.MaxLen > 0 || b.m != nil && b.m.gen.Load() != b.gen { // not fits(1)
+	if i >= cap(b.buf) || b.MaxLen > 0 || !b.current() { // not fits(1)
 		return false
 	}
 	b.buf = b.buf[:i+1]
@@ -356,11 +356,14 @@ func (b *Buffer) change(f func(p *pages) (cut int, err error)) error {
 // addresses, so that a queue takes as much memory as its contents.
 func (b *Buffer) trim() {
 	m, n := b.m, pageFloor(b.off-utf8.UTFMax) // UnreadRune may reach back
-	if m == nil || n <= 0 || b.pinned() {
+	if m == nil || n <= 0 {
 		return
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.pins > 0 {
+		return
+	}
 	m.discardFront(n)
 	b.gen = m.gen.Add(1) // a copy may not have consumed that yet
 	runtime.KeepAlive(m)
