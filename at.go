@@ -123,5 +123,6 @@ func (b *Buffer) lengthenAlone(mu *sync.RWMutex, off, end int) (*mapping, error)
 	if gap > old {
 		b.zero(old, gap)
 	}
+	b.scrub(gap, b.off+end) // somebody may look before it is written
 	return b.m, nil
 }

@@ -6,6 +6,7 @@ import (
 	"runtime/metrics"
 	"sync"
 	"sync/atomic"
+	"weak"
 )
 
 // The collector does not know that unreachable Buffers hold memory, for that
@@ -30,15 +31,18 @@ const (
 // pacer counts bytes that were written to mappings.
 var pacer struct {
 	mu      sync.Mutex
-	held    int64        // not given back
-	least   int64        // least held since the last collection: what has survived it, or less
-	peak    int64        // most held since the program last gave back nearly all above least
-	proven  int64        // most that the program has had above least and then given back
-	falling bool         // held has become less since it became more
-	found   bool         // garbage was found since the last peak
-	garbage bool         // the last news is that the program leaves garbage
-	armed   bool         // afterCollection will run
-	above   atomic.Int64 // held - least, for who has no time for the lock
+	held    int64 // not given back
+	least   int64 // least held since the last collection: what has survived it, or less
+	peak    int64 // most held since the program last gave back nearly all above least
+	proven  int64 // most that the program has had above least and then given back
+	falling bool  // held has become less since it became more
+	found   bool  // garbage was found since the last peak
+	garbage bool  // the last news is that the program leaves garbage
+	live    map[*pages]weak.Pointer[mapping]
+	armed   bool                 // next is set
+	next    weak.Pointer[object] // gone after the next collection
+	forced  int64                // collections that the program itself has asked for
+	above   atomic.Int64         // held - least, for who has no time for the lock
 
 	collecting atomic.Bool
 	waiting    sync.Mutex
@@ -60,9 +64,23 @@ func hold(n int) {
 	p.held += int64(n)
 	p.least, p.peak = min(p.least, p.held), max(p.peak, p.held)
 	p.above.Store(p.held - p.least)
-	if !p.armed {
-		arm()
+}
+
+// enlist has reap know of m, whose memory is p, until p has none.
+func enlist(p *pages, m *mapping) {
+	pacer.mu.Lock()
+	defer pacer.mu.Unlock()
+	if pacer.live == nil {
+		pacer.live = make(map[*pages]weak.Pointer[mapping])
 	}
+	pacer.live[p] = weak.Make(m)
+	arm()
+}
+
+func delist(p *pages) {
+	pacer.mu.Lock()
+	delete(pacer.live, p)
+	pacer.mu.Unlock()
 }
 
 // foundGarbage is called when a mapping was collected that nobody had closed.
@@ -72,21 +90,78 @@ func foundGarbage() {
 	pacer.mu.Unlock()
 }
 
-// arm has afterCollection run after the next collection. The caller holds
-// pacer.mu.
-func arm() {
-	pacer.armed = true
-	type object struct{ _ *object } // with a pointer, or it could share its memory with others
-	runtime.AddCleanup(new(object), afterCollection, struct{}{})
-}
-
-func afterCollection(struct{}) {
+// watch sees to it that reap finds out about the next collection, and that it
+// is called afterwards.
+func watch() {
 	pacer.mu.Lock()
 	defer pacer.mu.Unlock()
-	survived() // what was found unreachable is still to be subtracted
-	if pacer.armed = false; pacer.held > 0 {
+	arm()
+}
+
+// arm is watch for a caller that holds pacer.mu.
+func arm() {
+	if pacer.armed {
+		return
+	}
+	pacer.armed = true
+	obj := new(object)
+	runtime.AddCleanup(obj, afterCollection, struct{}{})
+	pacer.next = weak.Make(obj)
+}
+
+// An object is for the collector to find. It has a pointer, or it could share its
+// memory with others.
+type object struct{ _ *object }
+
+func afterCollection(struct{}) {
+	reap()
+	// A collection of the package is counted before it runs, so that the
+	// difference never takes one for the program's.
+	pacer.mu.Lock()
+	forced := metric("/gc/cycles/forced:gc-cycles") - stats.collections.Load()
+	asked := forced > pacer.forced
+	pacer.forced = max(pacer.forced, forced)
+	pacer.mu.Unlock()
+	if asked { // then the program wants memory back
+		emptyIdle()
+	}
+}
+
+// reap gives back the memory of mappings that a collection has found
+// unreachable, if there was one since the last time. Their cleanups would do it
+// as well, but they run in a goroutine of the runtime, which falls behind where
+// all processors are busy.
+func reap() {
+	pacer.mu.Lock()
+	ran := pacer.armed && pacer.next.Value() == nil
+	pacer.mu.Unlock()
+	if ran {
+		reapNow()
+	}
+}
+
+// reapNow is reap after a collection.
+func reapNow() {
+	p := &pacer
+	p.mu.Lock()
+	p.armed = p.armed && p.next.Value() != nil
+	var dead []*pages
+	for q, m := range p.live {
+		if m.Value() == nil {
+			dead = append(dead, q)
+		}
+	}
+	if len(p.live) > 0 || idle.bytes.Load() > 0 {
 		arm()
 	}
+	p.mu.Unlock()
+	for _, q := range dead {
+		q.collected()
+	}
+	p.mu.Lock()
+	p.least = p.held // what has survived
+	p.above.Store(0)
+	p.mu.Unlock()
 }
 
 // pace starts the collector if it is time. It waits for it if it falls behind
@@ -99,6 +174,7 @@ func pace(m *mapping) {
 
 // collectIfDue is pace where there is enough to look closer.
 func collectIfDue(m *mapping) {
+	reap()
 	over, due, garbage := overdue(m)
 	if over <= due {
 		return
@@ -144,34 +220,33 @@ func overdue(m *mapping) (over, due int64, garbage bool) {
 		}
 		due = max((heap.live+base)/100*heap.percent, least, proven)
 	}
-	if heap.limit < math.MaxInt64 && heap.total+held > heap.limit-heap.limit/16 {
+	if heap.limit < noLimit && heap.total+held > heap.limit-heap.limit/16 {
 		due = min(due, max(heap.limit/16, collectMin))
 	}
 	return over, due, garbage
 }
 
+func heldBytes() int64 {
+	pacer.mu.Lock()
+	defer pacer.mu.Unlock()
+	return pacer.held
+}
+
 func collect() {
 	stats.collections.Add(1)
 	runtime.GC()
-	pacer.mu.Lock()
-	survived()
-	pacer.mu.Unlock()
-}
-
-// survived takes all that is held for what a collection has left. The caller
-// holds pacer.mu.
-func survived() {
-	pacer.least = pacer.held
-	pacer.above.Store(0)
+	reapNow()
 }
 
 // heapFigures are what the runtime knows, in bytes.
 type heapFigures struct {
 	live    int64 // that survived the last collection
 	total   int64 // that the runtime holds, of which the kernel knows
-	limit   int64 // GOMEMLIMIT, math.MaxInt64 if there is none
+	limit   int64 // GOMEMLIMIT, noLimit if there is none
 	percent int64 // GOGC, negative if it is off
 }
+
+const noLimit = math.MaxInt64
 
 func readHeap() heapFigures {
 	samples := [...]metrics.Sample{
@@ -182,11 +257,20 @@ func readHeap() heapFigures {
 		{Name: "/gc/gogc:percent"},
 	}
 	metrics.Read(samples[:])
-	value := func(i int) int64 {
-		if samples[i].Value.Kind() != metrics.KindUint64 {
-			return 0
-		}
-		return int64(samples[i].Value.Uint64())
-	}
+	value := func(i int) int64 { return number(samples[i]) }
 	return heapFigures{value(0), value(1) - value(2), value(3), int64(int32(value(4)))}
+}
+
+// metric returns a number that the runtime knows by name, and 0 if it does not.
+func metric(name string) int64 {
+	sample := [...]metrics.Sample{{Name: name}}
+	metrics.Read(sample[:])
+	return number(sample[0])
+}
+
+func number(s metrics.Sample) int64 {
+	if s.Value.Kind() != metrics.KindUint64 {
+		return 0
+	}
+	return int64(s.Value.Uint64())
 }

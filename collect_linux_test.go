@@ -190,6 +190,7 @@ func TestRefusalIsOfOneMapping(t *testing.T) {
 	}
 	for name, trick := range tricks {
 		t.Run(name, func(t *testing.T) {
+			emptyIdle() // b is to be a mapping of its own, which must grow
 			b, want := mapped(t, 5*miB)
 			_, err := b.WriteTo(writerFunc(func(p []byte) (int, error) {
 				page := pageUnit()
@@ -209,6 +210,7 @@ func TestRefusalIsOfOneMapping(t *testing.T) {
 			require.True(t, bytes.Equal(want, b.Bytes()), "publishing")
 			require.True(t, canRemap())
 
+			emptyIdle()
 			c, want := mapped(t, 5*miB)
 			moves := ReadStats()
 			c.Grow(100 * miB)

@@ -327,6 +327,24 @@ var scenarios = []scenario{
 			s.write(2 * s.mb)
 		}
 	}},
+	{"idle memory", func(s *subject) {
+		s.write(5 * s.mb)
+		s.close()
+		s.write(s.mb) // to what was written before
+		decay(time.Now().Add(time.Hour))
+		s.check("the rest of it is gone")
+		s.write(3 * s.mb)
+		s.view("Bytes")
+		s.write(5 * s.mb)
+		s.close()
+		decay(time.Now().Add(idleFor * 3 / 4))
+		s.write(3 * s.mb)
+		s.truncate(s.mb)
+		s.shrink()
+		s.write(3 * s.mb)
+		s.close()
+		decay(time.Now().Add(time.Hour))
+	}},
 	{"shrink", func(s *subject) {
 		s.write(5 * s.mb)
 		s.reserve(20 * s.mb)
@@ -542,10 +560,11 @@ func requireMapped(t *testing.T, p *plan, b *Buffer) {
 		return
 	}
 	require.EqualValues(t, 1, s.Mappings, "%s", p)
-	require.EqualValues(t, len(b.m.mem), s.MappedBytes, "%s", p)
-	require.Equal(t, cap(b.m.mem), b.Cap(), "%s", p)
+	mem := b.m.mem[:cap(b.m.mem)]
+	require.EqualValues(t, len(mem), s.MappedBytes, "%s", p)
+	require.Equal(t, len(b.m.mem), b.Cap(), "%s", p)
 	_, others := anonymous(t)
-	require.Empty(t, minus([]span{spanOf(b.m.mem)}, others), "%s: parts of the mapping are not mapped", p)
+	require.Empty(t, minus([]span{spanOf(mem)}, others), "%s: parts of the mapping are not mapped", p)
 }
 
 // leaks compares the memory of the process with what it was and returns what
@@ -607,6 +626,7 @@ func withFaults(t *testing.T, p *plan, set setting, run func(s *subject)) {
 func withFaultsOnce(t *testing.T, p *plan, set setting, run func(s *subject)) []span {
 	t.Helper()
 	p.seen, p.hits, p.over, p.left, p.holes = make(map[string]int), 0, false, nil, nil
+	emptyIdle()
 	_, was := anonymous(t)
 	s := &subject{t: t, plan: p, want: scratch()[:0], mb: set.mb}
 	s.b.NoHugePages = set.noHugePages
@@ -632,6 +652,7 @@ func withFaultsOnce(t *testing.T, p *plan, set setting, run func(s *subject)) []
 	s.close()
 	requireMapped(t, p, &s.b)
 	s.collect()
+	emptyIdle()
 	return leaks(t, p, was)
 }
 

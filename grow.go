@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"strconv"
+	"unicode/utf8"
 )
 
 // mapThreshold is the capacity, in bytes, beyond which storage is a mapping and
@@ -42,6 +43,9 @@ func (b *Buffer) grow(n int) error {
 		// byte more than once for each byte written.
 		b.slide()
 		return nil
+	case b.m != nil && b.recycles(n):
+		b.recycle()
+		return b.grow(n)
 	case n <= size-used:
 		return nil
 	case size > math.MaxInt-size-n:
@@ -66,6 +70,28 @@ func (b *Buffer) room(n int) error {
 		b.open(n)
 	}
 	return err
+}
+
+// A queue that is as long as before uses the same memory again and again: what
+// was consumed becomes the room for what is written next, once it is a quarter of
+// the contents and recycleMin units.
+const recycleMin = 8
+
+// recycles reports whether to recycle makes room for n more bytes.
+func (b *Buffer) recycles(n int) bool {
+	k := b.consumed()
+	return n <= k && k >= b.Len()/4+recycleMin*pageUnit() &&
+		b.m.isUsedUp(len(b.buf)+n) && canRemap() && !b.pinned()
+}
+
+// consumed returns how many bytes at the start of the storage, whole units, will
+// not be read any more.
+func (b *Buffer) consumed() int { return pageFloor(max(b.off-utf8.UTFMax, 0)) } // UnreadRune may reach back
+
+// recycle makes room of the consumed prefix, or of a part of it.
+func (b *Buffer) recycle() {
+	k := b.consumed()
+	_ = b.change(func(p *pages) (int, error) { return p.recycle(k), nil })
 }
 
 // remap makes room for n more bytes in a mapping, by mremap(2).
@@ -101,6 +127,12 @@ func remapPlan(live, off, c, n int) (drop, want int) {
 // so much cannot be had.
 func (b *Buffer) move(c, need int) error {
 	if c <= mapThreshold || !canMap() {
+		if c >= idleMin {
+			if m := idleMapping(c, !b.NoHugePages); m != nil {
+				b.copyToMapping(m)
+				return nil
+			}
+		}
 		return b.moveToSlice(c)
 	}
 	return tryCaps(b.Cap(), c, need, func(c int) error {

@@ -177,7 +177,7 @@ func invariants(b *Buffer) error {
 		return fmt.Errorf("a mapping of %d bytes, size = %d", len(mem), b.m.size.Load())
 	case b.m.used > len(mem) || b.m.gone > b.m.used || b.m.held.Load() > int64(b.m.used):
 		return fmt.Errorf("a mapping of %d bytes: used %d, gone %d, held %d", len(mem), b.m.used, b.m.gone, b.m.held.Load())
-	case len(mem) == 0 || len(mem) != cap(mem) || len(mem)%pageUnit() != 0:
+	case len(mem) == 0 || len(mem)%pageUnit() != 0 || cap(mem)%pageUnit() != 0:
 		return fmt.Errorf("a mapping of %d, %d bytes, the unit is %d", len(mem), cap(mem), pageUnit())
 	case at%uintptr(min(pageUnit(), mostAlignment)) != 0:
 		return fmt.Errorf("the mapping is at %#x, the unit is %d", at, pageUnit())

@@ -3,6 +3,7 @@ package mmapbuf
 import (
 	"math"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 )
@@ -30,24 +31,44 @@ import (
 // on layouts, on linknames or on how the heap is organised. What it costs are
 // VMAs: pages that were moved do not merge with the heap around them.
 type pages struct {
-	mem        []byte // the whole mapping, nil if there is none
-	prefaulted int    // prefault has done mem[:prefaulted]; beyond len(mem) where it does not pay
+	// mem is what the owner may use. The mapping is mem[:cap(mem)], nil if
+	// there is none.
+	mem        []byte
+	seams      []int // offsets in mem, ascending, at which one VMA ends and the next begins
+	huge       bool  // whether huge pages were asked for
+	refused    bool  // mremap(2) has refused this mapping for a reason that may not go away
+	prefaulted int   // prefault has done mem[:prefaulted]; beyond len(mem) where it does not pay
 
-	used  int          // mem[used:] has never been written
+	// mu is held shared by methods that only look at mem, which may run at
+	// once, and alone by what moves, cuts or publishes it, or takes more of it
+	// into use.
+	mu sync.RWMutex
+
+	used  int          // mem[used:] has not been written by the owner
+	dirty int          // mem[max(used, dirty):] reads as zero
+	clean int          // mem[:clean] holds nothing that the owner has not written
 	gone  int          // mem[:gone] has been returned to the kernel
+	seen  int          // used, when discardFront was called last
 	held  atomic.Int64 // bytes of mem that were written, as far as that is known
 	holes atomic.Int64 // bytes of mem[:used] that punch has returned and nobody has written since
 }
 
-// useStep is by how many bytes more of a mapping is taken into use at a time.
-// What is not in use cannot be written, which is how it is known how much may
-// have been.
-const useStep = 4 * miB
+// A mapping is taken into use in steps of up to useStep bytes, and of about as
+// much as is in use where that is less. What is not in use cannot be written,
+// which is how it is known how much may have been.
+const (
+	useStep  = 4 * miB
+	smallUse = 128 * kiB
+)
 
 // use takes at least the first n bytes of mem into use, and returns how many
 // are. n is any number up to len(mem).
 func (p *pages) use(n int) int {
-	n = max(min((n+useStep-1)&^(useStep-1), len(p.mem)), p.used)
+	step := useStep
+	for step > smallUse && step/2 >= n {
+		step /= 2
+	}
+	n = max(min((n+step-1)&^(step-1), len(p.mem)), p.used)
 	p.count(n - p.used)
 	p.used = n
 	return n
@@ -79,16 +100,23 @@ func (p *pages) fill(n int) {
 	}
 }
 
-// discardFront returns the memory of mem[:n] to the kernel.
-func (p *pages) discardFront(n int) {
+// discardFront returns the memory of mem[:n] to the kernel, or all but spare
+// bytes of it if mem is written to as well: recycle can use them.
+func (p *pages) discardFront(n, spare int) {
+	if p.seen > 0 && p.used > p.seen {
+		n -= spare
+	}
+	p.seen = p.used
 	if n > p.gone && p.discard(p.gone, n) == nil {
 		p.count(p.gone - n)
 		p.gone = n
 	}
 }
 
-// reuse is told that mem is written from its start again.
-func (p *pages) reuse() {
+// reuse is told that mem is written from its start again, after n bytes of it
+// had been written.
+func (p *pages) reuse(n int) {
+	p.clean = max(p.clean, n)
 	if p.gone > 0 {
 		p.count(p.gone)
 		p.gone = 0
@@ -100,19 +128,133 @@ func (p *pages) dropFront(k int) error {
 	err := p.unmapFront(k)
 	if err == nil {
 		p.count(min(p.gone-k, 0))
-		p.gone, p.used, p.prefaulted = max(p.gone-k, 0), max(p.used-k, 0), max(p.prefaulted-k, 0)
+		p.shift(k)
 	}
 	return err
 }
 
-// dropBack unmaps mem[k:].
+// shift is told that mem begins k bytes later than it did.
+func (p *pages) shift(k int) {
+	for _, n := range []*int{&p.gone, &p.seen, &p.used, &p.dirty, &p.clean, &p.prefaulted} {
+		*n = max(*n-k, 0)
+	}
+	for i := range p.seams {
+		p.seams[i] -= k
+	}
+	p.cutSeams()
+}
+
+// isUsedUp reports whether mem[:n] is more than the memory that mem has, as far
+// as that is known, and there is no reason not to give it more.
+func (p *pages) isUsedUp(n int) bool {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	return n > max(p.used, p.dirty) && !p.refused
+}
+
+// cutSeams removes the seams that are not within the mapping.
+func (p *pages) cutSeams() {
+	p.seams = slices.DeleteFunc(p.seams, func(at int) bool { return at <= 0 || at >= cap(p.mem) })
+}
+
+// maxSeams bounds how many VMAs a mapping takes.
+const maxSeams = 16
+
+// recycle makes the memory of mem[:k], whose contents nobody needs any more, the
+// memory that follows what is in use. It is moved by page table. If that fails,
+// mem[:k] is unmapped. It returns by how many bytes later mem begins then.
+func (p *pages) recycle(k int) (cut int) {
+	if p.gone > 0 { // there is no memory
+		k = min(k, p.gone)
+	} else if len(p.seams) > 0 {
+		k = min(k, p.seams[0]) // mremap(2) moves what is one VMA
+	}
+	dirty := max(p.used, p.dirty)
+	end, _ := pageRound(dirty)
+	if p.gone > 0 || len(p.seams) >= maxSeams || p.moveBehind(k, end) != nil {
+		if p.dropFront(k) != nil {
+			p.refused = true
+			return 0
+		}
+		return k
+	}
+	p.count(-k)
+	owned := p.clean >= dirty || p.dirty <= p.used
+	p.shift(k)
+	if p.dirty = end; owned {
+		p.clean = end
+	}
+	return k
+}
+
+// dropBack gives mem[k:] back.
 func (p *pages) dropBack(k int) error {
-	err := p.unmapBack(k)
-	if err == nil && k < p.used {
+	mem := p.mem[:cap(p.mem)]
+	one := len(p.seams) == 0 || p.seams[len(p.seams)-1] <= k // VMA
+	if one && !p.refused && keepIdle(mem[k:], max(p.used-k, 0), max(p.used, p.dirty, k)-k, p.huge, false) {
+		p.set(mem[:k:k])
+	} else if err := p.unmapBack(k); err != nil {
+		return err
+	}
+	if k < p.used {
 		p.count(k - p.used)
 		p.used = k
 	}
-	return err
+	p.dirty = min(p.dirty, k)
+	p.cutSeams()
+	return nil
+}
+
+// free gives all of mem back. It does nothing the second time. An error is that
+// of munmap(2). For lazy see keepIdle.
+func (p *pages) free(lazy bool) error {
+	if p.mem == nil {
+		return nil
+	}
+	if p.dirty > 0 {
+		forgetLent(p)
+	}
+	if p.gone > 0 {
+		_ = p.dropFront(p.gone)
+	}
+	for _, at := range slices.Backward(slices.Clone(p.seams)) {
+		_ = p.dropBack(at) // idle memory is of one VMA
+	}
+	if !p.refused && keepIdle(p.mem[:cap(p.mem)], p.used, max(p.used, p.dirty), p.huge, lazy) {
+		p.set(nil)
+		return nil
+	}
+	return p.unmap()
+}
+
+// scrub clears what earlier owners have written to mem[lo:hi], which somebody
+// is about to see. mem[:lo] was written by the owner, all of it. The caller holds
+// mu.
+func (p *pages) scrub(lo, hi int) {
+	p.clean, lo, hi = max(p.clean, hi), max(lo, p.clean), min(hi, p.dirty)
+	if page := pageFloor(lo + pageUnit() - 1); hi == p.dirty && page < hi && p.discard(page, hi) == nil {
+		hi, p.dirty = page, page
+	}
+	if lo < hi {
+		clear(p.mem[lo:hi])
+	}
+}
+
+// freeExcess returns the memory that mem had before the owner came, and that he
+// has not used, to the kernel. It reports whether that is done.
+func (p *pages) freeExcess() bool {
+	if !p.mu.TryLock() {
+		return false
+	}
+	defer p.mu.Unlock()
+	const step = 64 * kiB // a multiple of any page
+	if used := (p.used + step - 1) &^ (step - 1); p.mem != nil && used < p.dirty {
+		if p.discard(used, p.dirty) != nil {
+			return false
+		}
+		p.dirty = used
+	}
+	return true
 }
 
 // count adds n to the bytes of mem that were written. It can be negative; then
@@ -129,13 +271,25 @@ func (p *pages) count(n int) {
 	hold(n)
 }
 
-// collected unmaps all of mem after the collector has found that nobody needs
-// it, unless that was done before.
+// collected gives all of mem back after the collector has found that nobody
+// needs it, unless that was done before.
 func (p *pages) collected() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	if p.mem != nil {
-		_ = p.unmap()
+		_ = p.free(true)
 		foundGarbage()
 	}
+}
+
+// newPages returns the pages of a new mapping mem, which all reads as zero.
+func newPages(mem []byte, huge bool) *pages {
+	p := &pages{huge: huge}
+	if huge {
+		p.prefaulted = math.MaxInt // one fault for each huge page is little
+	}
+	p.set(mem)
+	return p
 }
 
 const (

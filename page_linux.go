@@ -7,6 +7,7 @@ import (
 	"math"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -119,26 +120,43 @@ func base(mem []byte) unsafe.Pointer { return unsafe.Pointer(unsafe.SliceData(me
 
 // mapAnywhere maps n bytes at an address of the kernel's choice.
 func mapAnywhere(n, prot, flags int) ([]byte, error) {
-	if err := fault("mmap", nil, nil); err != nil {
-		return nil, err
-	}
-	p, err := unix.MmapPtr(-1, 0, nil, uintptr(n), prot, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|flags)
-	if err != nil {
-		return nil, err
-	}
-	return unsafe.Slice((*byte)(p), n), nil
+	return withoutIdle(func() ([]byte, error) {
+		if err := fault("mmap", nil, nil); err != nil {
+			return nil, err
+		}
+		p, err := unix.MmapPtr(-1, 0, nil, uintptr(n), prot, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|flags)
+		if err != nil {
+			return nil, err
+		}
+		return unsafe.Slice((*byte)(p), n), nil
+	})
 }
 
 // mremap makes the mapping mem n bytes long and returns where it is then.
 func mremap(mem []byte, n, flags int) ([]byte, error) {
-	if err := fault("mremap", nil, mem); err != nil {
-		return nil, err
+	try := func() ([]byte, error) {
+		if err := fault("mremap", nil, mem); err != nil {
+			return nil, err
+		}
+		p, err := unix.MremapPtr(base(mem), uintptr(len(mem)), nil, uintptr(n), flags)
+		if err != nil {
+			return nil, err
+		}
+		return unsafe.Slice((*byte)(p), n), nil
 	}
-	p, err := unix.MremapPtr(base(mem), uintptr(len(mem)), nil, uintptr(n), flags)
-	if err != nil {
-		return nil, err
+	if flags&unix.MREMAP_MAYMOVE == 0 {
+		return try() // what is lacking may be the room to grow in place
 	}
-	return unsafe.Slice((*byte)(p), n), nil
+	return withoutIdle(try)
+}
+
+// withoutIdle calls f, and if memory is lacking once more, without idle memory.
+func withoutIdle(f func() ([]byte, error)) ([]byte, error) {
+	mem, err := f()
+	if err == unix.ENOMEM && emptyIdle() {
+		return f()
+	}
+	return mem, err
 }
 
 // moveOnto moves the pages of from, a mapping, to the addresses of to, which
@@ -267,12 +285,7 @@ func mapPages(n int, huge bool) (*pages, error) {
 	case sensible:
 		_ = madvise(mem, unix.MADV_HUGEPAGE)
 	}
-	p := new(pages)
-	if huge {
-		p.prefaulted = math.MaxInt // one fault for each huge page is little
-	}
-	p.set(mem)
-	return p, nil
+	return newPages(mem, huge), nil
 }
 
 // grow makes the mapping n bytes long; the new ones read as zero. It may move
@@ -282,10 +295,15 @@ func (p *pages) grow(n int) error {
 		// Newer kernels say EINVAL, which is not to be taken for a refusal.
 		return os.NewSyscallError("mremap", unix.ENOMEM)
 	}
+	if n <= cap(p.mem) {
+		p.mem = p.mem[:n]
+		return nil
+	}
 	was := base(p.mem)
 	err := p.extend(n)
 	switch {
 	case err != nil:
+		p.refused = refused(err)
 		probeRemap(err)
 	case base(p.mem) == was:
 		stats.growsInPlace.Add(1)
@@ -299,7 +317,10 @@ func (p *pages) grow(n int) error {
 // any.
 func (p *pages) extend(n int) error {
 	err := p.resize(n, 0)
-	if err != nil && !refused(err) && p.moveAligned(n) == nil {
+	if err != nil && len(p.seams) > 0 {
+		return unix.EAGAIN // it takes another mapping
+	}
+	if err != nil && !refused(err) && p.moveAligned(n, 0) == nil {
 		err = p.resize(n, 0)
 	}
 	if err != nil && !refused(err) {
@@ -308,34 +329,78 @@ func (p *pages) extend(n int) error {
 	return err
 }
 
+// resize makes the mapping n bytes long. With MREMAP_MAYMOVE it must be one VMA.
 func (p *pages) resize(n, flags int) error {
-	mem, err := mremap(p.mem, n, flags)
-	if err == nil {
-		p.set(mem)
+	last := 0
+	if k := len(p.seams); k > 0 {
+		last = p.seams[k-1]
 	}
-	return err
+	mem, err := mremap(p.mem[last:cap(p.mem)], n-last, flags)
+	if err != nil {
+		return err
+	}
+	if last > 0 {
+		mem = within(&p.mem[0], 0, n)
+	}
+	p.set(mem)
+	return nil
 }
 
-// moveAligned moves the mapping to where it can grow to n bytes in place, at
-// an address of the right alignment: at any other the kernel would split huge
-// pages and move page by page.
+// moveAligned moves the mapping to where it can grow to n bytes in place, and
+// perhaps by room more later, at an address of the right alignment: at any other
+// the kernel would split huge pages and move page by page.
 //
 // It moves and leaves the growing to a second call, because a growth that
 // fails for some limit would leave it unknown whether the kernel has unmapped
 // the reservation, and so whose those addresses are. A mere move charges
 // nothing. Should it fail all the same, its target is not touched again.
-func (p *pages) moveAligned(n int) error {
-	to, err := mmap(n, alignment(n), unix.PROT_NONE)
+func (p *pages) moveAligned(n, room int) error {
+	to, err := mmap(n+room, alignment(n), unix.PROT_NONE)
 	if err != nil {
 		return err
 	}
-	size := len(p.mem)
-	err = moveOnto(to[:size], p.mem)
+	size := cap(p.mem)
+	err = moveOnto(to[:size], p.mem[:size])
 	if err == nil {
 		p.set(to[:size:size])
 	}
 	_ = munmap(to[size:])
 	return err
+}
+
+// moveBehind moves mem[:k], of one VMA, to mem[end:end+k], where nothing was
+// written, and takes it off the front. If it fails, mem is cut at end at most.
+func (p *pages) moveBehind(k, end int) error {
+	size, need := len(p.mem), end+k
+	if len(p.seams) == 0 && need > cap(p.mem)/2 {
+		// From now on the mapping goes upwards with each call, and cannot be
+		// moved. So it starts below a gap, of which the kernel gives the upper
+		// end to others first.
+		if p.moveAligned(cap(p.mem), 1<<40) != nil {
+			_ = p.moveAligned(cap(p.mem), 16*need)
+		}
+	}
+	if need > cap(p.mem) {
+		if err := p.resize(need, 0); err != nil {
+			p.mem = p.mem[:size]
+			return err
+		}
+	}
+	mem := p.mem[:cap(p.mem)]
+	if err := moveOnto(mem[end:end+k], mem[:k]); err != nil {
+		// It is not known whether the target is still mapped. It is not
+		// touched again.
+		_ = munmap(mem[end+k:])
+		p.set(mem[:end:end])
+		p.cutSeams()
+		p.refused = true
+		return err
+	}
+	p.seams = append(p.seams, end, end+k)
+	slices.Sort(p.seams)
+	p.seams = slices.Compact(p.seams)
+	p.set(mem[k:max(size, end+k)])
+	return nil
 }
 
 // unmapFront unmaps mem[:k].
@@ -349,7 +414,7 @@ func (p *pages) unmapFront(k int) error {
 
 // unmapBack unmaps mem[k:].
 func (p *pages) unmapBack(k int) error {
-	err := munmap(p.mem[k:])
+	err := munmap(p.mem[k:cap(p.mem)])
 	if err == nil {
 		p.set(p.mem[:k:k])
 	}
@@ -370,10 +435,34 @@ func (p *pages) populate(lo, hi int) error {
 
 // unmap unmaps all of mem. It does nothing the second time.
 func (p *pages) unmap() error {
-	mem := p.mem
+	mem := p.mem[:cap(p.mem)]
 	p.set(nil)
 	return abandon(mem)
 }
+
+// lazyFree lets the kernel take the memory of mem when it needs some, unless it
+// is written again before. Until then it reads as before, afterwards as zero.
+func lazyFree(mem []byte) error {
+	return os.NewSyscallError("madvise", madvise(mem, unix.MADV_FREE))
+}
+
+// idleMax returns how many bytes of idle memory there may be: a sixteenth of
+// what the machine has, and of what limits (getrlimit(2)) leave the process, so
+// that it makes no difference to what a program can do. Only tests replace it.
+var idleMax = sync.OnceValue(func() int {
+	n := uint64(math.MaxInt)
+	var info unix.Sysinfo_t
+	if unix.Sysinfo(&info) == nil {
+		n = info.Totalram * uint64(info.Unit)
+	}
+	for _, resource := range []int{unix.RLIMIT_AS, unix.RLIMIT_DATA} {
+		var limit unix.Rlimit
+		if unix.Getrlimit(resource, &limit) == nil {
+			n = min(n, limit.Cur)
+		}
+	}
+	return int(n / 16)
+})
 
 // minObject is a size, in bytes, above which a heap object has a span of its
 // own and is not next to others in a page.
@@ -384,7 +473,7 @@ const minObject = 64 * kiB
 // leaves the mapping as it was.
 func (p *pages) moveToHeap(lo, hi int) []byte {
 	n := hi - lo
-	if !canRemap() || splits.count() >= vmaBudget()/2 {
+	if !canRemap() || len(p.seams) > 0 || splits.count() >= vmaBudget()/2 {
 		return nil
 	}
 	obj, skip := heapObject(n)
@@ -406,7 +495,7 @@ func (p *pages) moveToHeap(lo, hi int) []byte {
 	}
 	splits.add(to)
 	_ = abandon(p.mem[:lo])
-	_ = abandon(p.mem[hi:])
+	_ = abandon(p.mem[hi:cap(p.mem)])
 	p.set(nil)
 	return to
 }
@@ -438,6 +527,20 @@ func heapObject(n int) (obj *byte, skip int) {
 	s.WriteByte(0) // the data of an empty string is unspecified
 	obj = unsafe.StringData(s.String())
 	return obj, int(-uintptr(unsafe.Pointer(obj)) % uintptr(pageUnit()))
+}
+
+// heapCopy returns n bytes of Go heap that begin with a copy of src, and are zero
+// after it.
+func heapCopy(src []byte, n int) []byte {
+	var s strings.Builder // see heapObject: make would clear all of it
+	s.Grow(max(n, 1))
+	s.Write(src)
+	if len(src) == 0 {
+		s.WriteByte(0)
+	}
+	p := within(unsafe.StringData(s.String()), 0, n)
+	clear(p[len(src):])
+	return p
 }
 
 // probeHeap reports whether n bytes more of Go heap can be had, for if not, the

@@ -21,10 +21,15 @@ func refused(error) bool { return false }
 func mapPages(int, bool) (*pages, error) { return nil, errors.ErrUnsupported }
 
 func (*pages) grow(int) error             { return errors.ErrUnsupported }
+func (*pages) moveBehind(int, int) error  { return errors.ErrUnsupported }
 func (*pages) unmapFront(int) error       { return errors.ErrUnsupported }
 func (*pages) unmapBack(int) error        { return errors.ErrUnsupported }
 func (*pages) discard(int, int) error     { return errors.ErrUnsupported }
 func (*pages) populate(int, int) error    { return errors.ErrUnsupported }
 func (*pages) moveToHeap(int, int) []byte { return nil }
 func (p *pages) unmap() error             { p.set(nil); return nil }
+func abandon([]byte) error                { return nil }
+func lazyFree([]byte) error               { return errors.ErrUnsupported }
+func idleMax() int                        { return 0 }
+func heapCopy([]byte, int) []byte         { return nil }
 func probeHeap(int) error                 { return nil }

@@ -16,7 +16,11 @@ import (
 func setUnit(t testing.TB, n int) {
 	t.Helper()
 	old := pageUnit
-	t.Cleanup(func() { pageUnit = old })
+	t.Cleanup(func() {
+		emptyIdle() // of units of n bytes
+		pageUnit = old
+	})
+	emptyIdle()
 	pageUnit = func() int { return n }
 }
 

@@ -21,6 +21,7 @@ import (
 type Stats struct {
 	Mappings    int64 // live mappings
 	MappedBytes int64 // their length in bytes; only what is written takes up memory
+	IdleBytes   int64 // memory that was given back and is kept for other Buffers, for a second or two; an upper bound
 
 	Maps         int64 // mappings made
 	GrowsInPlace int64 // mappings grown without moving
@@ -46,6 +47,7 @@ func ReadStats() Stats {
 	return Stats{
 		Mappings:       stats.mappings.Load(),
 		MappedBytes:    stats.mappedBytes.Load(),
+		IdleBytes:      idle.bytes.Load(),
 		Maps:           stats.maps.Load(),
 		GrowsInPlace:   stats.growsInPlace.Load(),
 		Moves:          stats.moves.Load(),
@@ -64,7 +66,7 @@ var profile = pprof.NewProfile("github.com/mmapbuf/mmapbuf")
 func (p *pages) set(mem []byte) {
 	was := p.mem
 	p.mem = mem
-	stats.mappedBytes.Add(int64(len(mem) - len(was)))
+	stats.mappedBytes.Add(int64(cap(mem) - cap(was)))
 	switch {
 	case was == nil && mem != nil:
 		stats.maps.Add(1)
@@ -73,6 +75,7 @@ func (p *pages) set(mem []byte) {
 	case was != nil && mem == nil:
 		stats.mappings.Add(-1)
 		profile.Remove(p)
+		delist(p)
 		p.count(int(-p.held.Load()))
 	}
 }

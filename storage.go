@@ -30,9 +30,7 @@ type mapping struct {
 	size atomic.Int64              // len(mem) until it is published
 	pub  atomic.Pointer[published] // what has taken the place of mem
 
-	// mu is held shared by methods that only look at mem, which may run at
-	// once, and alone by what moves, cuts or publishes it.
-	mu   sync.RWMutex
+	// The following are guarded by mu.
 	pins int  // calls of a Reader or Writer in progress that were handed a part of mem
 	left bool // no Buffer needs mem any more; the last of those calls unmaps it
 }
@@ -47,19 +45,37 @@ type published struct {
 
 const panicStale = "mmapbuf: use of a copied Buffer whose storage the other copy has moved"
 
-// newMapping maps at least n bytes, a number that pageRound accepts.
+// newMapping returns a mapping of n bytes, a multiple of pageUnit.
 func newMapping(n int, huge bool) (*mapping, error) {
+	if m := idleMapping(n, huge); m != nil {
+		return m, nil
+	}
 	p, err := mapPages(n, huge)
 	if err != nil {
 		return nil, err
 	}
+	return mappingOf(p), nil
+}
+
+// idleMapping returns a mapping of at least n bytes of idle memory, or nil if
+// there is none.
+func idleMapping(n int, huge bool) *mapping {
+	reap()
+	if p := takeIdle(n, huge); p != nil {
+		return mappingOf(p)
+	}
+	return nil
+}
+
+func mappingOf(p *pages) *mapping {
 	m := &mapping{pages: p}
 	m.gen.Store(1)
 	m.size.Store(int64(len(p.mem)))
 	// No slice of the memory is left when m is unreachable: views are of
 	// published memory, and a Reader or Writer has m pinned.
 	runtime.AddCleanup(m, (*pages).collected, p)
-	return m, nil
+	enlist(p, m)
+	return m
 }
 
 // current reports whether buf is where the contents are. Whoever reads or
@@ -95,7 +111,8 @@ func (b *Buffer) setSlice(p []byte, off int) {
 	b.buf, b.off, b.m, b.gen = p, off, nil, 0
 }
 
-// setMapping makes m the storage, with the contents at m.mem[off:end].
+// setMapping makes m the storage, with the contents at m.mem[off:end]. The
+// caller holds m.mu.
 func (b *Buffer) setMapping(m *mapping, off, end int) {
 	b.m, b.gen = m, m.gen.Load()
 	b.buf, b.off = m.mem[:end:m.use(end)], off
@@ -111,9 +128,11 @@ func (b *Buffer) open(n int) {
 
 // openMapping is open where there is something to do.
 func (b *Buffer) openMapping(n int) {
-	end := len(b.buf)
-	b.buf = b.m.mem[:end:b.m.use(end+n)]
-	runtime.KeepAlive(b)
+	m, end := b.m, len(b.buf)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	b.buf = m.mem[:end:m.use(end+n)]
+	runtime.KeepAlive(m)
 }
 
 // setEnd makes the contents end at buf[n], which is not beyond its capacity.
@@ -123,16 +142,16 @@ func (b *Buffer) setEnd(n int) { b.buf = b.buf[:n] }
 
 // rewind empties the Buffer. Its storage stays.
 func (b *Buffer) rewind() {
-	b.buf, b.off, b.lastRead = b.buf[:0], 0, opInvalid
 	if b.m != nil {
 		b.reuse()
 	}
+	b.buf, b.off, b.lastRead = b.buf[:0], 0, opInvalid
 }
 
-// reuse is told that a mapping is written from its start again.
+// reuse is told that the mapping is about to be written from its start again.
 //
 //go:noinline
-func (b *Buffer) reuse() { b.m.reuse() }
+func (b *Buffer) reuse() { b.m.reuse(len(b.buf)) }
 
 // put copies p to buf[i:].
 func (b *Buffer) put(i int, p []byte) {
@@ -244,11 +263,11 @@ func (b *Buffer) cloneString(n int) string {
 
 // slide moves the contents to the start of the storage.
 func (b *Buffer) slide() {
-	n := copy(b.buf, b.buf[b.off:])
-	b.buf, b.off = b.buf[:n], 0
 	if b.m != nil {
 		b.reuse()
 	}
+	n := copy(b.buf, b.buf[b.off:])
+	b.buf, b.off = b.buf[:n], 0
 	runtime.KeepAlive(b)
 }
 
@@ -263,6 +282,16 @@ func (b *Buffer) zero(i, j int) {
 	}
 	clear(b.buf[i:j])
 	runtime.KeepAlive(b)
+}
+
+// scrub clears what earlier owners of the memory have left in buf[i:j].
+func (b *Buffer) scrub(i, j int) {
+	if m := b.m; m != nil {
+		m.mu.Lock()
+		m.scrub(i, j)
+		m.mu.Unlock()
+		runtime.KeepAlive(m)
+	}
 }
 
 // fill is told that n bytes in the middle of the contents were written.
@@ -283,6 +312,8 @@ func (b *Buffer) copyTo(p []byte) {
 func (b *Buffer) copyToMapping(m *mapping) {
 	end := b.get(m.mem)
 	_ = b.release()
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	b.setMapping(m, 0, end)
 }
 
@@ -299,7 +330,7 @@ func (b *Buffer) release() error {
 	return m.drop()
 }
 
-// drop unmaps mem unless it is pinned. The caller holds mu.
+// drop gives mem back unless it is pinned. The caller holds mu.
 func (m *mapping) drop() error {
 	if m.pins > 0 {
 		m.left = true
@@ -307,7 +338,7 @@ func (m *mapping) drop() error {
 	}
 	// The cleanup of m must not run meanwhile: it might unmap as well, and the
 	// later of the two would hit what has been mapped there since.
-	err := m.unmap()
+	err := m.free(false)
 	runtime.KeepAlive(m)
 	return err
 }
@@ -318,6 +349,19 @@ func (m *mapping) pin() {
 	m.mu.Lock()
 	m.pins++
 	m.mu.Unlock()
+}
+
+// pinClean is pin for mem[i:j] or less of it, which it clears and returns the
+// end of. A Reader may look at what it is to fill.
+func (m *mapping) pinClean(i, j int) int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.pins++
+	if i < m.dirty {
+		j = min(j, i+scrubStep)
+		m.scrub(i, j)
+	}
+	return j
 }
 
 func (m *mapping) unpin() {
@@ -355,8 +399,8 @@ func (b *Buffer) change(f func(p *pages) (cut int, err error)) error {
 // trim returns the memory of a consumed prefix to the kernel, but not its
 // addresses, so that a queue takes as much memory as its contents.
 func (b *Buffer) trim() {
-	m, n := b.m, pageFloor(b.off-utf8.UTFMax) // UnreadRune may reach back
-	if m == nil || n <= 0 {
+	m, n := b.m, b.consumed()
+	if m == nil || n == 0 {
 		return
 	}
 	m.mu.Lock()
@@ -364,7 +408,7 @@ func (b *Buffer) trim() {
 	if m.pins > 0 {
 		return
 	}
-	m.discardFront(n)
+	m.discardFront(n, pageFloor(b.Len()/4)+2*recycleMin*pageUnit())
 	b.gen = m.gen.Add(1) // a copy may not have consumed that yet
 	runtime.KeepAlive(m)
 }
@@ -383,14 +427,14 @@ func (b *Buffer) prefaultMapping(i int) {
 	runtime.KeepAlive(b)
 }
 
-// readInto has r read into buf[i:j], beyond the contents, and appends what it
-// read. r may use the Buffer meanwhile.
+// readInto has r read into buf[i:j] or less, where i is the end of the contents,
+// and appends what it read. r may use the Buffer meanwhile.
 func (b *Buffer) readInto(r io.Reader, i, j int) (n int, err error) {
-	p := b.buf[i:j:j]
 	if m := b.m; m != nil {
-		m.pin()
+		j = m.pinClean(i, j)
 		defer m.unpin()
 	}
+	p := b.buf[i:j:j]
 	n, err = r.Read(p)
 	if n < 0 {
 		panic(errNegativeRead)
@@ -410,6 +454,10 @@ func (b *Buffer) readInto(r io.Reader, i, j int) (n int, err error) {
 	b.put(end, q)
 	return n, err
 }
+
+// scrubStep is by how much memory is cleared before a Reader fills it: it is
+// still in the cache then.
+const scrubStep = 256 * kiB
 
 // writeOut has w write the contents, and consumes what it wrote. w may use the
 // Buffer meanwhile.
@@ -473,12 +521,17 @@ func (b *Buffer) view(spare int) ([]byte, error) {
 //
 //go:noinline
 func (b *Buffer) published() []byte {
-	p, err := b.view(b.Len())
+	p, err := b.view(b.viewSpare())
 	if err != nil {
 		panic(err)
 	}
 	return p
 }
+
+// viewSpare returns how much spare capacity a view has that nobody has asked for:
+// enough that writes between views do not copy the contents each time. It has to
+// be cleared, and counts as heap.
+func (b *Buffer) viewSpare() int { return b.Len() / 4 }
 
 // peek is Peek for a mapping.
 func (b *Buffer) peek(n int) (p []byte, err error) {
@@ -491,7 +544,7 @@ func (b *Buffer) peek(n int) (p []byte, err error) {
 // viewOf returns the first n bytes of the contents. Where memory is lacking for
 // a view of everything, they are a copy.
 func (b *Buffer) viewOf(n int) []byte {
-	p, err := b.view(b.Len())
+	p, err := b.view(b.viewSpare())
 	if err == nil {
 		return p[:n]
 	}
@@ -528,7 +581,7 @@ func (m *mapping) publish(b *Buffer, spare int) error {
 	if !b.current() {
 		return nil // another view was first
 	}
-	lo := pageFloor(max(b.off-utf8.UTFMax, 0)) // UnreadRune may reach back
+	lo := b.consumed()
 	end := len(b.buf)
 	if end-lo >= largeView {
 		largeViews.Lock()
@@ -566,11 +619,17 @@ var largeViews sync.Mutex
 
 const largeView = 32 << 20
 
+// copiedView is up to how many bytes a view is copied rather than moved. The
+// mapping is idle memory then, warm for the next Buffer.
+const copiedView = 4 * miB
+
 // publishRange publishes mem[lo:hi], of which mem[end:] need not be kept.
 func (m *mapping) publishRange(gen uint32, lo, end, hi int) error {
 	var p []byte
 	// To move little takes longer than to copy it, and what is pinned must stay.
-	if hi-lo > 4*mapThreshold && m.pins == 0 {
+	if hi-lo > copiedView && m.pins == 0 {
+		m.scrub(end, hi)
+		_ = m.dropBack(hi) // others can use what is dirty
 		if p = m.moveToHeap(lo, hi); p == nil {
 			// The object that it was to go to is not collected yet: the copy
 			// needs another.
@@ -581,8 +640,7 @@ func (m *mapping) publishRange(gen uint32, lo, end, hi int) error {
 		}
 	}
 	if p == nil {
-		p = append(make([]byte, 0, hi-lo), m.mem[lo:end]...) // made clear: a view can reach beyond end
-		p = p[:hi-lo]
+		p = heapCopy(m.mem[lo:end], hi-lo)
 		_ = m.drop()
 	}
 	m.pub.Store(&published{p, lo, gen})
