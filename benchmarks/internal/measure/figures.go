@@ -1,0 +1,94 @@
+package measure
+
+import (
+	"fmt"
+	"runtime"
+	"runtime/debug"
+	"time"
+
+	"github.com/mmapbuf/mmapbuf"
+	"github.com/mmapbuf/mmapbuf/benchmarks/internal/command"
+	"github.com/mmapbuf/mmapbuf/benchmarks/internal/system"
+)
+
+// Figures are what a piece of work took.
+type Figures struct {
+	Elapsed time.Duration
+	// Peak is the most memory that was resident, and Final what was in the end,
+	// less what was before. 0: this system does not tell.
+	Peak, Final int64
+	// Allocated is how many bytes of the Go heap were allocated, garbage
+	// included.
+	Allocated int64
+	// Collections is how often the collector ran, and Forced how often because
+	// runtime.GC asked for it.
+	Collections, Forced int
+	// CPU is user and system time. 0: this system does not tell.
+	CPU time.Duration
+	// Size is how large that is which was made; for the work to set.
+	Size int64
+}
+
+// A Meter is made by Start and takes the Figures of all since then.
+type Meter struct {
+	began    time.Time
+	resident int64
+	stats    runtime.MemStats
+	cpu      time.Duration
+}
+
+// Start starts from a process that holds no more memory than it needs.
+func Start() Meter {
+	debug.FreeOSMemory()
+	system.ResetPeak()
+	m := Meter{resident: system.Resident(), cpu: system.CPU()}
+	runtime.ReadMemStats(&m.stats)
+	m.began = time.Now()
+	return m
+}
+
+// Stop returns the figures.
+func (m Meter) Stop() Figures {
+	f := Figures{Elapsed: time.Since(m.began), CPU: system.CPU() - m.cpu}
+	var now runtime.MemStats
+	runtime.ReadMemStats(&now)
+	f.Allocated = int64(now.TotalAlloc - m.stats.TotalAlloc)
+	f.Collections = int(now.NumGC - m.stats.NumGC)
+	f.Forced = int(now.NumForcedGC - m.stats.NumForcedGC)
+	if m.resident > 0 {
+		f.Final = max(0, system.Resident()-m.resident)
+		f.Peak = max(0, system.Peak()-m.resident)
+	}
+	return f
+}
+
+// Fits returns an error if a bytes.Buffer of size bytes may need more memory
+// than can be had: it holds the old array and the new one while it copies, and
+// what the collector has not come round to.
+func Fits(what string, size int64) error {
+	free, ok := system.Available(system.Root)
+	if need := float64(size) * PeakFactor; ok && need > float64(free.Bytes) {
+		return fmt.Errorf("%s may need %v of memory in a bytes.Buffer, and %v can be had (%s)",
+			what, command.Size(min(need, command.MaxSize)), command.Size(free.Bytes), free.From)
+	}
+	return nil
+}
+
+// PeakFactor is how many times its size a bytes.Buffer may take up.
+const PeakFactor = 4
+
+// Warm touches n bytes of memory and gives them back to the system. A virtual
+// machine may have given its free memory to the host: then the first touch
+// measures how fast the host gives it back, which is not what is asked here.
+func Warm(n int64) error {
+	var b mmapbuf.Buffer
+	if err := b.Reserve(int(n)); err != nil {
+		return err
+	}
+	for zeros := make([]byte, 1<<20); int64(b.Len()) < n; {
+		if _, err := b.Write(zeros); err != nil {
+			return err
+		}
+	}
+	return b.Close()
+}
