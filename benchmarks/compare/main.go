@@ -1,10 +1,10 @@
-// Compare turns results of BenchmarkFill into a table and pictures.
+// Compare fills buffers of many libraries and compares time and memory.
 //
-// It runs the benchmarks of mmapbuf and those of ./bench, which fill buffers of
-// other libraries, in turn and several times, and keeps what they print as
-// compare.txt. Medians of that become a Markdown table, and the pictures
-// compare-time and compare-memory, each as SVG and PNG. With file names, or -
-// for standard input, it reads results that were saved before, and runs nothing.
+// It runs BenchmarkFill of mmapbuf and that of this module, in turn and several
+// times, and keeps what they print as compare.txt. Medians of that become a
+// Markdown table and the pictures compare-time and compare-memory, each as SVG
+// and PNG. With file names, or - for standard input, it reads results that were
+// saved before, and runs nothing.
 //
 //	go -C benchmarks run ./compare
 //	go -C benchmarks run ./compare -short -count 3 -out /tmp
@@ -15,22 +15,24 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
-	"slices"
+	"strconv"
+	"time"
 
-	"github.com/mmapbuf/mmapbuf/benchmarks/internal/command"
+	"github.com/mmapbuf/mmapbuf/benchmarks/internal/measure"
 )
 
-func main() {
-	command.Main("compare", run)
-}
+func main() { measure.Main("compare", run) }
 
 // run is the program but for the exit status.
-func run(ctx context.Context, args []string) error {
+func run(ctx context.Context, args []string, stdout io.Writer) error {
 	cfg, err := parse(args)
 	if err != nil {
 		return err
@@ -38,21 +40,20 @@ func run(ctx context.Context, args []string) error {
 	if err := os.MkdirAll(cfg.out, 0o777); err != nil {
 		return fmt.Errorf("output directory: %w", err)
 	}
-	files := cfg.files
-	if len(files) == 0 {
-		files = []string{filepath.Join(cfg.out, "compare.txt")}
-		if err := benchmark(ctx, cfg, files[0]); err != nil {
+	if len(cfg.files) == 0 {
+		cfg.files = []string{filepath.Join(cfg.out, "compare.txt")}
+		if err := benchmark(ctx, cfg, cfg.files[0]); err != nil {
 			return err
 		}
 	}
-	data, err := readAll(files, os.Stdin)
+	data, err := readAll(cfg.files, os.Stdin)
 	if err != nil {
 		return err
 	}
-	if err := writeReport(os.Stdout, data); err != nil {
+	if err := writeReport(stdout, data); err != nil {
 		return fmt.Errorf("report: %w", err)
 	}
-	return drawPictures(os.Stdout, cfg.out, data)
+	return drawPictures(stdout, cfg.out, data)
 }
 
 // A config is what the command line asks for.
@@ -75,31 +76,50 @@ func parse(args []string) (config, error) {
 	// One iteration would be enough for a gigabyte, but not for 64 KiB.
 	fs.StringVar(&cfg.benchTime, "benchtime", "100ms", "run each benchmark for this `time`, or so many times (1x)")
 	fs.StringVar(&cfg.out, "out", ".", "`directory` for compare.txt and the pictures")
-
-	if err := command.Parse(fs, args, "compare [flags] [file ... | -]", "Runs the benchmarks that fill a buffer, or reads what they printed before from\n"+
-		"files or standard input (-), and compares time and memory."); err != nil {
+	if err := measure.Parse(fs, args, "compare [flags] [file ... | -]\n\nRuns the benchmarks that fill a buffer, or reads what they printed before from files or\n"+
+		"standard input (-), and compares time and memory."); err != nil {
 		return cfg, err
 	}
-
 	cfg.files = fs.Args()
-	forRuns := ""
-	fs.Visit(func(f *flag.Flag) {
-		if f.Name != "out" {
-			forRuns = f.Name
-		}
-	})
+	_, err := regexp.Compile(cfg.bench)
 	switch {
-	case len(cfg.files) > 0 && forRuns != "":
-		return cfg, command.Usagef("-%s is for running benchmarks, which is not done when there is a file", forRuns)
-	case slices.Contains(cfg.files, ""):
-		return cfg, command.Usagef("a file name is empty")
+	case err != nil:
+		return cfg, fmt.Errorf("-bench: %w", err)
 	case cfg.count < 1:
-		return cfg, command.Usagef("-count %d: at least one run is needed", cfg.count)
+		return cfg, fmt.Errorf("-count %d: at least one run is needed", cfg.count)
 	case cfg.out == "":
-		return cfg, command.Usagef("-out names no directory")
-	}
-	if _, err := regexp.Compile(cfg.bench); err != nil {
-		return cfg, command.Usagef("-bench: %w", err)
+		return cfg, errors.New("-out names no directory")
 	}
 	return cfg, nil
+}
+
+const (
+	rootModule = "github.com/mmapbuf/mmapbuf"
+	module     = rootModule + "/benchmarks"
+)
+
+// benchmark runs the benchmarks and saves what they print as file name. The two
+// packages take turns, so that a machine that slows down or speeds up meanwhile
+// does so for both.
+func benchmark(ctx context.Context, cfg config, name string) (err error) {
+	saved, err := os.Create(name)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, saved.Close()) }()
+	fmt.Fprintf(saved, "%s: %s\n", machineKey, measure.Machine())
+	args := []string{"test", "-p", "1", "-run", "^$", "-bench", cfg.bench, "-benchtime", cfg.benchTime, "-count", "1", "-timeout", "0",
+		"-short=" + strconv.FormatBool(cfg.short), rootModule, module}
+	_, err = measure.InTurn(ctx, []string{"benchmarks"}, cfg.count, func(ctx context.Context, _ int) (struct{}, error) {
+		cmd := exec.CommandContext(ctx, "go", args...)
+		// The go command hands an interrupt on to the test, but not a kill.
+		cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+		cmd.WaitDelay = 10 * time.Second
+		cmd.Stdout, cmd.Stderr = saved, os.Stderr
+		if err := cmd.Run(); err != nil {
+			return struct{}{}, fmt.Errorf("go test: %w; see %s", err, name)
+		}
+		return struct{}{}, nil
+	})
+	return err
 }

@@ -15,6 +15,7 @@ import (
 	"gonum.org/v1/plot/vg/draw"
 
 	"github.com/mmapbuf/mmapbuf/benchmarks/internal/chart"
+	"github.com/mmapbuf/mmapbuf/benchmarks/internal/measure"
 )
 
 // floor is what no buffer can beat: its line is dashed.
@@ -64,7 +65,7 @@ func drawPictures(w io.Writer, dir string, data *results) error {
 	}
 	fmt.Fprintln(w)
 	for _, pic := range pictures {
-		p, labels, err := picture(data, pic.value)
+		p, err := picture(data, pic.value)
 		if err != nil {
 			return fmt.Errorf("%s: %w", pic.name, err)
 		}
@@ -75,14 +76,8 @@ func drawPictures(w io.Writer, dir string, data *results) error {
 			continue
 		}
 		pic.dress(p)
-		names, err := chart.Write(dir, pic.name, p, labels...)
-		if err != nil {
+		if err := chart.Write(w, dir, pic.name, p); err != nil {
 			return err
-		}
-		for _, name := range names {
-			if _, err := fmt.Fprintln(w, "wrote", name); err != nil {
-				return err
-			}
 		}
 	}
 	return nil
@@ -90,7 +85,7 @@ func drawPictures(w io.Writer, dir string, data *results) error {
 
 // picture plots value against the size, a line to each implementation. Variants
 // of one, which have a comma in their names, are left to the table.
-func picture(data *results, value func(point, figure) float64) (*plot.Plot, []chart.Label, error) {
+func picture(data *results, value func(point, figure) float64) (*plot.Plot, error) {
 	p := chart.New()
 	p.X.Label.Text = "size of the data, logarithmic"
 	p.X.Scale, p.Y.Scale = plot.LogScale{}, plot.LogScale{}
@@ -101,7 +96,9 @@ func picture(data *results, value func(point, figure) float64) (*plot.Plot, []ch
 	rank := func(impl string) int { return slices.Index([]string{floor, base, subject}, impl) }
 	slices.SortFunc(impls, func(a, b string) int { return cmp.Or(rank(a)-rank(b), cmp.Compare(a, b)) })
 
-	var labels []chart.Label
+	var names []string
+	var ends plotter.XYs
+	var colors []color.Color
 	others := 0
 	lo, hi := math.Inf(1), 0.0
 	first, last := math.Inf(1), 0.0
@@ -127,7 +124,7 @@ func picture(data *results, value func(point, figure) float64) (*plot.Plot, []ch
 		}
 		line, dots, err := plotter.NewLinePoints(points)
 		if err != nil {
-			return nil, nil, fmt.Errorf("%s: %w", impl, err)
+			return nil, fmt.Errorf("%s: %w", impl, err)
 		}
 		line.Width = 1.25
 		line.Color = lineColors[impl]
@@ -145,22 +142,28 @@ func picture(data *results, value func(point, figure) float64) (*plot.Plot, []ch
 			dots.Radius = 0
 		}
 		p.Add(line, dots)
-		end := points[len(points)-1]
-		labels = append(labels, chart.Label{Text: impl, X: end.X, Y: end.Y, Color: line.Color})
+		names = append(names, impl)
+		ends = append(ends, points[len(points)-1])
+		colors = append(colors, line.Color)
 	}
-	if len(labels) == 0 {
-		return nil, nil, nil
+	if len(names) == 0 {
+		return nil, nil
 	}
 	if first == last {
 		first, last = first/2, last*2
 	}
 	p.X.Min, p.X.Max = first, last
 	p.Y.Min, p.Y.Max = lo/1.2, hi*1.2
-	return p, labels, nil
+	labels, err := chart.NewLabels(p, names, ends, colors)
+	if err != nil {
+		return nil, err
+	}
+	p.Add(labels)
+	return p, nil
 }
 
 // sizeTicks marks the sizes that were measured, in ascending order.
-type sizeTicks []int64
+type sizeTicks []measure.Size
 
 // Ticks implements plot.Ticker. A size has no label where that would run into
 // the label of the next one.
@@ -175,7 +178,7 @@ func (s sizeTicks) Ticks(lo, hi float64) []plot.Tick {
 		}
 		tick := plot.Tick{Value: x}
 		if math.Log(next/x) >= apart*math.Log(hi/lo) {
-			tick.Label = sizeName(size)
+			tick.Label = size.String()
 			next = x
 		}
 		ticks = append(ticks, tick)

@@ -6,13 +6,15 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"os"
 	"slices"
 	"strings"
 	"time"
 
-	"github.com/dustin/go-humanize"
 	"golang.org/x/perf/benchfmt"
+
+	"github.com/mmapbuf/mmapbuf/benchmarks/internal/measure"
 )
 
 const (
@@ -25,6 +27,19 @@ const (
 	machineKey = "machine"
 )
 
+// Results are medians of all runs.
+type results struct {
+	machine string // "": the runs do not tell
+	sizes   []measure.Size
+	impls   []string // from fast to slow, for the largest size
+	figures map[point]figure
+}
+
+type point struct {
+	impl string
+	size measure.Size
+}
+
 // A figure is what one implementation takes for one size.
 type figure struct {
 	runs int
@@ -35,142 +50,95 @@ type figure struct {
 	peak  float64 // median of the bytes that were resident at most; 0: not known
 }
 
-// Results are medians of all runs.
-type results struct {
-	machine string // "": the runs do not tell
-	sizes   []int64
-	impls   []string // from fast to slow, for the largest size
-	figures map[point]figure
-}
-
-type point struct {
-	impl string
-	size int64
-}
-
 // A source is a point as measured by the benchmarks of one package.
 type source struct {
 	pkg string
 	point
 }
 
-// samples are what the runs say of a source.
-type samples struct {
-	times, peaks []float64
-}
+// Samples are what the runs say of a source.
+type samples struct{ times, peaks []float64 }
 
 // readAll reads runs from files, or from stdin for -.
 func readAll(files []string, stdin io.Reader) (*results, error) {
-	var machines []string
-	all := make(map[source]*samples)
+	machines, all := make(map[string]bool), make(map[source]*samples)
 	for _, name := range files {
-		r, title := stdin, "standard input"
+		r := stdin
 		if name != "-" {
 			f, err := os.Open(name)
 			if err != nil {
 				return nil, err
 			}
 			defer f.Close()
-			r, title = f, name
+			r = f
 		}
-		machine, err := read(r, title, all)
-		if err != nil {
+		if err := read(r, name, machines, all); err != nil {
 			return nil, err
 		}
-		if !slices.Contains(machines, machine) {
-			machines = append(machines, machine)
-		}
 	}
-	if len(machines) > 1 {
-		return nil, fmt.Errorf("the runs are not of one machine: %q", machines)
+	names := slices.Sorted(maps.Keys(machines))
+	switch len(names) {
+	case 0:
+		return nil, fmt.Errorf("%s: no results of BenchmarkFill", strings.Join(files, ", "))
+	case 1:
+		return summarise(names[0], all)
 	}
-	return summarise(machines[0], all)
+	return nil, fmt.Errorf("the runs are not of one machine: %q", names)
 }
 
-// read adds the results of BenchmarkFill in r to all and returns what the run
-// says of the machine.
-func read(r io.Reader, name string, all map[source]*samples) (machine string, err error) {
-	var machines []string
+// read adds the results of BenchmarkFill in r to all.
+func read(r io.Reader, name string, machines map[string]bool, all map[source]*samples) error {
 	reader := benchfmt.NewReader(r, name)
 	for reader.Scan() {
 		var result *benchfmt.Result
 		switch record := reader.Result().(type) {
 		case *benchfmt.SyntaxError:
-			return "", record
+			return record
 		case *benchfmt.Result:
 			result = record
-		default:
+		}
+		if result == nil || string(result.Name.Base()) != "Fill" {
 			continue
 		}
-		at, ok, err := pointOf(result)
-		if err != nil {
-			return "", fmt.Errorf("%s: %s: %w", name, result.Name, err)
-		} else if !ok {
-			continue
-		}
+		at, err := pointOf(result)
 		seconds, ok := result.Value("sec/op")
-		if !ok || seconds <= 0 {
-			return "", fmt.Errorf("%s: %s has no time", name, result.Name)
+		if err == nil && (!ok || seconds <= 0) {
+			err = errors.New("there is no time")
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %s: %w", name, result.Name, err)
 		}
 		from := source{result.GetConfig("pkg"), at}
-		s := all[from]
-		if s == nil {
-			s = new(samples)
-			all[from] = s
+		if all[from] == nil {
+			all[from] = new(samples)
 		}
-		s.times = append(s.times, seconds)
+		all[from].times = append(all[from].times, seconds)
 		if peak, ok := result.Value("peak-bytes"); ok {
-			s.peaks = append(s.peaks, peak)
+			all[from].peaks = append(all[from].peaks, peak)
 		}
-		if m := describe(result); !slices.Contains(machines, m) {
-			machines = append(machines, m)
-		}
+		machine := cmp.Or(result.GetConfig(machineKey), strings.Trim(result.GetConfig("goos")+"/"+result.GetConfig("goarch"), "/"))
+		machines[strings.Trim(machine+", "+result.GetConfig("cpu"), ", ")] = true
 	}
-	if err := reader.Err(); err != nil {
-		return "", fmt.Errorf("%s: %w", name, err)
-	}
-	switch len(machines) {
-	case 0:
-		return "", fmt.Errorf("%s has no results of BenchmarkFill", name)
-	case 1:
-		return machines[0], nil
-	}
-	return "", fmt.Errorf("%s has runs of more than one machine: %q", name, machines)
+	return reader.Err()
 }
 
-// pointOf returns what r is a result of, if that is a point of BenchmarkFill.
-func pointOf(r *benchfmt.Result) (at point, ok bool, err error) {
-	base, parts := r.Name.Parts()
-	if string(base) != "Fill" {
-		return at, false, nil
-	}
+// pointOf returns what r is a result of.
+func pointOf(r *benchfmt.Result) (at point, err error) {
+	_, parts := r.Name.Parts()
 	for _, part := range parts {
-		key, value, _ := strings.Cut(string(part), "=")
-		switch key {
+		switch key, value, _ := strings.Cut(string(part), "="); key {
 		case "/size":
-			n, err := humanize.ParseBytes(value)
-			if err != nil || n == 0 || n > 1<<62 {
-				return at, false, fmt.Errorf("the size %q is not a number of bytes", value)
+			if err := at.size.Set(value); err != nil {
+				return at, fmt.Errorf("size %q: %w", value, err)
 			}
-			at.size = int64(n)
 		case "/impl":
 			at.impl = value
 		}
 	}
 	if at.size == 0 || at.impl == "" {
-		return at, false, errors.New("the name has no size= and impl=")
+		return at, errors.New("the name has no size= and impl=")
 	}
-	return at, true, nil
-}
-
-// describe returns what r says of its machine.
-func describe(r *benchfmt.Result) string {
-	words := []string{r.GetConfig(machineKey)}
-	if words[0] == "" {
-		words[0] = strings.Trim(r.GetConfig("goos")+"/"+r.GetConfig("goarch"), "/")
-	}
-	words = append(words, r.GetConfig("cpu"))
-	return strings.Join(slices.DeleteFunc(words, func(s string) bool { return s == "" }), ", ")
+	return at, nil
 }
 
 // summarise reduces samples to medians.
@@ -179,18 +147,18 @@ func summarise(machine string, all map[source]*samples) (*results, error) {
 	// What two packages measured counts as the first has it: that of mmapbuf, by
 	// the alphabet.
 	byPackage := func(a, b source) int { return cmp.Compare(a.pkg, b.pkg) }
-	for _, from := range slices.SortedStableFunc(maps.Keys(all), byPackage) {
-		than := all[source{from.pkg, point{base, from.size}}]
-		if than == nil {
-			return nil, missing(base, from)
+	for _, from := range slices.SortedFunc(maps.Keys(all), byPackage) {
+		for _, impl := range []string{base, subject} {
+			if all[source{from.pkg, point{impl, from.size}}] == nil {
+				return nil, fmt.Errorf("%s for %v cannot be compared: there is no result of %s in the same run", from.impl, from.size, impl)
+			}
 		}
 		s, at := all[from], from.point
 		f := res.figures[at]
 		if f.runs == 0 {
 			seconds := median(s.times)
-			f.runs = len(s.times)
-			f.time = time.Duration(seconds * float64(time.Second))
-			f.ratio = seconds / median(than.times)
+			than := median(all[source{from.pkg, point{base, from.size}}].times)
+			f = figure{runs: len(s.times), time: time.Duration(seconds * float64(time.Second)), ratio: seconds / than}
 		}
 		// A peak that some runs lack would be the median of something else.
 		if f.peak == 0 && len(s.peaks) == len(s.times) {
@@ -205,31 +173,17 @@ func summarise(machine string, all map[source]*samples) (*results, error) {
 		}
 	}
 	slices.Sort(res.sizes)
-	for from := range all {
-		if _, ok := res.figures[point{subject, from.size}]; !ok {
-			return nil, missing(subject, from)
+	rank := func(impl string) float64 {
+		if f, ok := res.figures[point{impl, res.largest()}]; ok {
+			return f.ratio
 		}
+		return math.Inf(1) // what does not get that far goes last
 	}
-
-	largest := res.sizes[len(res.sizes)-1]
-	slices.SortFunc(res.impls, func(a, b string) int {
-		fa, inA := res.figures[point{a, largest}]
-		fb, inB := res.figures[point{b, largest}]
-		if inA != inB { // what does not get that far goes last
-			if inA {
-				return -1
-			}
-			return 1
-		}
-		return cmp.Or(cmp.Compare(fa.ratio, fb.ratio), cmp.Compare(a, b))
-	})
+	slices.SortFunc(res.impls, func(a, b string) int { return cmp.Or(cmp.Compare(rank(a), rank(b)), cmp.Compare(a, b)) })
 	return res, nil
 }
 
-// missing returns the error that impl has no result where another one has.
-func missing(impl string, from source) error {
-	return fmt.Errorf("%s for %s cannot be compared: there is no result of %s in the same run", from.impl, sizeName(from.size), impl)
-}
+func (r *results) largest() measure.Size { return r.sizes[len(r.sizes)-1] }
 
 // median returns the value in the middle, or between the two in the middle.
 func median(values []float64) float64 {
@@ -238,11 +192,34 @@ func median(values []float64) float64 {
 	return (sorted[(n-1)/2] + sorted[n/2]) / 2
 }
 
-// sizeName returns size in binary units, as in the names of benchmarks.
-func sizeName(size int64) string {
-	number, unit, _ := strings.Cut(humanize.IBytesN(uint64(size), 3), " ")
-	if strings.Contains(number, ".") {
-		number = strings.TrimRight(strings.TrimRight(number, "0"), ".")
+// writeReport prints where the runs were made, and the table.
+func writeReport(w io.Writer, data *results) error {
+	byRuns := func(a, b figure) int { return a.runs - b.runs }
+	figures := slices.Collect(maps.Values(data.figures))
+	fmt.Fprintf(w, "machine: %s; medians of runs: %d to %d\n", cmp.Or(data.machine, "not known"),
+		slices.MinFunc(figures, byRuns).runs, slices.MaxFunc(figures, byRuns).runs)
+	fmt.Fprintf(w, "Time to fill a buffer, as a multiple of what %s takes in the same process (and itself).\n"+
+		"Peak memory is the most that was resident, as a multiple of the data (and itself).\n\n", base)
+
+	header := []string{"implementation"}
+	for _, size := range data.sizes {
+		header = append(header, size.String())
 	}
-	return number + " " + unit
+	rows := [][]string{append(header, "peak memory, "+data.largest().String())}
+	for _, impl := range data.impls {
+		row := []string{impl}
+		for _, size := range data.sizes {
+			cell := "–"
+			if f, ok := data.figures[point{impl, size}]; ok {
+				cell = fmt.Sprintf("%s (%s)", measure.Ratio(f.ratio), measure.Duration(f.time))
+			}
+			row = append(row, cell)
+		}
+		cell := "–"
+		if f := data.figures[point{impl, data.largest()}]; f.peak > 0 {
+			cell = fmt.Sprintf("%s (%v)", measure.Ratio(f.peak/float64(data.largest())), measure.Size(f.peak))
+		}
+		rows = append(rows, append(row, cell))
+	}
+	return measure.Table(w, rows)
 }

@@ -13,7 +13,7 @@ import (
 	"gonum.org/v1/plot/vg/draw"
 
 	"github.com/mmapbuf/mmapbuf/benchmarks/internal/chart"
-	"github.com/mmapbuf/mmapbuf/benchmarks/internal/report"
+	"github.com/mmapbuf/mmapbuf/benchmarks/internal/measure"
 )
 
 var lineColors = map[string]color.Color{
@@ -23,29 +23,19 @@ var lineColors = map[string]color.Color{
 	"mmapbuf": chart.Blue,
 }
 
-// drawPictures writes growth.svg and growth.png into directory dir, and their
+// drawPicture writes growth.svg and growth.png into directory dir, and their
 // names to w.
-func drawPictures(w io.Writer, dir string, data *payload, results []result) error {
+func drawPicture(w io.Writer, dir string, data *payload, results []result) error {
+	fmt.Fprintln(w)
 	if len(results[0].median.samples) == 0 {
-		_, err := fmt.Fprintf(w, "\nNo picture: %s does not tell how much memory is resident.\n", runtime.GOOS)
+		_, err := fmt.Fprintf(w, "No picture: %s does not tell how much memory is resident.\n", runtime.GOOS)
 		return err
 	}
 	p, err := picture(data, results)
 	if err != nil {
 		return fmt.Errorf("picture: %w", err)
 	}
-
-	names, err := chart.Write(dir, "growth", p)
-	if err != nil {
-		return err
-	}
-	fmt.Fprintln(w)
-	for _, name := range names {
-		if _, err := fmt.Fprintln(w, "wrote", name); err != nil {
-			return err
-		}
-	}
-	return nil
+	return chart.Write(w, dir, "growth", p)
 }
 
 // picture plots the resident memory of the median runs over time.
@@ -57,12 +47,12 @@ func picture(data *payload, results []result) (*plot.Plot, error) {
 	level := float64(data.size) / one
 
 	p := chart.New()
-	p.Title.Text = fmt.Sprintf("Resident memory while a buffer grows to %v", size(data.size))
+	p.Title.Text = fmt.Sprintf("Resident memory while a buffer grows to %v", data.size)
 	p.Y.Label.Text = "resident memory, " + unit
 	// One implementation may take a hundred times as long as another. On a
 	// logarithmic axis each keeps its shape.
 	p.X.Label.Text = "seconds, logarithmic"
-	if data.path != "" {
+	if data.file != nil {
 		p.X.Label.Text += ", with the time to read the data"
 	}
 	p.X.Scale = plot.LogScale{}
@@ -96,7 +86,7 @@ func picture(data *payload, results []result) (*plot.Plot, error) {
 		line.Color = lineColors[r.key]
 		end.GlyphStyle = draw.GlyphStyle{Color: line.Color, Radius: 4, Shape: draw.CircleGlyph{}}
 		p.Add(line, end)
-		p.Legend.Add(r.name+", "+report.Duration(r.median.Elapsed), line, end)
+		p.Legend.Add(r.name+", "+measure.Duration(r.median.Elapsed), line, end)
 		for _, pt := range points {
 			top = max(top, pt.Y)
 		}

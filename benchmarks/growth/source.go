@@ -10,61 +10,54 @@ import (
 	"math/rand/v2"
 	"os"
 
-	"github.com/mmapbuf/mmapbuf/benchmarks/internal/command"
-	"github.com/mmapbuf/mmapbuf/benchmarks/internal/system"
+	"github.com/mmapbuf/mmapbuf/benchmarks/internal/measure"
 )
 
 // A payload is the data that every run writes.
 type payload struct {
-	name  string // what it is called in the report
-	path  string // file it is read from; "": generated
-	size  int64
-	write int64 // bytes in a single write, at most size
-	sum   uint32
-	spool bool // path is a copy of ours
+	name  string   // what it is called in the report
+	file  *os.File // nil: generated
+	size  measure.Size
+	write measure.Size // bytes in a single write, at most size
+	close func()
 }
 
 // openPayload finds out what cfg asks for and how long it is. What is not a
-// regular file is spooled into one first, since every run reads it again.
-func openPayload(ctx context.Context, cfg config, stdin *os.File) (*payload, error) {
-	data := &payload{name: "pseudo-random bytes", size: int64(cfg.size), write: int64(cfg.write)}
+// regular file is copied to one, since every run reads it again.
+func openPayload(ctx context.Context, cfg config) (*payload, error) {
+	data := &payload{name: "pseudo-random bytes", size: cfg.size, write: min(cfg.write, cfg.size), close: func() {}}
 	if cfg.file == "" {
-		data.write = min(data.write, data.size)
 		return data, nil
 	}
-
-	file := stdin
+	file := os.Stdin
 	data.name = "standard input"
 	if cfg.file != "-" {
-		data.name, data.path = cfg.file, cfg.file
+		data.name = cfg.file
 		var err error
 		if file, err = os.Open(cfg.file); err != nil {
 			return nil, err
 		}
-		defer file.Close()
 	}
 	info, err := file.Stat()
 	if err != nil {
 		return nil, err
 	}
-
-	limit := int64(command.MaxSize)
+	limit := measure.Size(measure.MaxSize)
 	if cfg.sizeGiven {
-		limit = int64(cfg.size)
+		limit = cfg.size
 	}
 	switch {
 	case info.IsDir():
 		return nil, fmt.Errorf("%s is a directory", data.name)
 	case info.Mode().IsRegular() && cfg.file != "-":
-		data.size = min(info.Size(), limit)
+		data.file, data.size = file, min(measure.Size(info.Size()), limit)
+		data.close = func() { file.Close() }
 	default:
-		// What cannot fit in memory need not be copied to disk to the end: one
-		// byte more than fits is enough for the refusal.
-		if free, ok := system.Available(system.Root); ok {
-			limit = min(limit, largest(cfg.only, data.write, free)+1)
+		// What cannot fit in memory need not be copied to the end.
+		if free := measure.Available(); free > 0 {
+			limit = min(limit, measure.Size(free)+1)
 		}
-		data.spool = true
-		if data.path, data.size, err = spool(ctx, file, limit); err != nil {
+		if err := data.spool(ctx, io.LimitReader(file, int64(limit))); err != nil {
 			return nil, fmt.Errorf("copying %s to a temporary file: %w", data.name, err)
 		}
 	}
@@ -72,96 +65,100 @@ func openPayload(ctx context.Context, cfg config, stdin *os.File) (*payload, err
 		data.close()
 		return nil, fmt.Errorf("%s is empty", data.name)
 	}
-	data.write = min(data.write, data.size)
+	data.write = min(cfg.write, data.size)
 	return data, nil
 }
 
-// spool copies at most limit bytes of r into a temporary file.
-func spool(ctx context.Context, r io.Reader, limit int64) (path string, n int64, err error) {
+// spool makes what r has the data.
+func (d *payload) spool(ctx context.Context, r io.Reader) error {
 	tmp, err := os.CreateTemp("", "growth-*")
 	if err != nil {
-		return "", 0, err
+		return err
 	}
+	os.Remove(tmp.Name()) // nothing is left behind, whatever happens; but on Windows below
+	d.file, d.close = tmp, func() { tmp.Close(); os.Remove(tmp.Name()) }
 	copied := make(chan error, 1)
 	go func() {
-		var err error
-		n, err = io.Copy(tmp, io.LimitReader(r, limit))
+		n, err := io.Copy(tmp, r)
+		d.size = measure.Size(n)
 		copied <- err
 	}()
 	select {
 	case err = <-copied:
 	case <-ctx.Done():
-		// The read may block for good: leave it. It ends with the program.
-		tmp.Close()
-		os.Remove(tmp.Name())
-		return "", 0, ctx.Err()
+		err = ctx.Err() // the read may block for good: it ends with the program
 	}
-	if err = errors.Join(err, tmp.Close()); err != nil {
-		os.Remove(tmp.Name())
-		return "", 0, err
-	}
-	return tmp.Name(), n, nil
-}
-
-// close removes what openPayload left on disk.
-func (d *payload) close() {
-	if d.spool {
-		os.Remove(d.path)
-	}
-}
-
-// job returns the task of filling impl with the payload.
-func (d *payload) job(impl implementation) job {
-	return job{Implementation: impl.key, Path: d.path, Size: d.size, Write: d.write, Sum: d.sum}
-}
-
-// checksum reads the payload once and sets sum, which every run is held to.
-func (d *payload) checksum(ctx context.Context) error {
-	src, err := openSource(d.path, d.size, d.write)
 	if err != nil {
-		return err
+		d.close()
 	}
-	defer src.close()
-	sum := newChecksum()
+	return err
+}
+
+// measure does j in a child, which reads the data as its standard input.
+func (d *payload) measure(ctx context.Context, j job) (outcome, error) {
+	if err := d.rewind(); err != nil {
+		return outcome{}, err
+	}
+	got, readings, err := measure.Run[outcome](ctx, j, d.file)
+	if err != nil || got.Peak == 0 {
+		return got, err
+	}
+	got.samples = []sample{{0, 0}}
+	for _, r := range readings {
+		if t := r.At.Sub(got.Began); t > 0 && r.At.Before(got.Ended) {
+			got.samples = append(got.samples, sample{t, max(0, r.Resident-got.Base)})
+		}
+	}
+	got.samples = append(got.samples, sample{got.Ended.Sub(got.Began), got.Final})
+	return got, nil
+}
+
+func (d *payload) rewind() error {
+	if d.file == nil {
+		return nil
+	}
+	_, err := d.file.Seek(0, io.SeekStart)
+	return err
+}
+
+// checksum reads the data once.
+func (d *payload) checksum(ctx context.Context) (uint32, error) {
+	if err := d.rewind(); err != nil {
+		return 0, err
+	}
+	name := ""
+	if d.file != nil {
+		name = d.name
+	}
+	src, sum := newSource(d.file, name, d.size, d.write), newChecksum()
 	for {
 		chunk, err := src.next()
 		if err == io.EOF {
-			d.sum = sum.Sum32()
-			return nil
-		} else if err != nil {
-			return err
-		} else if ctx.Err() != nil {
-			return ctx.Err()
+			return sum.Sum32(), nil
+		} else if err := errors.Join(err, ctx.Err()); err != nil {
+			return 0, err
 		}
 		sum.Write(chunk)
 	}
 }
 
-// newChecksum returns the hash that contents are compared by.
 func newChecksum() hash.Hash32 { return crc32.New(crc32.MakeTable(crc32.Castagnoli)) }
 
-// A source hands out a payload, one write at a time.
+// A source hands out size bytes, one write at a time: those of a file, or, if
+// name is empty, generated ones.
 type source struct {
-	file  *os.File // nil: chunk is written again and again
-	chunk []byte
-	size  int64
-	done  int64
+	file       *os.File
+	name       string
+	chunk      []byte
+	size, done int64
 }
 
-// openSource returns a source of size bytes in chunks of write bytes, from the
-// file at path or, if path is empty, generated.
-func openSource(path string, size, write int64) (*source, error) {
-	s := &source{chunk: make([]byte, write), size: size}
-	// Either way the chunk is filled here, so that its pages are resident
-	// before memory is looked at.
+func newSource(file *os.File, name string, size, write measure.Size) *source {
+	s := &source{file: file, name: name, chunk: make([]byte, write), size: int64(size)}
+	// Also for a file, so that these pages are resident before memory is
+	// looked at.
 	rand.NewChaCha8([32]byte{}).Read(s.chunk)
-	if path != "" {
-		var err error
-		if s.file, err = os.Open(path); err != nil {
-			return nil, err
-		}
-	}
-	return s, nil
+	return s
 }
 
 // next returns the next chunk, good until the following call, or io.EOF.
@@ -170,21 +167,13 @@ func (s *source) next() ([]byte, error) {
 	if len(chunk) == 0 {
 		return nil, io.EOF
 	}
-	if s.file != nil {
-		n, err := io.ReadFull(s.file, chunk)
-		if err == io.EOF || err == io.ErrUnexpectedEOF {
-			return nil, fmt.Errorf("%s has become shorter: it ends after %d of %d bytes: %w",
-				s.file.Name(), s.done+int64(n), s.size, io.ErrUnexpectedEOF)
+	if s.name != "" {
+		if n, err := io.ReadFull(s.file, chunk); err == io.EOF || err == io.ErrUnexpectedEOF {
+			return nil, fmt.Errorf("%s has become shorter: it ends after %d of %d bytes", s.name, s.done+int64(n), s.size)
 		} else if err != nil {
 			return nil, err
 		}
 	}
 	s.done += int64(len(chunk))
 	return chunk, nil
-}
-
-func (s *source) close() {
-	if s.file != nil {
-		s.file.Close()
-	}
 }

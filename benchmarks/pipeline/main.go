@@ -1,72 +1,40 @@
-// Pipeline passes data through a queue of which the consumer falls behind and
-// catches up again, and draws how much memory the queue takes up meanwhile.
+// Pipeline passes data through a queue whose consumer falls behind and catches
+// up again, and draws how much memory the queue takes up meanwhile.
 //
 //	go -C benchmarks run ./pipeline
 //	go -C benchmarks run ./pipeline -backlog 2GiB -runs 1 -out /tmp
 //
 // The queue is a bytes.Buffer and an mmapbuf.Buffer in turn, each time in a
-// process of its own. Producer and consumer take turns in one goroutine, for
-// neither buffer is safe for concurrent use. The picture is written as
-// pipeline.svg and pipeline.png.
+// process of its own. Producer and consumer take turns in one goroutine. The
+// picture is written as pipeline.svg and pipeline.png.
 //
 // Relative names are looked up from benchmarks/, where -C puts the program.
 package main
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"runtime/debug"
 	"time"
 
-	"github.com/mmapbuf/mmapbuf/benchmarks/internal/buffers"
-	"github.com/mmapbuf/mmapbuf/benchmarks/internal/command"
+	"github.com/mmapbuf/mmapbuf"
 	"github.com/mmapbuf/mmapbuf/benchmarks/internal/measure"
-	"github.com/mmapbuf/mmapbuf/benchmarks/internal/system"
 )
 
 func main() {
 	measure.Serve(serve)
-	command.Main("pipeline", run)
+	measure.Main("pipeline", run)
 }
 
-// A job tells a child what to do.
-type job struct {
-	Backlog int64
-	Block   int64
-	Buffer  string
-}
-
-// An outcome is what a child reports.
-type outcome struct {
-	measure.Figures
-	Samples []sample
-}
-
-// serve is the child.
-func serve(j job) (outcome, error) {
-	var (
-		samples []sample
-		elapsed time.Duration
-	)
-	figures, err := buffers.Measure(j.Buffer, measure.PeakFactor*j.Backlog, func(b buffers.Buffer) error {
-		base, began := system.Resident(), time.Now()
-		var err error
-		samples, err = pass(context.Background(), b, j.Backlog, j.Block, base)
-		elapsed = time.Since(began)
-		// Garbage of the heap is given back sooner or later: what is left then
-		// is the last sample.
-		debug.FreeOSMemory()
-		samples = append(samples, newSample(samples[len(samples)-1].Moved, b, base))
-		return err
-	})
-	figures.Elapsed, figures.Size = elapsed, passed(j.Backlog)
-	return outcome{figures, samples}, err
-}
+var names = []string{"bytes.Buffer", "mmapbuf.Buffer"}
 
 // run is the program but for the exit status.
-func run(ctx context.Context, args []string) error {
+func run(ctx context.Context, args []string, stdout io.Writer) error {
 	cfg, err := parse(args)
 	if err != nil {
 		return err
@@ -74,46 +42,44 @@ func run(ctx context.Context, args []string) error {
 	if err := os.MkdirAll(cfg.out, 0o777); err != nil {
 		return fmt.Errorf("output directory: %w", err)
 	}
-	if err := measure.Fits(fmt.Sprintf("-backlog %v", cfg.backlog), int64(cfg.backlog)); err != nil {
+	if err := measure.Fits(fmt.Sprintf("-backlog %v", cfg.backlog), measure.PeakFactor*float64(cfg.backlog)); err != nil {
 		return err
 	}
-	outcomes, err := measure.InTurn(ctx, buffers.Names, cfg.runs, func(ctx context.Context, i int) (got outcome, err error) {
-		_, err = measure.Run(ctx, job{int64(cfg.backlog), int64(cfg.block), buffers.Names[i]}, &got)
+	outcomes, err := measure.InTurn(ctx, names, cfg.runs, func(ctx context.Context, i int) (outcome, error) {
+		got, _, err := measure.Run[outcome](ctx, job{int64(cfg.backlog), int64(cfg.block), i == 1}, nil)
 		return got, err
 	})
 	if err != nil {
 		return err
 	}
 
-	var rows []measure.Row
-	var lines []outcome
+	fmt.Fprintf(stdout, "work: a queue that grows to %v, runs empty, and does so again to half as much, in blocks of %v;\n"+
+		"runs of each, in turn: %d\nmachine: %s\n\n", cfg.backlog, cfg.block, cfg.runs, measure.Machine())
+	rows := [][]string{{"implementation", "median time", "MB/s", "longest Write", "peak memory", "memory of the empty queue"}}
+	var medians []outcome
 	for i, runs := range outcomes {
-		row := measure.Row{Work: fmt.Sprintf("backlog of %v", cfg.backlog), Implementation: buffers.Names[i]}
-		for _, o := range runs {
-			row.Runs = append(row.Runs, o.Figures)
+		o := measure.Median(runs, func(o outcome) time.Duration { return o.Elapsed })
+		medians = append(medians, o)
+		end := o.Samples[len(o.Samples)-1]
+		speed := fmt.Sprintf("%.0f", float64(end.Moved)/2e6/o.Elapsed.Seconds())
+		left := "n/a"
+		if o.Peak > 0 {
+			left = measure.Size(end.Resident).String()
 		}
-		rows = append(rows, row)
-		lines = append(lines, measure.Median(runs, func(o outcome) time.Duration { return o.Elapsed }))
+		rows = append(rows, []string{names[i], measure.Duration(o.Elapsed), speed, measure.Duration(o.Worst), measure.Memory(o.Peak), left})
 	}
-	work := fmt.Sprintf("a queue that grows to %v, runs empty, and does so again to half as much, in blocks of %v", cfg.backlog, cfg.block)
-	note := "The size is that of all that has passed through the queue."
-	for i, o := range lines {
-		if end := o.Samples[len(o.Samples)-1]; o.Peak > 0 {
-			note += fmt.Sprintf("\nThe empty queue still holds %v of memory, garbage aside: %s.", command.Size(end.Resident), buffers.Names[i])
-		}
-	}
-	if err := measure.Report(os.Stdout, work, cfg.runs, rows, note); err != nil {
+	if err := measure.Table(stdout, rows); err != nil {
 		return err
 	}
-	return drawPicture(os.Stdout, cfg, lines)
+	fmt.Fprint(stdout, "\nThe runs with the median times. The memory of the empty queue is without garbage.\n\n")
+	return drawPicture(stdout, cfg, medians)
 }
 
 // A config is what the command line asks for.
 type config struct {
-	backlog command.Size
-	block   command.Size
-	runs    int
-	out     string
+	backlog, block measure.Size
+	runs           int
+	out            string
 }
 
 // parse reads the command line.
@@ -124,21 +90,100 @@ func parse(args []string) (config, error) {
 	fs.Var(&cfg.block, "block", "`bytes` that are written or read at a time")
 	fs.IntVar(&cfg.runs, "runs", 3, "`number` of runs of each")
 	fs.StringVar(&cfg.out, "out", ".", "`directory` for pipeline.svg and pipeline.png")
-	if err := command.Parse(fs, args, "pipeline [flags]", "Passes data through a queue that grows and runs empty, and compares time and memory\n"+
+	if err := measure.Parse(fs, args, "pipeline [flags]\n\nPasses data through a queue that grows and runs empty, and compares time and memory\n"+
 		"of bytes.Buffer and mmapbuf.Buffer."); err != nil {
 		return cfg, err
 	}
 	switch {
 	case fs.NArg() > 0:
-		return cfg, command.Usagef("there are no arguments but flags, not %q", fs.Args())
-	case cfg.block < minBlock:
-		return cfg, command.Usagef("-block %v: at least %d bytes are needed", cfg.block, minBlock)
+		return cfg, fmt.Errorf("there are no arguments but flags, not %q", fs.Args())
 	case cfg.backlog < 2*cfg.block:
-		return cfg, command.Usagef("-backlog %v is less than two blocks of %v", cfg.backlog, cfg.block)
+		return cfg, fmt.Errorf("-backlog %v is less than two blocks of %v", cfg.backlog, cfg.block)
 	case cfg.runs < 1:
-		return cfg, command.Usagef("-runs %d: at least one run is needed", cfg.runs)
+		return cfg, fmt.Errorf("-runs %d: at least one run is needed", cfg.runs)
 	case cfg.out == "":
-		return cfg, command.Usagef("-out names no directory")
+		return cfg, errors.New("-out names no directory")
 	}
 	return cfg, nil
+}
+
+// A job tells a child what to do.
+type job struct {
+	Backlog, Block int64
+	Mmapbuf        bool
+}
+
+// An outcome is what a child reports.
+type outcome struct {
+	measure.Figures
+	Worst   time.Duration // the longest Write
+	Samples []sample
+}
+
+// A sample is of some moment in the life of a queue.
+type sample struct {
+	Moved    int64 // bytes written and read so far
+	Backlog  int64 // bytes in the queue
+	Resident int64 // memory of the process less what it held before
+}
+
+// A queue is read while it is written.
+type queue interface {
+	io.ReadWriter
+	Len() int
+}
+
+// serve is the child.
+func serve(j job) (o outcome, err error) {
+	if err := measure.Warm(measure.PeakFactor * j.Backlog); err != nil {
+		return o, fmt.Errorf("warming up: %w", err)
+	}
+	var q queue = new(bytes.Buffer)
+	if j.Mmapbuf {
+		q = new(mmapbuf.Buffer)
+	}
+	meter, base := measure.Start(), measure.Resident()
+	add := func(moved int64) {
+		o.Samples = append(o.Samples, sample{moved, int64(q.Len()), max(0, measure.Resident()-base)})
+	}
+	add(0)
+	var moved int64
+	in, out := bytes.Repeat([]byte("mmapbuf\n"), int(j.Block+7)/8)[:j.Block], make([]byte, j.Block)
+	// While the consumer falls behind it reads half of what is written, and while
+	// it catches up twice as much.
+	for _, level := range []int64{j.Backlog, 0, j.Backlog / 2, 0} {
+		rising := level > 0
+		for rising == (int64(q.Len()) < level) && int64(q.Len()) != level {
+			writes, reads := 1, 2
+			if rising {
+				writes, reads = 2, 1
+			}
+			for range writes {
+				start := time.Now()
+				if _, err := q.Write(in); err != nil {
+					return o, err
+				}
+				o.Worst = max(o.Worst, time.Since(start))
+			}
+			for range reads {
+				if _, err := io.ReadFull(q, out); err != nil {
+					return o, err
+				} else if !bytes.Equal(in, out) {
+					return o, errors.New("a block is not what was written")
+				}
+			}
+			moved += int64(writes+reads) * j.Block
+			// About 500 in all: some 9 times the backlog is written and read.
+			if moved-o.Samples[len(o.Samples)-1].Moved >= j.Backlog/55 || int64(q.Len()) == level {
+				add(moved)
+			}
+		}
+	}
+	worst, samples := o.Worst, o.Samples
+	o = outcome{meter.Stop(), worst, samples}
+	// Garbage of the heap is given back sooner or later: what is left then is the
+	// last sample.
+	debug.FreeOSMemory()
+	add(moved)
+	return o, nil
 }

@@ -11,41 +11,30 @@ import (
 	"gonum.org/v1/plot/vg"
 	"gonum.org/v1/plot/vg/draw"
 
-	"github.com/mmapbuf/mmapbuf/benchmarks/internal/buffers"
 	"github.com/mmapbuf/mmapbuf/benchmarks/internal/chart"
-	"github.com/mmapbuf/mmapbuf/benchmarks/internal/report"
+	"github.com/mmapbuf/mmapbuf/benchmarks/internal/measure"
 )
 
 var lineColors = []color.Color{chart.Vermillion, chart.Blue}
 
-// drawPicture writes pipeline.svg and pipeline.png, and their names to w. The
-// outcomes are those of buffers.Names.
+// drawPicture writes pipeline.svg and pipeline.png, and their names to w.
 func drawPicture(w io.Writer, cfg config, outcomes []outcome) error {
 	if outcomes[0].Peak == 0 {
-		_, err := fmt.Fprintf(w, "\nNo picture: %s does not tell how much memory is resident.\n", runtime.GOOS)
+		_, err := fmt.Fprintf(w, "No picture: %s does not tell how much memory is resident.\n", runtime.GOOS)
 		return err
 	}
 	p, err := picture(cfg, outcomes)
 	if err != nil {
 		return fmt.Errorf("picture: %w", err)
 	}
-	names, err := chart.Write(cfg.out, "pipeline", p)
-	if err != nil {
-		return err
-	}
-	for _, name := range names {
-		if _, err := fmt.Fprintln(w, "wrote", name); err != nil {
-			return err
-		}
-	}
-	return nil
+	return chart.Write(w, cfg.out, "pipeline", p)
 }
 
 // picture plots the resident memory over what has been written and read, in
 // which the runs agree, as they do not in time.
 func picture(cfg config, outcomes []outcome) (*plot.Plot, error) {
 	unit, one := "MiB", float64(1<<20)
-	if passed(int64(cfg.backlog)) >= 8<<30 {
+	if cfg.backlog >= 1<<30 {
 		unit, one = "GiB", 1<<30
 	}
 	p := chart.New()
@@ -70,7 +59,7 @@ func picture(cfg config, outcomes []outcome) (*plot.Plot, error) {
 	}
 	dot := &plotter.Scatter{GlyphStyle: draw.GlyphStyle{Color: chart.Ink, Radius: 4, Shape: draw.CircleGlyph{}}}
 	for i, o := range outcomes {
-		line, err := add(buffers.Names[i]+", "+report.Duration(o.Elapsed), o.Samples, func(s sample) int64 { return s.Resident })
+		line, err := add(names[i]+", "+measure.Duration(o.Elapsed), o.Samples, func(s sample) int64 { return s.Resident })
 		if err != nil {
 			return nil, err
 		}
@@ -78,7 +67,7 @@ func picture(cfg config, outcomes []outcome) (*plot.Plot, error) {
 		line.Color = lineColors[i]
 		end, err := plotter.NewScatter(line.XYs[len(line.XYs)-1:])
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", buffers.Names[i], err)
+			return nil, fmt.Errorf("%s: %w", names[i], err)
 		}
 		end.GlyphStyle = dot.GlyphStyle
 		end.Color = line.Color

@@ -1,12 +1,14 @@
 package main
 
 import (
+	"bytes"
+	"fmt"
 	"io"
 	"sync"
 
 	"github.com/valyala/bytebufferpool"
 
-	"github.com/mmapbuf/mmapbuf/benchmarks/internal/buffers"
+	"github.com/mmapbuf/mmapbuf"
 )
 
 // A buffer holds the data of a job.
@@ -18,9 +20,28 @@ type buffer interface {
 	Reset()
 }
 
+// A queue is a buffer that is read while it is written. A randomBuffer is one
+// that is read at random.
+type (
+	queue interface {
+		io.ReadWriter
+		Len() int
+	}
+	randomBuffer interface {
+		buffer
+		queue
+		io.ReaderAt
+	}
+)
+
 const (
 	bytePool  = "bytebufferpool"
 	chunkList = "64 KiB chunks"
+)
+
+var (
+	both = []string{"bytes.Buffer", "mmapbuf.Buffer"} // these are queues and randomBuffers
+	all  = append(both[:2:2], bytePool, chunkList)
 )
 
 // pools reports whether Close of that implementation returns memory to a pool
@@ -28,24 +49,36 @@ const (
 func pools(name string) bool { return name == bytePool || name == chunkList }
 
 // newBuffer returns an empty buffer.
-func newBuffer(name string) (buffer, error) {
+func newBuffer(name string) buffer {
 	switch name {
+	case "bytes.Buffer":
+		return new(std)
+	case "mmapbuf.Buffer":
+		return new(mmapbuf.Buffer)
 	case bytePool:
-		return pooledBytes{bytebufferpool.Get()}, nil
+		return pooledBytes{bytebufferpool.Get()}
 	case chunkList:
-		return new(chunks), nil
+		return new(chunks)
 	}
-	b, err := buffers.New(name)
-	if err != nil {
-		return nil, err
-	}
-	return b.(buffer), nil
+	panic(fmt.Sprintf("no buffer is called %q", name))
+}
+
+// std is a bytes.Buffer with what it lacks.
+type std struct{ bytes.Buffer }
+
+func (b *std) ReadAt(p []byte, off int64) (int, error) {
+	return bytes.NewReader(b.Bytes()).ReadAt(p, off)
+}
+
+// Close leaves the memory to the collector.
+func (b *std) Close() error {
+	b.Buffer = bytes.Buffer{}
+	return nil
 }
 
 // pooledBytes is a bytebufferpool.ByteBuffer that returns to its pool.
 type pooledBytes struct{ *bytebufferpool.ByteBuffer }
 
-// Close implements io.Closer.
 func (b pooledBytes) Close() error {
 	bytebufferpool.Put(b.ByteBuffer)
 	return nil
@@ -61,7 +94,6 @@ type chunks struct {
 	size int
 }
 
-// Write implements io.Writer.
 func (c *chunks) Write(p []byte) (int, error) {
 	for rest := p; len(rest) > 0; {
 		used := c.size % chunkSize
@@ -75,7 +107,7 @@ func (c *chunks) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// WriteTo implements io.WriterTo. The contents stay.
+// WriteTo writes the contents, which stay.
 func (c *chunks) WriteTo(w io.Writer) (done int64, err error) {
 	for _, chunk := range c.list {
 		n, err := w.Write(chunk[:min(chunkSize, int64(c.size)-done)])
@@ -104,8 +136,49 @@ func (c *chunks) Reset() {
 	*c = chunks{}
 }
 
-// Close implements io.Closer.
 func (c *chunks) Close() error {
 	c.Reset()
 	return nil
+}
+
+// A supply hands out buffers as a mode says. Each goroutine has its own; they
+// share the pool.
+type supply struct {
+	mode, implementation string
+	pool                 *sync.Pool
+	kept                 buffer // in mode reset
+}
+
+func (s *supply) take() buffer {
+	switch {
+	case s.mode == "pooled" && !pools(s.implementation):
+		return s.pool.Get().(buffer)
+	case s.mode == "reset" && s.kept != nil:
+		return s.kept
+	}
+	return newBuffer(s.implementation)
+}
+
+func (s *supply) release(b buffer) error {
+	switch {
+	case s.mode == "closed" || s.mode == "pooled" && pools(s.implementation):
+		return b.Close()
+	case s.mode == "pooled":
+		b.Reset()
+		s.pool.Put(b)
+	case s.mode == "reset":
+		b.Reset()
+		s.kept = b
+	}
+	return nil // the collector frees it
+}
+
+// supplies returns one for each goroutine of j.
+func supplies(j job) []*supply {
+	pool := &sync.Pool{New: func() any { return newBuffer(j.Implementation) }}
+	list := make([]*supply, j.Goroutines)
+	for i := range list {
+		list[i] = &supply{mode: j.Mode, implementation: j.Implementation, pool: pool}
+	}
+	return list
 }

@@ -15,11 +15,14 @@
 // It prints a table for each of them and draws throughput and latency as
 // service.svg and service.png.
 //
-// Other workloads have one goroutine and no picture:
+// Other workloads have no picture:
 //
-//	go -C benchmarks run ./service -loop      # jobs of one size
+//	go -C benchmarks run ./service -loop      # jobs of one size, in one goroutine
 //	go -C benchmarks run ./service -queue     # a queue with a constant backlog
 //	go -C benchmarks run ./service -readfile  # a file read into memory
+//	go -C benchmarks run ./service -http      # uploads to a server
+//	go -C benchmarks run ./service -archive   # a tree packed as tar and zip, and read back
+//	go -C benchmarks run ./service -columns   # a Parquet file written and read back
 //
 // Each run is a process of its own, and implementations take turns. Relative
 // names are looked up from benchmarks/, where -C puts the program.
@@ -30,23 +33,25 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"go/build"
+	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
-	"github.com/mmapbuf/mmapbuf/benchmarks/internal/command"
 	"github.com/mmapbuf/mmapbuf/benchmarks/internal/measure"
 )
 
 func main() {
 	measure.Serve(serve)
-	command.Main("service", run)
+	measure.Main("service", run)
 }
 
 // run is the program but for the exit status.
-func run(ctx context.Context, args []string) (err error) {
+func run(ctx context.Context, args []string, stdout io.Writer) error {
 	cfg, err := parse(args)
 	if err != nil {
 		return err
@@ -54,32 +59,33 @@ func run(ctx context.Context, args []string) (err error) {
 	if err := os.MkdirAll(cfg.out, 0o777); err != nil {
 		return fmt.Errorf("output directory: %w", err)
 	}
-	jobs := cfg.jobs()
-	for _, j := range jobs {
-		if err := measure.Fits(j.String(), j.memory()+j.Live); err != nil {
+	switch cfg.workload.name {
+	case "readfile":
+		if cfg.dir, err = os.MkdirTemp("", "service-*"); err != nil {
 			return err
 		}
+		defer os.RemoveAll(cfg.dir)
+	case "archive":
+		if cfg.min, err = survey(cfg.dir); err != nil {
+			return fmt.Errorf("-dir: %w", err)
+		}
+		cfg.max = cfg.min
 	}
-	if cfg.workload.name == "readfile" {
-		dir, err := os.MkdirTemp("", "service-*")
-		if err != nil {
+	jobs := cfg.jobs()
+	var names []string
+	for _, j := range jobs {
+		if err := measure.Fits(j.String(), j.memory()); err != nil {
 			return err
 		}
-		defer os.RemoveAll(dir)
-		for i := range jobs {
-			jobs[i].Path = filepath.Join(dir, fmt.Sprint(jobs[i].Max))
-			if err := writeFile(jobs[i].Path, jobs[i].Max); err != nil {
+		if cfg.workload.name == "readfile" {
+			if err := writeFile(cfg.dir, j.Max); err != nil {
 				return fmt.Errorf("temporary file: %w", err)
 			}
 		}
-	}
-
-	var names []string
-	for _, j := range jobs {
 		names = append(names, j.String())
 	}
-	outcomes, err := measure.InTurn(ctx, names, cfg.runs, func(ctx context.Context, i int) (got outcome, err error) {
-		_, err = measure.Run(ctx, jobs[i], &got)
+	outcomes, err := measure.InTurn(ctx, names, cfg.runs, func(ctx context.Context, i int) (outcome, error) {
+		got, _, err := measure.Run[outcome](ctx, jobs[i], nil)
 		return got, err
 	})
 	if err != nil {
@@ -89,13 +95,30 @@ func run(ctx context.Context, args []string) (err error) {
 	for i, j := range jobs {
 		results[i] = result{j, outcomes[i]}
 	}
-	if err := writeReport(os.Stdout, cfg, results); err != nil {
+	if err := writeReport(stdout, cfg, results); err != nil {
 		return fmt.Errorf("report: %w", err)
 	}
 	if cfg.workload.name != "service" {
 		return nil
 	}
-	return drawPicture(os.Stdout, cfg, results)
+	return drawPicture(stdout, cfg, results)
+}
+
+// survey reads all files of a directory once, so that each run finds them in the
+// page cache, and returns how many bytes they are.
+func survey(dir string) (size measure.Size, err error) {
+	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		p, err := os.ReadFile(path)
+		size += measure.Size(len(p))
+		return err
+	})
+	if err == nil && size == 0 {
+		err = fmt.Errorf("%s has no files", dir)
+	}
+	return size, err
 }
 
 // A config is what the command line asks for.
@@ -103,10 +126,10 @@ type config struct {
 	workload        *workload
 	modes           []string
 	implementations []string
-	sizes           []int64 // as in a workload
-	min, max        command.Size
-	write           command.Size
-	live            int64
+	sizes           []measure.Size // as in a workload
+	min, max        measure.Size
+	write, live     measure.Size
+	dir             string
 	goroutines      int
 	duration        time.Duration
 	settle          time.Duration
@@ -117,14 +140,14 @@ type config struct {
 // jobs returns what the children have to do, in the order of the tables.
 func (cfg config) jobs() []job {
 	j := job{
-		Workload: cfg.workload.name, Goroutines: cfg.goroutines, Write: int(cfg.write), Live: cfg.live,
-		Duration: cfg.duration, Settle: cfg.settle, Min: int64(cfg.min), Max: int64(cfg.max),
+		Workload: cfg.workload.name, Goroutines: cfg.goroutines, Write: int(cfg.write), Live: int64(cfg.live),
+		Duration: cfg.duration, Settle: cfg.settle, Min: int64(cfg.min), Max: int64(cfg.max), Dir: cfg.dir,
 	}
 	var jobs []job
 	for _, j.Mode = range cfg.modes {
 		for _, size := range cfg.sizes {
 			if size > 0 {
-				j.Min, j.Max = size, size
+				j.Min, j.Max = int64(size), int64(size)
 			}
 			for _, j.Implementation = range cfg.implementations {
 				jobs = append(jobs, j)
@@ -154,23 +177,18 @@ func parse(args []string) (config, error) {
 	fs.Var(&cfg.min, "min", "`bytes` of the smallest buffer")
 	fs.Var(&cfg.max, "max", "`bytes` of the largest buffer; sizes are log-uniform between the two")
 	fs.Var(&cfg.write, "write", "`bytes` in a single write")
-	fs.Func("live", "`bytes` of small objects that live beside the buffers, for the collector to mark (default none)", func(s string) error {
-		var n command.Size
-		err := n.Set(s)
-		cfg.live = int64(n)
-		return err
-	})
+	fs.Var(&cfg.live, "live", "`bytes` of small objects that live beside the buffers, for the collector to mark (default none)")
+	fs.StringVar(&cfg.dir, "dir", filepath.Join(build.Default.GOROOT, "src"), "`directory` to pack")
 	fs.IntVar(&cfg.goroutines, "goroutines", 8, "`number` of goroutines")
 	fs.DurationVar(&cfg.duration, "duration", 5*time.Second, "`time` that each run takes")
 	fs.DurationVar(&cfg.settle, "settle", 3*time.Second, "`time` from the last job until the final memory is read")
 	fs.IntVar(&cfg.runs, "runs", 3, "`number` of runs of each")
 	fs.StringVar(&cfg.out, "out", ".", "`directory` for service.svg and service.png")
-	if err := command.Parse(fs, args, "service [flags]", "Measures buffers as a service uses them: throughput, latency, collections, CPU time\n"+
+	if err := measure.Parse(fs, args, "service [flags]\n\nMeasures buffers as a service uses them: throughput, latency, collections, CPU time\n"+
 		"and memory, of several implementations."); err != nil {
 		return cfg, err
 	}
-
-	if cfg.workload.name != "service" {
+	if !slices.Contains(cfg.workload.flags, "goroutines") {
 		cfg.goroutines, cfg.settle = 1, 0
 	}
 	var misplaced string
@@ -182,39 +200,39 @@ func parse(args []string) (config, error) {
 	})
 	switch {
 	case fs.NArg() > 0:
-		return cfg, command.Usagef("there are no arguments but flags, not %q", fs.Args())
+		return cfg, fmt.Errorf("there are no arguments but flags, not %q", fs.Args())
 	case chosen > 1:
-		return cfg, command.Usagef("more than one workload")
+		return cfg, fmt.Errorf("more than one workload")
 	case misplaced != "":
-		return cfg, command.Usagef("-%s does not apply to the workload %s", misplaced, cfg.workload.name)
+		return cfg, fmt.Errorf("-%s does not apply to the workload %s", misplaced, cfg.workload.name)
 	case cfg.min > cfg.max:
-		return cfg, command.Usagef("-min %v is more than -max %v", cfg.min, cfg.max)
+		return cfg, fmt.Errorf("-min %v is more than -max %v", cfg.min, cfg.max)
 	case cfg.goroutines < 1:
-		return cfg, command.Usagef("-goroutines %d: at least one is needed", cfg.goroutines)
+		return cfg, fmt.Errorf("-goroutines %d: at least one is needed", cfg.goroutines)
 	case cfg.duration <= 0:
-		return cfg, command.Usagef("-duration %v: some time is needed", cfg.duration)
+		return cfg, fmt.Errorf("-duration %v: some time is needed", cfg.duration)
 	case cfg.runs < 1:
-		return cfg, command.Usagef("-runs %d: at least one run is needed", cfg.runs)
+		return cfg, fmt.Errorf("-runs %d: at least one run is needed", cfg.runs)
 	case cfg.out == "":
-		return cfg, command.Usagef("-out names no directory")
+		return cfg, fmt.Errorf("-out names no directory")
 	}
 
 	var err error
-	if cfg.modes, err = command.Choose(cmp.Or(modes, strings.Join(cfg.workload.modes, ",")), cfg.workload.modes); err != nil {
-		return cfg, command.Usagef("-modes: %w", err)
+	if cfg.modes, err = measure.Choose(cmp.Or(modes, strings.Join(cfg.workload.modes, ",")), cfg.workload.modes); err != nil {
+		return cfg, fmt.Errorf("-modes: %w", err)
 	}
-	if cfg.implementations, err = command.Choose(cmp.Or(implementations, strings.Join(cfg.workload.implementations, ",")), cfg.workload.implementations); err != nil {
-		return cfg, command.Usagef("-implementations: %w", err)
+	if cfg.implementations, err = measure.Choose(cmp.Or(implementations, strings.Join(cfg.workload.implementations, ",")), cfg.workload.implementations); err != nil {
+		return cfg, fmt.Errorf("-implementations: %w", err)
 	}
 	cfg.sizes = cfg.workload.sizes
 	if sizes != "" {
 		cfg.sizes = nil
 		for text := range strings.SplitSeq(sizes, ",") {
-			var n command.Size
+			var n measure.Size
 			if err := n.Set(strings.TrimSpace(text)); err != nil {
-				return cfg, command.Usagef("-sizes: %q: %w", text, err)
+				return cfg, fmt.Errorf("-sizes: %q: %w", text, err)
 			}
-			cfg.sizes = append(cfg.sizes, int64(n))
+			cfg.sizes = append(cfg.sizes, n)
 		}
 	}
 	return cfg, nil

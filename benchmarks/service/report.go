@@ -1,13 +1,11 @@
 package main
 
 import (
-	"bufio"
 	"fmt"
 	"image/color"
 	"io"
 	"math"
 	"slices"
-	"strings"
 	"time"
 
 	"gonum.org/v1/plot"
@@ -16,10 +14,7 @@ import (
 	"gonum.org/v1/plot/vg"
 
 	"github.com/mmapbuf/mmapbuf/benchmarks/internal/chart"
-	"github.com/mmapbuf/mmapbuf/benchmarks/internal/command"
 	"github.com/mmapbuf/mmapbuf/benchmarks/internal/measure"
-	"github.com/mmapbuf/mmapbuf/benchmarks/internal/report"
-	"github.com/mmapbuf/mmapbuf/benchmarks/internal/system"
 )
 
 // A result is what the runs of one job took.
@@ -65,58 +60,59 @@ func format(verb string) func(float64) string {
 	return func(x float64) string { return fmt.Sprintf(verb, x) }
 }
 
-func duration(x float64) string { return report.Duration(time.Duration(x)) }
-func memory(x float64) string   { return command.Size(x).String() }
+func duration(x float64) string { return measure.Duration(time.Duration(x)) }
+func memory(x float64) string   { return measure.Size(x).String() }
 
 // median returns the value of the run in the middle.
 func (r result) median(c column) float64 { return c.value(measure.Median(r.runs, c.value)) }
 
 // writeReport prints what was measured, where, and a table for each mode.
 func writeReport(w io.Writer, cfg config, results []result) error {
-	out := bufio.NewWriter(w)
-	fmt.Fprintf(out, "work: %s; %v for each run; runs of each, in turn: %d\n", cfg.workload.about, cfg.duration, cfg.runs)
-	fmt.Fprintf(out, "machine: %s\n", system.Machine(system.Root))
-	fmt.Fprintf(out, "goroutines: %d; live objects beside the buffers: %v", cfg.goroutines, command.Size(cfg.live))
+	fmt.Fprintf(w, "work: %s; %v for each run; runs of each, in turn: %d\nmachine: %s\n", cfg.workload.about, cfg.duration, cfg.runs, measure.Machine())
+	fmt.Fprintf(w, "goroutines: %d; live objects beside the buffers: %v", cfg.goroutines, cfg.live)
 	if slices.Contains(cfg.workload.flags, "write") {
-		fmt.Fprintf(out, "; in a single write: %v", cfg.write)
+		fmt.Fprintf(w, "; in a single write: %v", cfg.write)
 	}
-	fmt.Fprintln(out)
-	for _, mode := range cfg.modes {
-		heading := cfg.workload.name + ", " + mode
-		rows := [][]string{{"implementation", "size"}}
-		for _, c := range cfg.workload.columns {
-			rows[0] = append(rows[0], c.title)
-			if c.ratio {
-				rows[0] = append(rows[0], "ratio")
-			}
+	fmt.Fprintln(w)
+	header := []string{"implementation", "size"}
+	for _, c := range cfg.workload.columns {
+		header = append(header, c.title)
+		if c.ratio {
+			header = append(header, "ratio")
 		}
+	}
+	for _, mode := range cfg.modes {
+		rows := [][]string{header}
 		for _, r := range results {
 			if r.Mode == mode {
-				rows = append(rows, row(cfg.workload.columns, r, results))
+				rows = append(rows, cellsOf(cfg.workload.columns, r, results))
 			}
 		}
+		heading := cfg.workload.name + ", " + mode
 		if len(cfg.sizes) == 1 {
 			heading += ", " + rows[1][1]
 			for i := range rows {
-				rows[i] = slices.Delete(rows[i], 1, 2)
+				rows[i] = slices.Concat(rows[i][:1], rows[i][2:])
 			}
 		}
-		fmt.Fprintf(out, "\n%s:\n\n", heading)
-		report.Table(out, rows)
+		fmt.Fprintf(w, "\n%s:\n\n", heading)
+		if err := measure.Table(w, rows); err != nil {
+			return err
+		}
 	}
-	fmt.Fprintf(out, "\nMedians; ratios are multiples of what %s takes. Memory is that of the process less what\n"+
-		"it held before", cfg.workload.implementations[0])
+	note := ""
 	if cfg.settle > 0 {
-		fmt.Fprintf(out, "; the final one is read %v after the last job, and nothing runs meanwhile", cfg.settle)
+		note = fmt.Sprintf("; the final one is read %v after the last job, and nothing runs meanwhile", cfg.settle)
 	}
-	fmt.Fprintln(out, ".")
-	return out.Flush()
+	_, err := fmt.Fprintf(w, "\nMedians; ratios are multiples of what %s takes. Memory is that of the process less what\n"+
+		"it held before%s.\n\n", cfg.workload.implementations[0], note)
+	return err
 }
 
-// row returns the cells of r.
-func row(columns []column, r result, results []result) []string {
+// cellsOf returns the cells of the row of r.
+func cellsOf(columns []column, r result, results []result) []string {
 	first := slices.IndexFunc(results, func(other result) bool {
-		return other.Mode == r.Mode && other.Max == r.Max && other.Implementation == workloads[0].implementations[0]
+		return other.Mode == r.Mode && other.Max == r.Max && other.Implementation == both[0]
 	})
 	cells := []string{r.Implementation, r.size()}
 	for _, c := range columns {
@@ -124,7 +120,7 @@ func row(columns []column, r result, results []result) []string {
 		if !math.IsNaN(value) {
 			cell = c.text(value)
 			if first >= 0 && results[first].median(c) > 0 {
-				ratio = report.Ratio(value / results[first].median(c))
+				ratio = measure.Ratio(value / results[first].median(c))
 			}
 		}
 		cells = append(cells, cell)
@@ -147,12 +143,7 @@ func drawPicture(w io.Writer, cfg config, results []result) error {
 	if err != nil {
 		return fmt.Errorf("picture: %w", err)
 	}
-	names, err := chart.WriteStacked(cfg.out, "service", above, below)
-	if err != nil {
-		return err
-	}
-	_, err = fmt.Fprintf(w, "\nwrote %s\n", strings.Join(names, "\nwrote "))
-	return err
+	return chart.Write(w, cfg.out, "service", above, below)
 }
 
 // bars plots the medians of a column, in units of one, as bars that stand in

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"image/png"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,18 +11,19 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/mmapbuf/mmapbuf/benchmarks/internal/commandtest"
 	"github.com/mmapbuf/mmapbuf/benchmarks/internal/measure"
 )
 
-func TestMain(m *testing.M) { commandtest.Main(m, main) }
+func TestMain(m *testing.M) {
+	measure.Serve(serve)
+	os.Exit(m.Run())
+}
 
 func TestBuffers(t *testing.T) {
 	noise := newNoise(3*chunkSize + 100)
-	for _, name := range workloads[0].implementations {
+	for _, name := range all {
 		for _, size := range []int{0, 1, chunkSize - 1, chunkSize, chunkSize + 1, len(noise)} {
-			b, err := newBuffer(name)
-			require.NoError(t, err)
+			b := newBuffer(name)
 			for range 2 {
 				for rest := noise[:size]; len(rest) > 0; {
 					n, err := b.Write(rest[:min(len(rest), 40_000)])
@@ -41,8 +41,6 @@ func TestBuffers(t *testing.T) {
 			require.NoError(t, b.Close())
 		}
 	}
-	_, err := newBuffer("rope")
-	assert.EqualError(t, err, `no buffer is called "rope"`)
 }
 
 func TestLook(t *testing.T) {
@@ -54,38 +52,42 @@ func TestLook(t *testing.T) {
 	assert.EqualError(t, look(view, 200, noise), "byte 199 of 200 is not what was written")
 }
 
-func TestProgram(t *testing.T) {
+func TestRun(t *testing.T) {
+	tree := t.TempDir()
+	require.NoError(t, os.MkdirAll(filepath.Join(tree, "sub"), 0o777))
+	require.NoError(t, os.WriteFile(filepath.Join(tree, "sub", "file"), newNoise(3*miB), 0o666))
+	t.Setenv("TMPDIR", t.TempDir())
 	for i, args := range []string{
 		"-min 100KiB -max 2MiB -goroutines 3 -settle 1ms -live 1MiB",
 		"-loop -sizes 100KiB,2MiB",
 		"-queue -sizes 1MiB,3MiB",
 		"-readfile -sizes 2MiB,100",
+		"-http -min 1KiB -max 2MiB -goroutines 3 -settle 1ms",
+		"-archive -dir " + tree,
+		"-columns -sizes 2MiB,1",
 	} {
 		w := workloads[i]
 		t.Run(w.name, func(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "new")
-			cmd, stdout, stderr := commandtest.Program(t, strings.Fields(args+" -runs 1 -duration 50ms -out "+dir)...)
-			require.NoError(t, cmd.Run(), stderr)
-			assert.Empty(t, stderr.String(), "no bar where there is no terminal")
-			assert.Contains(t, stdout.String(), "work: "+w.about+"; 50ms for each run; runs of each, in turn: 1\n")
+			var out bytes.Buffer
+			require.NoError(t, run(t.Context(), strings.Fields(args+" -runs 1 -duration 50ms -out "+dir), &out))
+			assert.Contains(t, out.String(), "work: "+w.about+"; 50ms for each run; runs of each, in turn: 1\n")
 			for _, mode := range w.modes {
-				assert.Contains(t, stdout.String(), "\n"+w.name+", "+mode)
+				assert.Contains(t, out.String(), "\n"+w.name+", "+mode)
 			}
 			rows := len(w.modes) * (1 + strings.Count(args, ","))
 			for _, implementation := range w.implementations {
-				assert.Equal(t, rows, strings.Count(stdout.String(), "\n| "+implementation+" "), implementation)
+				assert.Equal(t, rows, strings.Count(out.String(), "\n| "+implementation+" "), implementation)
 			}
-			if i > 0 {
-				return
+			if w.name == "service" {
+				assert.Contains(t, out.String(), "wrote "+filepath.Join(dir, "service.svg"))
+				assert.FileExists(t, filepath.Join(dir, "service.png"))
 			}
-			assert.Contains(t, stdout.String(), filepath.Join(dir, "service.svg"))
-			f, err := os.Open(filepath.Join(dir, "service.png"))
-			require.NoError(t, err)
-			defer f.Close()
-			_, err = png.Decode(f)
-			assert.NoError(t, err)
 		})
 	}
+	left, err := os.ReadDir(os.TempDir())
+	require.NoError(t, err)
+	assert.Empty(t, left, "temporary files are left behind")
 }
 
 // The table has medians, and multiples of what bytes.Buffer takes.
@@ -116,31 +118,26 @@ func TestReport(t *testing.T) {
 func TestMistakes(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "file")
 	require.NoError(t, os.WriteFile(file, nil, 0o666))
-	commandtest.RequireHelp(t, "service")
-	for _, test := range []struct {
-		args   string
-		status int
-		says   string
-	}{
-		{"-min 2MiB -max 1MiB", 2, "-min 2 MiB is more than -max 1 MiB"},
-		{"-min 0", 2, "at least one byte"},
-		{"-live lots", 2, "not a number of bytes"},
-		{"-goroutines 0", 2, "-goroutines 0: at least one"},
-		{"-duration 0s", 2, "-duration 0s: some time"},
-		{"-runs 0", 2, "at least one run"},
-		{"-modes closed,open", 2, `-modes: "open" is none of closed,dropped,viewed,pooled`},
-		{"-loop -modes pooled", 2, `-modes: "pooled" is none of closed,viewed,reset`},
-		{"-implementations rope", 2, `-implementations: "rope" is none of bytes.Buffer,mmapbuf.Buffer,`},
-		{"-loop -queue", 2, "more than one workload"},
-		{"-loop -max 1MiB", 2, "-max does not apply to the workload loop"},
-		{"-sizes 1MiB", 2, "-sizes does not apply to the workload service"},
-		{"-queue -sizes 1MiB,-1", 2, `-sizes: "-1": not a number of bytes`},
-		{"-out=", 2, "-out names no directory"},
-		{"file", 2, "no arguments but flags"},
-		{"-out " + filepath.Join(file, "sub"), 1, "output directory"},
+	for args, says := range map[string]string{
+		"-min 2MiB -max 1MiB":           "-min 2 MiB is more than -max 1 MiB",
+		"-min 0":                        "at least one byte",
+		"-live lots":                    "not a number of bytes",
+		"-goroutines 0":                 "-goroutines 0: at least one",
+		"-duration 0s":                  "-duration 0s: some time",
+		"-runs 0":                       "at least one run",
+		"-modes closed,open":            `-modes: "open" is none of closed,dropped,viewed,pooled`,
+		"-loop -modes pooled":           `-modes: "pooled" is none of closed,viewed,reset`,
+		"-implementations rope":         `-implementations: "rope" is none of bytes.Buffer,mmapbuf.Buffer,`,
+		"-loop -queue":                  "more than one workload",
+		"-loop -max 1MiB":               "-max does not apply to the workload loop",
+		"-sizes 1MiB":                   "-sizes does not apply to the workload service",
+		"-queue -sizes 1MiB,-1":         `-sizes: "-1": not a number of bytes`,
+		"-out=":                         "-out names no directory",
+		"file":                          "no arguments but flags",
+		"-out " + file + "/sub":         "output directory",
+		"-archive -dir " + file + "/no": "-dir: ",
+		"-archive -dir " + file:         "has no files",
 	} {
-		t.Run(test.args, func(t *testing.T) {
-			commandtest.RequireFails(t, test.status, test.says, "service", strings.Fields(test.args)...)
-		})
+		assert.ErrorContains(t, run(t.Context(), strings.Fields(args), &bytes.Buffer{}), says, args)
 	}
 }

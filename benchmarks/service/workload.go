@@ -1,21 +1,15 @@
 package main
 
 import (
+	"context"
 	"fmt"
-	"io"
-	"math"
-	"math/rand/v2"
-	"os"
 	"runtime"
 	"runtime/debug"
 	"slices"
-	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/mmapbuf/mmapbuf/benchmarks/internal/buffers"
-	"github.com/mmapbuf/mmapbuf/benchmarks/internal/command"
 	"github.com/mmapbuf/mmapbuf/benchmarks/internal/measure"
 )
 
@@ -25,17 +19,11 @@ type workload struct {
 	about           string
 	flags           []string // that apply to it, beside those that apply to all
 	modes           []string
-	sizes           []int64  // of buffers; 0: those of -min and -max
-	implementations []string // first what the others are compared with
+	sizes           []measure.Size // of buffers; 0: those of -min and -max, or that of -dir
+	implementations []string       // first what the others are compared with
 	columns         []column
-	// open returns the workers for a job.
-	open func(j job) ([]worker, error)
-}
-
-// A worker repeats a round in a goroutine of its own.
-type worker struct {
-	round   func() (n int, err error) // timed; n is in bytes
-	between func() error              // not timed; nil: nothing to do
+	// open returns the workers for a job. They are done when ctx ends.
+	open func(ctx context.Context, j job) ([]worker, error)
 }
 
 const miB = 1 << 20
@@ -46,8 +34,8 @@ var workloads = []workload{
 		about:           "jobs of many sizes in many goroutines",
 		flags:           []string{"min", "max", "write", "goroutines", "settle"},
 		modes:           []string{"closed", "dropped", "viewed", "pooled"},
-		sizes:           []int64{0},
-		implementations: append(slices.Clone(buffers.Names), bytePool, chunkList),
+		sizes:           []measure.Size{0},
+		implementations: all,
 		columns:         []column{jobRate, throughput, p50, p99, worst, collections, forced, cpu, cpuPerGB, peak, final},
 		open:            openJobs,
 	},
@@ -56,8 +44,8 @@ var workloads = []workload{
 		about:           "jobs of one size after another in one goroutine",
 		flags:           []string{"sizes", "write"},
 		modes:           []string{"closed", "viewed", "reset"},
-		sizes:           []int64{2 * miB, 4 * miB, 16 * miB, 64 * miB},
-		implementations: buffers.Names,
+		sizes:           []measure.Size{2 * miB, 4 * miB, 16 * miB, 64 * miB},
+		implementations: both,
 		columns:         []column{perRound, throughput, collections, cpuPerGB, peak},
 		open:            openJobs,
 	},
@@ -66,8 +54,8 @@ var workloads = []workload{
 		about:           "a queue with a constant backlog, written and read in turn in blocks of 64 KiB",
 		flags:           []string{"sizes"},
 		modes:           []string{"steady"},
-		sizes:           []int64{miB, 64 * miB, 512 * miB},
-		implementations: buffers.Names,
+		sizes:           []measure.Size{miB, 64 * miB, 512 * miB},
+		implementations: both,
 		columns:         []column{throughput, longestWrite, peak, final},
 		open:            openQueue,
 	},
@@ -76,10 +64,40 @@ var workloads = []workload{
 		about:           "a file that is in the page cache, read into a new buffer again and again",
 		flags:           []string{"sizes"},
 		modes:           []string{"whole"},
-		sizes:           []int64{512 * miB},
-		implementations: append(slices.Clone(buffers.Names), "os.ReadFile", "io.ReadAll"),
+		sizes:           []measure.Size{512 * miB},
+		implementations: append(both[:2:2], "os.ReadFile", "io.ReadAll"),
 		columns:         []column{perRound, throughput, cpuPerGB, peak},
 		open:            openFile,
+	},
+	{
+		name:            "http",
+		about:           "uploads of many sizes to a server, in many goroutines",
+		flags:           []string{"min", "max", "goroutines", "settle"},
+		modes:           []string{"closed", "dropped", "pooled"},
+		sizes:           []measure.Size{0},
+		implementations: all,
+		columns:         []column{jobRate, throughput, p50, p99, worst, collections, cpuPerGB, peak, final},
+		open:            openHTTP,
+	},
+	{
+		name:            "archive",
+		about:           "a tree of files packed into a buffer and read back",
+		flags:           []string{"dir"},
+		modes:           []string{"tar", "tar.zst", "zip"},
+		sizes:           []measure.Size{0},
+		implementations: both,
+		columns:         []column{perRound, throughput, collections, cpuPerGB, peak},
+		open:            openArchive,
+	},
+	{
+		name:            "columns",
+		about:           "a Parquet file written into a buffer and read back",
+		flags:           []string{"sizes"},
+		modes:           []string{"round trip"},
+		sizes:           []measure.Size{100 * miB},
+		implementations: both,
+		columns:         []column{perRound, throughput, collections, cpuPerGB, peak},
+		open:            openColumns,
 	},
 }
 
@@ -93,7 +111,7 @@ type job struct {
 	Duration   time.Duration
 	Settle     time.Duration // from the last round until the final memory is read
 	Live       int64         // bytes of live objects beside the buffers
-	Path       string        // of the file to read
+	Dir        string        // to pack, or where the files to read are
 }
 
 // String names the job for progress and errors.
@@ -104,15 +122,14 @@ func (j job) String() string {
 // size prints the size of the buffers.
 func (j job) size() string {
 	if j.Min == j.Max {
-		return command.Size(j.Max).String()
+		return measure.Size(j.Max).String()
 	}
-	return fmt.Sprintf("%v to %v", command.Size(j.Min), command.Size(j.Max))
+	return fmt.Sprintf("%v to %v", measure.Size(j.Min), measure.Size(j.Max))
 }
 
-// memory returns how many bytes are in buffers at most.
-func (j job) memory() int64 {
-	n := float64(j.Goroutines) * float64(j.Max) // may be more than an int64
-	return int64(min(n, command.MaxSize))
+// memory returns how many bytes a job may need.
+func (j job) memory() float64 {
+	return measure.PeakFactor*float64(j.Goroutines)*float64(j.Max) + 2*float64(j.Live)
 }
 
 // An outcome is what a child reports.
@@ -126,15 +143,14 @@ type outcome struct {
 // serve is the child.
 func serve(j job) (o outcome, err error) {
 	i := slices.IndexFunc(workloads, func(w workload) bool { return w.name == j.Workload })
-	if i < 0 {
-		return o, fmt.Errorf("no workload is called %q", j.Workload)
-	}
-	if err := measure.Warm(measure.PeakFactor*j.memory() + 2*j.Live); err != nil {
+	if err := measure.Warm(int64(j.memory())); err != nil {
 		return o, fmt.Errorf("warming up: %w", err)
 	}
 	live := liveHeap(j.Live)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
 	meter := measure.Start()
-	workers, err := workloads[i].open(j)
+	workers, err := workloads[i].open(ctx, j)
 	if err != nil {
 		return o, err
 	}
@@ -180,7 +196,7 @@ func (w worker) repeat(end time.Time) (times []time.Duration, size int64, err er
 			return nil, 0, err
 		}
 		times = append(times, time.Since(now))
-		size += int64(n)
+		size += n
 		if w.between != nil {
 			if err := w.between(); err != nil {
 				return nil, 0, err
@@ -210,151 +226,4 @@ func newTree(nodes int64) *node {
 	}
 	left := (nodes - 1) / 2
 	return &node{left: newTree(left), right: newTree(nodes - 1 - left)}
-}
-
-// newNoise returns n pseudo-random bytes, always the same.
-func newNoise(n int) []byte {
-	p := make([]byte, n)
-	rand.NewChaCha8([32]byte{}).Read(p)
-	return p
-}
-
-// openJobs returns workers that fill a buffer and end as the mode says. Each
-// implementation gets the same sizes.
-func openJobs(j job) ([]worker, error) {
-	if _, err := newBuffer(j.Implementation); err != nil {
-		return nil, err
-	}
-	open := func() any { b, _ := newBuffer(j.Implementation); return b }
-	pool := &sync.Pool{New: open}
-	noise := newNoise(j.Write)
-	workers := make([]worker, j.Goroutines)
-	for g := range workers {
-		random := rand.New(rand.NewPCG(1, uint64(g)))
-		var kept buffer // in mode reset
-		workers[g].round = func() (size int, err error) {
-			size = int(float64(j.Min) * math.Pow(float64(j.Max)/float64(j.Min), random.Float64()))
-			var b buffer
-			switch {
-			case j.Mode == "pooled" && !pools(j.Implementation):
-				b = pool.Get().(buffer)
-			case j.Mode == "reset" && kept != nil:
-				b = kept
-			default:
-				b = open().(buffer)
-			}
-			for n := 0; n < size; n += len(noise) {
-				if _, err := b.Write(noise[:min(len(noise), size-n)]); err != nil {
-					return 0, err
-				}
-			}
-
-			if j.Mode == "viewed" {
-				return size, look(b.Bytes(), size, noise)
-			}
-			if n, err := b.WriteTo(io.Discard); err != nil {
-				return 0, err
-			} else if n != int64(size) {
-				return 0, fmt.Errorf("the buffer held %d bytes of %d", n, size)
-			}
-			switch {
-			case j.Mode == "closed" || j.Mode == "pooled" && pools(j.Implementation):
-				err = b.Close()
-			case j.Mode == "pooled":
-				b.Reset()
-				pool.Put(b)
-			case j.Mode == "reset":
-				b.Reset()
-				kept = b
-			}
-			return size, err
-		}
-	}
-	return workers, nil
-}
-
-// look compares a few bytes of a view with those that were written.
-func look(view []byte, size int, noise []byte) error {
-	if len(view) != size {
-		return fmt.Errorf("the view has %d bytes of %d", len(view), size)
-	}
-	for _, i := range []int{0, size / 2, size - 1} {
-		if view[i] != noise[i%len(noise)] {
-			return fmt.Errorf("byte %d of %d is not what was written", i, size)
-		}
-	}
-	return nil
-}
-
-// openQueue returns a worker that writes to a queue, the backlog of which it has
-// written before, and reads as much between.
-func openQueue(j job) ([]worker, error) {
-	b, err := buffers.New(j.Implementation)
-	if err != nil {
-		return nil, err
-	}
-	block, read := newNoise(64<<10), make([]byte, 64<<10)
-	for int64(b.Len()) < j.Max {
-		if _, err := b.Write(block); err != nil {
-			return nil, err
-		}
-	}
-	return []worker{{
-		round: func() (int, error) { return b.Write(block) },
-		between: func() error {
-			_, err := io.ReadFull(b, read)
-			return err
-		},
-	}}, nil
-}
-
-// openFile returns a worker that reads a file into memory.
-func openFile(j job) ([]worker, error) {
-	return []worker{{round: func() (int, error) {
-		n, err := readFile(j.Path, j.Implementation)
-		if err == nil && n != j.Max {
-			err = fmt.Errorf("%d bytes of %d were read", n, j.Max)
-		}
-		return int(n), err
-	}}}, nil
-}
-
-// readFile returns the number of bytes that it has read.
-func readFile(path, implementation string) (int64, error) {
-	if implementation == "os.ReadFile" {
-		p, err := os.ReadFile(path)
-		return int64(len(p)), err
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return 0, err
-	}
-	defer f.Close()
-	if implementation == "io.ReadAll" {
-		p, err := io.ReadAll(f)
-		return int64(len(p)), err
-	}
-	b, err := buffers.New(implementation)
-	if err != nil {
-		return 0, err
-	}
-	defer b.Close()
-	return b.(io.ReaderFrom).ReadFrom(f)
-}
-
-// writeFile writes size bytes as a file, which leaves it in the page cache.
-func writeFile(path string, size int64) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
-	if os.IsExist(err) {
-		return nil // written for another implementation
-	} else if err != nil {
-		return err
-	}
-	defer f.Close()
-	for noise := newNoise(miB); size > 0; size -= int64(len(noise)) {
-		if _, err := f.Write(noise[:min(int64(len(noise)), size)]); err != nil {
-			return err
-		}
-	}
-	return f.Close()
 }

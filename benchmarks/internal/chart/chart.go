@@ -1,4 +1,4 @@
-// Package chart is the look of the pictures that the examples draw.
+// Package chart is the look of the pictures that the benchmarks draw.
 package chart
 
 import (
@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"fmt"
 	"image/color"
+	"io"
 	"math"
 	"os"
 	"path/filepath"
@@ -25,8 +26,8 @@ import (
 // A picture is 900 units wide, as a README is; the PNG has two pixels to the
 // unit, for dense screens.
 const (
-	width  = 900 * vg.Inch / 96
-	height = 480 * vg.Inch / 96
+	unit   = vg.Inch / 96
+	width  = 900 * unit
 	pngDPI = 2 * 96
 )
 
@@ -95,136 +96,85 @@ func (Ticks) Ticks(lo, hi float64) []plot.Tick {
 	return ticks
 }
 
-// A Label names the line that ends at X, Y, where the plot ends.
-type Label struct {
-	Text  string
-	X, Y  float64
-	Color color.Color
+// NewLabels returns names of lines, each to the right of where its line ends, and
+// apart from each other. The Y axis of p is logarithmic and has its limits.
+func NewLabels(p *plot.Plot, names []string, ends plotter.XYs, colors []color.Color) (*plotter.Labels, error) {
+	const lines = 20 // of text, in the height of a plot
+	apart := math.Pow(p.Y.Max/p.Y.Min, 1.0/lines)
+	order := make([]int, len(ends))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortFunc(order, func(a, b int) int { return cmp.Compare(ends[a].Y, ends[b].Y) })
+	at := slices.Clone(ends)
+	for n, i := range order {
+		if n > 0 {
+			at[i].Y = max(at[i].Y, at[order[n-1]].Y*apart)
+		}
+	}
+	limit := p.Y.Max
+	for _, i := range slices.Backward(order) {
+		at[i].Y = min(at[i].Y, limit)
+		limit = at[i].Y / apart
+	}
+	labels, err := plotter.NewLabels(plotter.XYLabels{XYs: at, Labels: names})
+	if err != nil {
+		return nil, err
+	}
+	for i := range labels.TextStyle {
+		labels.TextStyle[i] = p.Legend.TextStyle
+		labels.TextStyle[i].Color = colors[i]
+		labels.TextStyle[i].YAlign = text.YCenter
+	}
+	labels.Offset.X = 12
+	return labels, nil
 }
 
-// Write draws p as name.svg and name.png into directory dir and returns what
-// these files are called. Labels stand to the right of the plot.
-func Write(dir, name string, p *plot.Plot, labels ...Label) ([]string, error) {
-	return write(dir, name, height, func(c draw.Canvas) { drawOn(c, p, labels) })
-}
-
-// WriteStacked is Write for plots that stand one above the other.
-func WriteStacked(dir, name string, plots ...*plot.Plot) ([]string, error) {
+// Write draws plots, one above the other, as name.svg and name.png into directory
+// dir, and tells stdout what these files are called.
+func Write(stdout io.Writer, dir, name string, plots ...*plot.Plot) error {
+	height := 480 * unit
+	if len(plots) > 1 {
+		height = 320 * unit * vg.Length(len(plots))
+	}
 	column := make([][]*plot.Plot, len(plots))
 	for i, p := range plots {
 		column[i] = []*plot.Plot{p}
 	}
-	return write(dir, name, height*2/3*vg.Length(len(plots)), func(c draw.Canvas) {
+	paint := func(c draw.Canvas) {
 		c.SetColor(color.White)
 		c.Fill(c.Rectangle.Path())
 		tiles := draw.Tiles{Rows: len(plots), Cols: 1, PadTop: 10, PadBottom: 8, PadLeft: 10, PadRight: 16, PadY: 20}
 		for i, row := range plot.Align(column, tiles, c) {
 			plots[i].Draw(row[0])
 		}
-	})
-}
+	}
 
-// write makes both files of what paint draws.
-func write(dir, name string, height vg.Length, paint func(draw.Canvas)) ([]string, error) {
-	var svg bytes.Buffer
+	var svg, png bytes.Buffer
 	vectors := vgsvg.New(width, height)
 	paint(draw.New(vectors))
+	pixels := vgimg.NewWith(vgimg.UseWH(width, height), vgimg.UseDPI(pngDPI))
+	paint(draw.New(pixels))
 	if _, err := vectors.WriteTo(&svg); err != nil {
-		return nil, fmt.Errorf("picture: %w", err)
+		return fmt.Errorf("picture: %w", err)
+	}
+	if _, err := (vgimg.PngCanvas{Canvas: pixels}).WriteTo(&png); err != nil {
+		return fmt.Errorf("picture: %w", err)
 	}
 	// Few have the Liberation fonts; Arial is as wide.
 	fonts := bytes.ReplaceAll(svg.Bytes(), []byte("font-family:Liberation Sans"),
 		[]byte("font-family:Liberation Sans,Arial,Helvetica,sans-serif"))
-
-	var png bytes.Buffer
-	pixels := vgimg.NewWith(vgimg.UseWH(width, height), vgimg.UseDPI(pngDPI))
-	paint(draw.New(pixels))
-	if _, err := (vgimg.PngCanvas{Canvas: pixels}).WriteTo(&png); err != nil {
-		return nil, fmt.Errorf("picture: %w", err)
-	}
-
-	var written []string
 	for _, file := range []struct {
 		suffix   string
 		contents []byte
 	}{{".svg", fonts}, {".png", png.Bytes()}} {
 		path := filepath.Join(dir, name+file.suffix)
 		if err := os.WriteFile(path, file.contents, 0o666); err != nil {
-			return nil, fmt.Errorf("picture: %w", err)
+			return fmt.Errorf("picture: %w", err)
 		}
-		written = append(written, path)
-	}
-	return written, nil
-}
-
-// drawOn draws p with a margin around it, and the labels into the margin.
-func drawOn(c draw.Canvas, p *plot.Plot, labels []Label) {
-	const gap = 22 // between the end of a line and its label
-	style := p.Legend.TextStyle
-	style.YAlign = text.YCenter
-	right := vg.Length(16)
-	for _, l := range labels {
-		right = max(right, gap+style.Width(l.Text)+8)
-	}
-
-	c.SetColor(p.BackgroundColor)
-	c.Fill(c.Rectangle.Path())
-	plotted := draw.Crop(c, 10, -right, 8, -10)
-	p.Draw(plotted)
-
-	data := p.DataCanvas(plotted)
-	x, y := p.Transforms(&data)
-	ends := make([]vg.Length, len(labels))
-	for i, l := range labels {
-		ends[i] = y(l.Y)
-	}
-	for i, at := range spread(ends, style.Height("x")*1.1, data.Min.Y, data.Max.Y) {
-		l := labels[i]
-		style.Color = l.Color
-		from := x(l.X)
-		c.StrokeLine2(draw.LineStyle{Color: l.Color, Width: 0.5}, from+5, ends[i], from+gap-4, at)
-		c.FillText(style, vg.Point{X: from + gap, Y: at}, l.Text)
-	}
-}
-
-// spread returns places near those wanted that are at least apart from each
-// other, and as far as they fit between lo and hi.
-func spread(wanted []vg.Length, apart, lo, hi vg.Length) []vg.Length {
-	// A group is labels that touch; it is centred where they want to be.
-	type group struct {
-		members []int
-		middle  vg.Length
-	}
-	reach := func(g group) vg.Length { return vg.Length(len(g.members)) * apart / 2 }
-	settle := func(members []int) group {
-		g := group{members: members}
-		for _, i := range members {
-			g.middle += wanted[i] / vg.Length(len(members))
-		}
-		g.middle = max(min(g.middle, hi-reach(g)+apart/2), lo+reach(g)-apart/2)
-		return g
-	}
-
-	order := make([]int, len(wanted))
-	for i := range order {
-		order[i] = i
-	}
-	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(wanted[a], wanted[b]) })
-	var groups []group
-	for _, i := range order {
-		g := settle([]int{i})
-		for n := len(groups) - 1; n >= 0 && groups[n].middle+reach(groups[n]) > g.middle-reach(g); n-- {
-			g = settle(append(groups[n].members, g.members...))
-			groups = groups[:n]
-		}
-		groups = append(groups, g)
-	}
-
-	places := make([]vg.Length, len(wanted))
-	for _, g := range groups {
-		for n, i := range g.members {
-			places[i] = g.middle - reach(g) + apart*(vg.Length(n)+0.5)
+		if _, err := fmt.Fprintln(stdout, "wrote", path); err != nil {
+			return err
 		}
 	}
-	return places
+	return nil
 }

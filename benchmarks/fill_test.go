@@ -1,14 +1,16 @@
-// Package bench fills buffers of other libraries, as BenchmarkFill of mmapbuf
-// does with those of the standard library: the same names, sizes and writes, so
-// that the results of both can be put side by side. Package compare does that.
-package bench
+// Package benchmarks fills buffers of other libraries as BenchmarkFill of mmapbuf
+// fills those of the standard library: with the same names, sizes and writes, so
+// that the results can be put side by side. Command compare does that.
+//
+//	go -C benchmarks test -run '^$' -bench . -timeout 0
+package benchmarks
 
 import (
 	"bytes"
-	"fmt"
 	"io"
 	"runtime"
 	"runtime/debug"
+	"strings"
 	"testing"
 	"time"
 
@@ -18,7 +20,7 @@ import (
 	"github.com/valyala/bytebufferpool"
 
 	"github.com/mmapbuf/mmapbuf"
-	"github.com/mmapbuf/mmapbuf/benchmarks/internal/system"
+	"github.com/mmapbuf/mmapbuf/benchmarks/internal/measure"
 )
 
 // A filler makes n bytes out of writes of chunk. It uses nothing that it made
@@ -31,67 +33,28 @@ type filler struct {
 // bytes.Buffer is what the others are compared with, for which they must be in
 // one process: how often the collector runs depends on what else there is.
 var fillers = []filler{
-	{"bytes.Buffer", func(n int, chunk []byte) error {
-		var b bytes.Buffer
-		for b.Len() < n {
-			if _, err := b.Write(chunk); err != nil {
-				return err
-			}
-		}
-		sink = b.Bytes()
-		return nil
-	}},
+	{"bytes.Buffer", func(n int, chunk []byte) error { return keep(new(bytes.Buffer), n, chunk) }},
 	{"mmapbuf.Buffer", func(n int, chunk []byte) error {
 		var b mmapbuf.Buffer
-		for b.Len() < n {
-			if _, err := b.Write(chunk); err != nil {
-				return err
-			}
-		}
-		return b.Close()
+		defer b.Close()
+		return write(&b, n, chunk)
 	}},
 	{"io.ReadAll", func(n int, chunk []byte) (err error) {
-		sink, err = io.ReadAll(&repeater{chunk: chunk, left: n})
+		kept, err = io.ReadAll(&repeater{chunk: chunk, left: n})
 		return err
 	}},
-	{"bytebufferpool", func(n int, chunk []byte) error {
-		var b bytebufferpool.ByteBuffer
-		for b.Len() < n {
-			if _, err := b.Write(chunk); err != nil {
-				return err
-			}
-		}
-		sink = b.B
-		return nil
-	}},
+	{"bytebufferpool", func(n int, chunk []byte) error { return keep(new(bytebufferpool.ByteBuffer), n, chunk) }},
 	// Grows as bytes.Buffer does, and keeps what it grew out of in a pool.
 	{"go-buffer-pool", func(n int, chunk []byte) error {
-		b := pool.Buffer{Pool: new(pool.BufferPool)}
-		for b.Len() < n {
-			if _, err := b.Write(chunk); err != nil {
-				return err
-			}
-		}
-		sink = b.Bytes()
-		return nil
+		return keep(&pool.Buffer{Pool: new(pool.BufferPool)}, n, chunk)
 	}},
 	// A list of blocks, which never copies but cannot be had as one slice. The
 	// size of a block is that of its documentation.
 	{"djherbis-buffer", func(n int, chunk []byte) error {
-		b := buffer.NewPartition(buffer.NewMemPool(32 << 10))
-		// Its Len goes through all blocks.
-		for done := 0; done < n; done += len(chunk) {
-			if _, err := b.Write(chunk); err != nil {
-				return err
-			}
-		}
-		kept = b
-		return nil
+		return keep(buffer.NewPartition(buffer.NewMemPool(32<<10)), n, chunk)
 	}},
 	// On the Go heap, as everywhere but with cgo and jemalloc.
-	{"ristretto", func(n int, chunk []byte) error {
-		return fillRistretto(z.NewBuffer(0, ""), n, chunk)
-	}},
+	{"ristretto", func(n int, chunk []byte) error { return fillRistretto(z.NewBuffer(0, ""), n, chunk) }},
 	// In a mapping of a temporary file, which it grows with mremap, and syncs
 	// whenever it grows: TMPDIR=/dev/shm keeps the disk out of it.
 	{"ristretto,mmap", func(n int, chunk []byte) error {
@@ -104,19 +67,28 @@ var fillers = []filler{
 }
 
 func fillRistretto(b *z.Buffer, n int, chunk []byte) error {
-	for b.LenNoPadding() < n {
-		if _, err := b.Write(chunk); err != nil {
-			return err
-		}
+	if err := write(b, n, chunk); err != nil {
+		return err
 	}
 	return b.Release()
 }
 
-// Results that must not be optimised away.
-var (
-	sink []byte
-	kept buffer.Buffer
-)
+// kept is a result that must not be optimised away, nor collected too early.
+var kept any
+
+func keep(w io.Writer, n int, chunk []byte) error {
+	kept = w
+	return write(w, n, chunk)
+}
+
+func write(w io.Writer, n int, chunk []byte) error {
+	for ; n > 0; n -= len(chunk) {
+		if _, err := w.Write(chunk); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // A repeater reads as chunk, again and again.
 type repeater struct {
@@ -147,116 +119,93 @@ func BenchmarkFill(b *testing.B) {
 	// the heap the collector would run all the time, as in no real program.
 	ballast := make([]byte, 32*miB)
 	defer runtime.KeepAlive(&ballast[0])
-	for _, step := range []struct {
-		name string
-		size int
-	}{
-		{"64KiB", 64 * kiB},
-		{"512KiB", 512 * kiB},
-		{"1MiB", 1 * miB},
-		{"4MiB", 4 * miB},
-		{"64MiB", 64 * miB},
-		{"1GiB", 1 * giB},
-	} {
-		size := step.size
+	chunk := bytes.Repeat([]byte("mmapbuf\n"), 64*kiB/8)
+	for _, size := range []int{64 * kiB, 512 * kiB, miB, 4 * miB, large, giB} {
 		for _, f := range fillers {
-			b.Run(fmt.Sprintf("size=%s/impl=%s", step.name, f.name), func(b *testing.B) {
-				needBench(b, size)
-				chunk := bytes.Repeat([]byte("mmapbuf\n"), 64*kiB/8)
+			b.Run("size="+sizeName(size)+"/impl="+f.name, func(b *testing.B) {
+				needMemory(b, size)
 				b.SetBytes(int64(size))
+				fill := func() {
+					if err := f.fill(size, chunk); err != nil {
+						b.Fatal(err)
+					}
+				}
 				var peak peakMeter
 				if size < large {
 					// Looking at memory takes longer than this: it has a turn of
 					// its own. After it the heap needs its pages back.
 					peak.start()
-					fill(b, f, size, chunk)
+					fill()
 					peak.stop()
 					for began := time.Now(); time.Since(began) < 50*time.Millisecond; {
-						fill(b, f, size, chunk)
+						fill()
 					}
 				}
 				for b.Loop() {
 					if size < large {
-						fill(b, f, size, chunk)
+						fill()
 						continue
 					}
 					b.StopTimer()
 					peak.start()
 					b.StartTimer()
-					fill(b, f, size, chunk)
+					fill()
 					b.StopTimer()
 					peak.stop()
-					equalChance(4 * size)
+					equalChance(b, size)
 					b.StartTimer()
 				}
 				peak.report(b)
-				sink, kept = nil, nil
+				kept = nil
 			})
 		}
 	}
 }
 
-func fill(b *testing.B, f filler, size int, chunk []byte) {
-	if err := f.fill(size, chunk); err != nil {
-		b.Fatal(err)
-	}
-}
+func sizeName(size int) string { return strings.ReplaceAll(measure.Size(size).String(), " ", "") }
 
-// needBench skips a benchmark that takes too much time or memory.
-func needBench(b *testing.B, size int) {
+// needMemory skips a benchmark that takes too much time or memory.
+func needMemory(b *testing.B, size int) {
 	b.Helper()
 	if size > large && testing.Short() {
 		b.Skip("-short")
 	}
-	if size < large {
-		return
+	if size >= large {
+		if err := measure.Fits("this benchmark", 5*float64(size)); err != nil {
+			b.Skip(err)
+		}
+		equalChance(b, size)
 	}
-	need := 5 * int64(size)
-	if free, ok := system.Field(system.Root, "proc/meminfo", "MemAvailable"); ok && free < need {
-		b.Skipf("needs %d MiB of free memory, there are %d", need/miB, free/miB)
-	}
-	equalChance(4 * size)
 }
 
-// equalChance makes every implementation start from memory that the system
-// has to hand out, and no other: the heap gives back what it keeps, and n bytes
-// are touched and given back. (Many virtual machines hand free memory to their
-// host; the first touch then takes ten times as long as it does elsewhere.)
-func equalChance(n int) {
+// equalChance makes every implementation start from memory that the system has
+// to hand out, and no other: see measure.Warm.
+func equalChance(b *testing.B, size int) {
 	freeMemory()
-	var b mmapbuf.Buffer
-	defer b.Close()
-	if err := b.Reserve(n); err != nil {
-		return
-	}
-	for zeros := make([]byte, miB); b.Len() < n; {
-		if _, err := b.Write(zeros); err != nil {
-			return
-		}
+	if err := measure.Warm(4 * int64(size)); err != nil {
+		b.Skip(err)
 	}
 }
 
 // freeMemory makes the heap give back what it keeps. It takes two collections to
 // empty a sync.Pool.
 func freeMemory() {
-	sink, kept = nil, nil
+	kept = nil
 	runtime.GC()
 	debug.FreeOSMemory()
 }
 
 // A peakMeter finds out how much memory was resident at most between start and
 // stop, beyond what had been before.
-type peakMeter struct {
-	base, peak int64
-}
+type peakMeter struct{ base, peak int64 }
 
 func (m *peakMeter) start() {
 	freeMemory()
-	system.ResetPeak()
-	m.base = system.Resident()
+	measure.ResetPeak()
+	m.base = measure.Resident()
 }
 
-func (m *peakMeter) stop() { m.peak = max(m.peak, system.Peak()-m.base) }
+func (m *peakMeter) stop() { m.peak = max(m.peak, measure.Peak()-m.base) }
 
 // report adds the peak to the result, where the system tells.
 func (m *peakMeter) report(b *testing.B) {

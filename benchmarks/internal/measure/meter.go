@@ -1,14 +1,11 @@
 package measure
 
 import (
-	"fmt"
 	"runtime"
 	"runtime/debug"
 	"time"
 
 	"github.com/mmapbuf/mmapbuf"
-	"github.com/mmapbuf/mmapbuf/benchmarks/internal/command"
-	"github.com/mmapbuf/mmapbuf/benchmarks/internal/system"
 )
 
 // Figures are what a piece of work took.
@@ -25,7 +22,7 @@ type Figures struct {
 	Collections, Forced int
 	// CPU is user and system time. 0: this system does not tell.
 	CPU time.Duration
-	// Size is how large that is which was made; for the work to set.
+	// Size is the number of bytes that the work made, and set by it.
 	Size int64
 }
 
@@ -37,11 +34,11 @@ type Meter struct {
 	cpu      time.Duration
 }
 
-// Start starts from a process that holds no more memory than it needs.
+// Start gives free memory of the process back and starts the peak over.
 func Start() Meter {
 	debug.FreeOSMemory()
-	system.ResetPeak()
-	m := Meter{resident: system.Resident(), cpu: system.CPU()}
+	ResetPeak()
+	m := Meter{resident: Resident(), cpu: CPU()}
 	runtime.ReadMemStats(&m.stats)
 	m.began = time.Now()
 	return m
@@ -49,39 +46,25 @@ func Start() Meter {
 
 // Stop returns the figures.
 func (m Meter) Stop() Figures {
-	f := Figures{Elapsed: time.Since(m.began), CPU: system.CPU() - m.cpu}
+	f := Figures{Elapsed: time.Since(m.began), CPU: CPU() - m.cpu}
 	var now runtime.MemStats
 	runtime.ReadMemStats(&now)
 	f.Allocated = int64(now.TotalAlloc - m.stats.TotalAlloc)
 	f.Collections = int(now.NumGC - m.stats.NumGC)
 	f.Forced = int(now.NumForcedGC - m.stats.NumForcedGC)
 	if m.resident > 0 {
-		f.Final = max(0, system.Resident()-m.resident)
-		f.Peak = max(0, system.Peak()-m.resident)
+		f.Final = max(0, Resident()-m.resident)
+		f.Peak = max(0, Peak()-m.resident)
 	}
 	return f
 }
-
-// Fits returns an error if a bytes.Buffer of size bytes may need more memory
-// than can be had: it holds the old array and the new one while it copies, and
-// what the collector has not come round to.
-func Fits(what string, size int64) error {
-	free, ok := system.Available(system.Root)
-	if need := float64(size) * PeakFactor; ok && need > float64(free.Bytes) {
-		return fmt.Errorf("%s may need %v of memory in a bytes.Buffer, and %v can be had (%s)",
-			what, command.Size(min(need, command.MaxSize)), command.Size(free.Bytes), free.From)
-	}
-	return nil
-}
-
-// PeakFactor is how many times its size a bytes.Buffer may take up.
-const PeakFactor = 4
 
 // Warm touches n bytes of memory and gives them back to the system. A virtual
 // machine may have given its free memory to the host: then the first touch
 // measures how fast the host gives it back, which is not what is asked here.
 func Warm(n int64) error {
 	var b mmapbuf.Buffer
+	defer b.Close()
 	if err := b.Reserve(int(n)); err != nil {
 		return err
 	}
@@ -90,5 +73,5 @@ func Warm(n int64) error {
 			return err
 		}
 	}
-	return b.Close()
+	return nil
 }
