@@ -16,7 +16,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/klauspost/compress/zstd"
 	"github.com/parquet-go/parquet-go"
 )
 
@@ -24,6 +23,8 @@ import (
 type worker struct {
 	round   func() (n int64, err error) // timed; n is in bytes
 	between func() error                // not timed; nil: nothing to do
+	peak    int64                       // of a single round; 0: that of all rounds counts
+	samples *[]sample                   // taken meanwhile; nil: none
 }
 
 // newNoise returns n pseudo-random bytes, always the same.
@@ -201,8 +202,8 @@ func (e endless) Read(p []byte) (int, error) { return copy(p, e), nil }
 func openArchive(_ context.Context, j job) ([]worker, error) {
 	fsys := os.DirFS(j.Dir)
 	round := roundZip
-	if j.Mode != "zip" {
-		round = func(b randomBuffer, fsys fs.FS) error { return roundTar(b, fsys, j.Mode == "tar.zst") }
+	if j.Mode == "tar" {
+		round = roundTar
 	}
 	return []worker{{round: func() (int64, error) {
 		b := newBuffer(j.Implementation).(randomBuffer)
@@ -240,42 +241,22 @@ func discard(r io.ReadCloser, err error) error {
 	return err
 }
 
-func roundTar(b randomBuffer, fsys fs.FS, compress bool) (err error) {
-	var w io.Writer = b
-	var r io.Reader = b
-	if compress {
-		z, err := zstd.NewWriter(b)
-		if err != nil {
-			return err
-		}
-		defer z.Close()
-		w = z
-	}
-	t := tar.NewWriter(w)
-	if err := errors.Join(t.AddFS(fsys), t.Close()); err != nil {
+func roundTar(b randomBuffer, fsys fs.FS) error {
+	w := tar.NewWriter(b)
+	if err := errors.Join(w.AddFS(fsys), w.Close()); err != nil {
 		return err
 	}
-	if compress {
-		if err := w.(io.Closer).Close(); err != nil {
+	for r := tar.NewReader(b); ; {
+		_, err := r.Next()
+		if err == nil {
+			_, err = io.Copy(io.Discard, r)
+		}
+		if err == io.EOF {
+			return nil
+		} else if err != nil {
 			return err
 		}
-		z, err := zstd.NewReader(b)
-		if err != nil {
-			return err
-		}
-		defer z.Close()
-		r = z
 	}
-	unpacked := tar.NewReader(r)
-	for err == nil {
-		if _, err = unpacked.Next(); err == nil {
-			_, err = io.Copy(io.Discard, unpacked)
-		}
-	}
-	if err != io.EOF {
-		return err
-	}
-	return nil
 }
 
 // A row is one of a Parquet file; it takes about rowSize bytes there.

@@ -15,13 +15,17 @@
 // It prints a table for each of them and draws throughput and latency as
 // service.svg and service.png.
 //
-// Other workloads have no picture:
+// There are other workloads. -backlog and -fill also draw: the memory of the queue
+// as backlog, and time and memory as fill-time and fill-memory.
 //
 //	go -C benchmarks run ./service -loop      # jobs of one size, in one goroutine
 //	go -C benchmarks run ./service -queue     # a queue with a constant backlog
+//	go -C benchmarks run ./service -backlog   # the memory of a queue that grows and runs empty
 //	go -C benchmarks run ./service -readfile  # a file read into memory
+//	go -C benchmarks run ./service -fill -duration 500ms  # buffers of other libraries
+//	go -C benchmarks run ./service -writeat   # blocks written at random, as downloads are
 //	go -C benchmarks run ./service -http      # uploads to a server
-//	go -C benchmarks run ./service -archive   # a tree packed as tar and zip, and read back
+//	go -C benchmarks run ./service -archive   # a directory packed as tar and zip, and read back
 //	go -C benchmarks run ./service -columns   # a Parquet file written and read back
 //
 // Each run is a process of its own, and implementations take turns. Relative
@@ -56,9 +60,6 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(cfg.out, 0o777); err != nil {
-		return fmt.Errorf("output directory: %w", err)
-	}
 	switch cfg.workload.name {
 	case "readfile":
 		if cfg.dir, err = os.MkdirTemp("", "service-*"); err != nil {
@@ -84,7 +85,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 		}
 		names = append(names, j.String())
 	}
-	outcomes, err := measure.InTurn(ctx, names, cfg.runs, func(ctx context.Context, i int) (outcome, error) {
+	outcomes, err := measure.InTurn(ctx, names, cfg.Runs, func(ctx context.Context, i int) (outcome, error) {
 		got, _, err := measure.Run[outcome](ctx, jobs[i], nil)
 		return got, err
 	})
@@ -98,10 +99,10 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	if err := writeReport(stdout, cfg, results); err != nil {
 		return fmt.Errorf("report: %w", err)
 	}
-	if cfg.workload.name != "service" {
+	if cfg.workload.draw == nil {
 		return nil
 	}
-	return drawPicture(stdout, cfg, results)
+	return cfg.workload.draw(stdout, cfg, results)
 }
 
 // survey reads all files of a directory once, so that each run finds them in the
@@ -123,6 +124,7 @@ func survey(dir string) (size measure.Size, err error) {
 
 // A config is what the command line asks for.
 type config struct {
+	measure.Options
 	workload        *workload
 	modes           []string
 	implementations []string
@@ -133,8 +135,6 @@ type config struct {
 	goroutines      int
 	duration        time.Duration
 	settle          time.Duration
-	runs            int
-	out             string
 }
 
 // jobs returns what the children have to do, in the order of the tables.
@@ -182,10 +182,8 @@ func parse(args []string) (config, error) {
 	fs.IntVar(&cfg.goroutines, "goroutines", 8, "`number` of goroutines")
 	fs.DurationVar(&cfg.duration, "duration", 5*time.Second, "`time` that each run takes")
 	fs.DurationVar(&cfg.settle, "settle", 3*time.Second, "`time` from the last job until the final memory is read")
-	fs.IntVar(&cfg.runs, "runs", 3, "`number` of runs of each")
-	fs.StringVar(&cfg.out, "out", ".", "`directory` for service.svg and service.png")
-	if err := measure.Parse(fs, args, "service [flags]\n\nMeasures buffers as a service uses them: throughput, latency, collections, CPU time\n"+
-		"and memory, of several implementations."); err != nil {
+	if err := cfg.Parse(fs, args, "service [flags]\n\nMeasures buffers as a service uses them: throughput, latency, collections, CPU time\n"+
+		"and memory, of several implementations.", 0); err != nil {
 		return cfg, err
 	}
 	if !slices.Contains(cfg.workload.flags, "goroutines") {
@@ -199,8 +197,6 @@ func parse(args []string) (config, error) {
 		}
 	})
 	switch {
-	case fs.NArg() > 0:
-		return cfg, fmt.Errorf("there are no arguments but flags, not %q", fs.Args())
 	case chosen > 1:
 		return cfg, fmt.Errorf("more than one workload")
 	case misplaced != "":
@@ -211,10 +207,6 @@ func parse(args []string) (config, error) {
 		return cfg, fmt.Errorf("-goroutines %d: at least one is needed", cfg.goroutines)
 	case cfg.duration <= 0:
 		return cfg, fmt.Errorf("-duration %v: some time is needed", cfg.duration)
-	case cfg.runs < 1:
-		return cfg, fmt.Errorf("-runs %d: at least one run is needed", cfg.runs)
-	case cfg.out == "":
-		return cfg, fmt.Errorf("-out names no directory")
 	}
 
 	var err error

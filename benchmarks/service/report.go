@@ -36,6 +36,7 @@ var (
 	// The sizes of few jobs differ between runs, so bytes are what is compared.
 	throughput   = column{"MB/s", func(o outcome) float64 { return float64(o.Size) / 1e6 / o.Elapsed.Seconds() }, format("%.0f"), true}
 	perRound     = column{"time per round", func(o outcome) float64 { return float64(o.Elapsed) / float64(o.Rounds) }, duration, true}
+	medianTime   = column{"time", func(o outcome) float64 { return float64(o.P50) }, duration, true}
 	p50          = column{"p50", func(o outcome) float64 { return float64(o.P50) }, duration, false}
 	p99          = column{"p99", func(o outcome) float64 { return float64(o.P99) }, duration, true}
 	worst        = column{"worst", func(o outcome) float64 { return float64(o.Worst) }, duration, false}
@@ -68,7 +69,7 @@ func (r result) median(c column) float64 { return c.value(measure.Median(r.runs,
 
 // writeReport prints what was measured, where, and a table for each mode.
 func writeReport(w io.Writer, cfg config, results []result) error {
-	fmt.Fprintf(w, "work: %s; %v for each run; runs of each, in turn: %d\nmachine: %s\n", cfg.workload.about, cfg.duration, cfg.runs, measure.Machine())
+	fmt.Fprintf(w, "work: %s; %v for each run; runs of each, in turn: %d\nmachine: %s\n", cfg.workload.about, cfg.duration, cfg.Runs, measure.Machine())
 	fmt.Fprintf(w, "goroutines: %d; live objects beside the buffers: %v", cfg.goroutines, cfg.live)
 	if slices.Contains(cfg.workload.flags, "write") {
 		fmt.Fprintf(w, "; in a single write: %v", cfg.write)
@@ -85,7 +86,7 @@ func writeReport(w io.Writer, cfg config, results []result) error {
 		rows := [][]string{header}
 		for _, r := range results {
 			if r.Mode == mode {
-				rows = append(rows, cellsOf(cfg.workload.columns, r, results))
+				rows = append(rows, cellsOf(cfg.workload, r, results))
 			}
 		}
 		heading := cfg.workload.name + ", " + mode
@@ -109,23 +110,30 @@ func writeReport(w io.Writer, cfg config, results []result) error {
 	return err
 }
 
-// cellsOf returns the cells of the row of r.
-func cellsOf(columns []column, r result, results []result) []string {
-	first := slices.IndexFunc(results, func(other result) bool {
-		return other.Mode == r.Mode && other.Max == r.Max && other.Implementation == both[0]
-	})
-	cells := []string{r.Implementation, r.size()}
-	for _, c := range columns {
-		value, cell, ratio := r.median(c), "n/a", "n/a"
-		if !math.IsNaN(value) {
-			cell = c.text(value)
-			if first >= 0 && results[first].median(c) > 0 {
-				ratio = measure.Ratio(value / results[first].median(c))
-			}
+// compared returns the median of c of r as a multiple of that of another
+// implementation that did the same work; NaN where one of them is not known.
+func compared(c column, r result, results []result, base string) float64 {
+	for _, other := range results {
+		if other.Mode == r.Mode && other.Max == r.Max && other.Implementation == base && other.median(c) > 0 {
+			return r.median(c) / other.median(c)
 		}
-		cells = append(cells, cell)
+	}
+	return math.NaN()
+}
+
+// cellsOf returns the cells of the row of r.
+func cellsOf(w *workload, r result, results []result) []string {
+	cells := []string{r.Implementation, r.size()}
+	known := func(x float64, text func(float64) string) string {
+		if math.IsNaN(x) {
+			return "n/a"
+		}
+		return text(x)
+	}
+	for _, c := range w.columns {
+		cells = append(cells, known(r.median(c), c.text))
 		if c.ratio {
-			cells = append(cells, ratio)
+			cells = append(cells, known(compared(c, r, results, w.implementations[0]), measure.Ratio))
 		}
 	}
 	return cells
@@ -133,8 +141,8 @@ func cellsOf(columns []column, r result, results []result) []string {
 
 var barColors = []color.Color{chart.Vermillion, chart.Blue, chart.Orange, chart.Green}
 
-// drawPicture writes service.svg and service.png, and their names to w.
-func drawPicture(w io.Writer, cfg config, results []result) error {
+// drawService writes service.svg and service.png, and their names to w.
+func drawService(w io.Writer, cfg config, results []result) error {
 	above, err := bars(cfg, results, throughput, 1e-3, "Throughput, GB/s (more is better)")
 	if err != nil {
 		return fmt.Errorf("picture: %w", err)
@@ -143,7 +151,7 @@ func drawPicture(w io.Writer, cfg config, results []result) error {
 	if err != nil {
 		return fmt.Errorf("picture: %w", err)
 	}
-	return chart.Write(w, cfg.out, "service", above, below)
+	return chart.Write(w, cfg.Out, "service", above, below)
 }
 
 // bars plots the medians of a column, in units of one, as bars that stand in

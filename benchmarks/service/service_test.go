@@ -61,7 +61,10 @@ func TestRun(t *testing.T) {
 		"-min 100KiB -max 2MiB -goroutines 3 -settle 1ms -live 1MiB",
 		"-loop -sizes 100KiB,2MiB",
 		"-queue -sizes 1MiB,3MiB",
+		"-backlog -sizes 1MiB,8MiB",
 		"-readfile -sizes 2MiB,100",
+		"-fill -sizes 1MiB,64KiB",
+		"-writeat -sizes 2MiB,3MiB",
 		"-http -min 1KiB -max 2MiB -goroutines 3 -settle 1ms",
 		"-archive -dir " + tree,
 		"-columns -sizes 2MiB,1",
@@ -79,9 +82,9 @@ func TestRun(t *testing.T) {
 			for _, implementation := range w.implementations {
 				assert.Equal(t, rows, strings.Count(out.String(), "\n| "+implementation+" "), implementation)
 			}
-			if w.name == "service" {
-				assert.Contains(t, out.String(), "wrote "+filepath.Join(dir, "service.svg"))
-				assert.FileExists(t, filepath.Join(dir, "service.png"))
+			for _, picture := range map[string][]string{"service": {"service"}, "backlog": {"backlog"}, "fill": {"fill-time", "fill-memory"}}[w.name] {
+				assert.Contains(t, out.String(), "wrote "+filepath.Join(dir, picture+".svg"))
+				assert.FileExists(t, filepath.Join(dir, picture+".png"))
 			}
 		})
 	}
@@ -115,6 +118,50 @@ func TestReport(t *testing.T) {
 		`\| mmapbuf\.Buffer +\| +50 \| +3000 \| +3\.0× \| +3\.0 ms \| +500 ms \| +0\.50× \| +2\.00 s \| +5 \| +1 \| +3\.00 s \| +500 ms \| +0\.33× \| +8 MiB \| +n/a \| +0 B \| +n/a \|\n`, out.String())
 }
 
+// A size has no label where that would run into the next one.
+func TestSizeTicks(t *testing.T) {
+	var labels []string
+	for _, tick := range (sizeTicks{64 << 10, 512 << 10, 1 << 20, 4 << 20, 1 << 30, 4 << 30}).Ticks(64<<10, 1<<30) {
+		labels = append(labels, tick.Label)
+	}
+	assert.Equal(t, []string{"1 GiB", "4 MiB", "1 MiB", "", "64 KiB"}, labels)
+}
+
+// The backlog rises and falls twice.
+func TestBacklog(t *testing.T) {
+	const backlog = 5*miB + 1
+	for _, name := range both {
+		workers, err := openBacklog(t.Context(), job{Implementation: name, Max: backlog})
+		require.NoError(t, err)
+		n, err := workers[0].round()
+		require.NoError(t, err)
+		require.NoError(t, workers[0].between())
+		samples := *workers[0].samples
+		assert.Zero(t, samples[len(samples)-1].Backlog)
+		var tops [2]int64
+		for _, s := range samples {
+			half := 0
+			if s.Moved > 2*n/3*2 {
+				half = 1
+			}
+			tops[half] = max(tops[half], s.Backlog)
+		}
+		assert.InDelta(t, backlog, tops[0], 3*blockSize)
+		assert.InDelta(t, backlog/2, tops[1], 3*blockSize)
+	}
+}
+
+func TestWriteAt(t *testing.T) {
+	for _, name := range targets {
+		w := newTarget(name, 3*blockSize)
+		require.NoError(t, writeBlocks(w, []int{2, 0, 1}))
+		require.NoError(t, checkBlocks(w.Bytes(), 3))
+		assert.ErrorContains(t, checkBlocks(w.Bytes(), 2), "196608 bytes of 131072")
+		w.Bytes()[blockSize]++
+		assert.EqualError(t, checkBlocks(w.Bytes(), 3), "block 1 has number 2")
+	}
+}
+
 func TestMistakes(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "file")
 	require.NoError(t, os.WriteFile(file, nil, 0o666))
@@ -124,7 +171,6 @@ func TestMistakes(t *testing.T) {
 		"-live lots":                    "not a number of bytes",
 		"-goroutines 0":                 "-goroutines 0: at least one",
 		"-duration 0s":                  "-duration 0s: some time",
-		"-runs 0":                       "at least one run",
 		"-modes closed,open":            `-modes: "open" is none of closed,dropped,viewed,pooled`,
 		"-loop -modes pooled":           `-modes: "pooled" is none of closed,viewed,reset`,
 		"-implementations rope":         `-implementations: "rope" is none of bytes.Buffer,mmapbuf.Buffer,`,
@@ -132,9 +178,7 @@ func TestMistakes(t *testing.T) {
 		"-loop -max 1MiB":               "-max does not apply to the workload loop",
 		"-sizes 1MiB":                   "-sizes does not apply to the workload service",
 		"-queue -sizes 1MiB,-1":         `-sizes: "-1": not a number of bytes`,
-		"-out=":                         "-out names no directory",
-		"file":                          "no arguments but flags",
-		"-out " + file + "/sub":         "output directory",
+		"file":                          "0 arguments at most",
 		"-archive -dir " + file + "/no": "-dir: ",
 		"-archive -dir " + file:         "has no files",
 	} {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -24,6 +25,8 @@ type workload struct {
 	columns         []column
 	// open returns the workers for a job. They are done when ctx ends.
 	open func(ctx context.Context, j job) ([]worker, error)
+	// draw writes pictures, and their names to w; nil: there are none.
+	draw func(w io.Writer, cfg config, results []result) error
 }
 
 const miB = 1 << 20
@@ -38,6 +41,7 @@ var workloads = []workload{
 		implementations: all,
 		columns:         []column{jobRate, throughput, p50, p99, worst, collections, forced, cpu, cpuPerGB, peak, final},
 		open:            openJobs,
+		draw:            drawService,
 	},
 	{
 		name:            "loop",
@@ -60,6 +64,17 @@ var workloads = []workload{
 		open:            openQueue,
 	},
 	{
+		name:            "backlog",
+		about:           "a queue that grows, runs empty, and does so again to half as much",
+		flags:           []string{"sizes"},
+		modes:           []string{"up and down"},
+		sizes:           []measure.Size{512 * miB},
+		implementations: both,
+		columns:         []column{medianTime, throughput, peak, final},
+		open:            openBacklog,
+		draw:            drawBacklog,
+	},
+	{
 		name:            "readfile",
 		about:           "a file that is in the page cache, read into a new buffer again and again",
 		flags:           []string{"sizes"},
@@ -68,6 +83,27 @@ var workloads = []workload{
 		implementations: append(both[:2:2], "os.ReadFile", "io.ReadAll"),
 		columns:         []column{perRound, throughput, cpuPerGB, peak},
 		open:            openFile,
+	},
+	{
+		name:            "fill",
+		about:           "buffers of other libraries, filled in writes of 64 KiB",
+		flags:           []string{"sizes"},
+		modes:           []string{"one after another"},
+		sizes:           []measure.Size{64 << 10, 512 << 10, miB, 4 * miB, 64 * miB, 1024 * miB},
+		implementations: fillerNames(),
+		columns:         []column{medianTime, peak},
+		open:            openFill,
+		draw:            drawFill,
+	},
+	{
+		name:            "writeat",
+		about:           "blocks of 64 KiB written at random by 64 goroutines",
+		flags:           []string{"sizes"},
+		modes:           []string{"random order"},
+		sizes:           []measure.Size{64 * miB, 1024 * miB},
+		implementations: targets,
+		columns:         []column{medianTime, peak},
+		open:            openWriteAt,
 	},
 	{
 		name:            "http",
@@ -83,7 +119,7 @@ var workloads = []workload{
 		name:            "archive",
 		about:           "a tree of files packed into a buffer and read back",
 		flags:           []string{"dir"},
-		modes:           []string{"tar", "tar.zst", "zip"},
+		modes:           []string{"tar", "zip"},
 		sizes:           []measure.Size{0},
 		implementations: both,
 		columns:         []column{perRound, throughput, collections, cpuPerGB, peak},
@@ -138,6 +174,7 @@ type outcome struct {
 
 	Rounds          int
 	P50, P99, Worst time.Duration // of a round
+	Samples         []sample      // of the first round
 }
 
 // serve is the child.
@@ -171,6 +208,12 @@ func serve(j job) (o outcome, err error) {
 	elapsed := time.Since(began)
 	o.Figures = meter.Stop()
 	o.Elapsed = elapsed
+	if samples := workers[0].samples; samples != nil {
+		o.Samples = *samples
+	}
+	if workers[0].peak > 0 {
+		o.Peak = workers[0].peak
+	}
 
 	// Nothing runs meanwhile but what the runtime and the package do on their own.
 	time.Sleep(j.Settle)

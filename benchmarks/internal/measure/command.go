@@ -33,9 +33,17 @@ func Main(name string, run func(ctx context.Context, args []string, stdout io.Wr
 	os.Exit(1)
 }
 
-// Parse parses the arguments of a command. For -h it prints the usage and the
-// flags, and returns flag.ErrHelp.
-func Parse(fs *flag.FlagSet, args []string, usage string) error {
+// Options are what every command has.
+type Options struct {
+	Runs int
+	Out  string // directory for pictures
+}
+
+// Parse parses the arguments of a command, which takes so many beside its flags.
+// For -h it prints the usage and the flags, and returns flag.ErrHelp.
+func (o *Options) Parse(fs *flag.FlagSet, args []string, usage string, most int) error {
+	fs.IntVar(&o.Runs, "runs", 3, "`number` of runs of each")
+	fs.StringVar(&o.Out, "out", ".", "`directory` for pictures, each as SVG and PNG")
 	fs.SetOutput(io.Discard) // Main prints the error
 	err := fs.Parse(args)
 	if errors.Is(err, flag.ErrHelp) {
@@ -43,7 +51,18 @@ func Parse(fs *flag.FlagSet, args []string, usage string) error {
 		fmt.Fprintf(fs.Output(), "usage: %s\n\n", usage)
 		fs.PrintDefaults()
 	}
-	return err
+	switch {
+	case err != nil:
+		return err
+	case fs.NArg() > most:
+		return fmt.Errorf("%d arguments at most, after the flags, not %q", most, fs.Args())
+	case o.Runs < 1:
+		return fmt.Errorf("-runs %d: at least one run is needed", o.Runs)
+	}
+	if err := os.MkdirAll(o.Out, 0o777); err != nil {
+		return fmt.Errorf("output directory: %w", err)
+	}
+	return nil
 }
 
 // Choose returns those of names that list, separated by commas, has, in the order

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"os"
+	"path/filepath"
 	"runtime"
 	"testing"
 	"time"
@@ -118,7 +119,30 @@ func TestFlags(t *testing.T) {
 	assert.Equal(t, []string{"a", "c"}, names)
 	_, err = Choose("a,", []string{"a"})
 	assert.EqualError(t, err, `"" is none of a`)
-	assert.ErrorIs(t, Parse(flag.NewFlagSet("x", flag.ContinueOnError), []string{"-h"}, "x [flags]"), flag.ErrHelp)
+}
+
+func TestOptions(t *testing.T) {
+	parse := func(args ...string) (o Options, err error) {
+		return o, o.Parse(flag.NewFlagSet("x", flag.ContinueOnError), args, "x [flags]", 1)
+	}
+	dir := filepath.Join(t.TempDir(), "new")
+	o, err := parse("-out", dir, "-runs", "7", "file")
+	require.NoError(t, err)
+	assert.Equal(t, Options{7, dir}, o)
+	assert.DirExists(t, dir)
+	_, err = parse("-h")
+	assert.ErrorIs(t, err, flag.ErrHelp)
+	for says, args := range map[string][]string{
+		"-runs 0: at least one run":             {"-runs", "0"},
+		"invalid value \"few\" for flag -runs":  {"-runs", "few"},
+		"1 arguments at most, after the flags,": {"file", "-runs", "3"},
+		"output directory":                      {"-out="},
+		"measure_test.go: not a directory":      {"-out", "measure_test.go/sub"},
+		"flag provided but not defined":         {"-colour"},
+	} {
+		_, err := parse(args...)
+		assert.ErrorContains(t, err, says)
+	}
 }
 
 func TestMachine(t *testing.T) {
