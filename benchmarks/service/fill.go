@@ -157,6 +157,7 @@ func peakOf(work func() error) (int64, error) {
 // freeMemory makes the heap give back what it keeps. It takes two collections to
 // empty a sync.Pool.
 func freeMemory() {
+	runtime.KeepAlive(kept)
 	kept = nil
 	runtime.GC()
 	debug.FreeOSMemory()
