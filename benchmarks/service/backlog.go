@@ -8,6 +8,7 @@ import (
 	"image/color"
 	"io"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"gonum.org/v1/plot/plotter"
@@ -89,7 +90,7 @@ var queueColors = []color.Color{chart.Vermillion, chart.Blue}
 // memory of the first round of the median runs with the largest backlog, over what
 // has been written and read, in which the runs agree, as they do not in time.
 func drawBacklog(w io.Writer, cfg config, results []result) error {
-	backlog := cfg.sizes[len(cfg.sizes)-1]
+	backlog := slices.Max(cfg.sizes)
 	var runs []result
 	var outcomes []outcome
 	for _, r := range results {

@@ -70,7 +70,10 @@ func (r result) median(c column) float64 { return c.value(measure.Median(r.runs,
 // writeReport prints what was measured, where, and a table for each mode.
 func writeReport(w io.Writer, cfg config, results []result) error {
 	fmt.Fprintf(w, "work: %s; %v for each run; runs of each, in turn: %d\nmachine: %s\n", cfg.workload.about, cfg.duration, cfg.Runs, measure.Machine())
-	fmt.Fprintf(w, "goroutines: %d; live objects beside the buffers: %v", cfg.goroutines, cfg.live)
+	fmt.Fprintf(w, "live objects beside the buffers: %v", cfg.live)
+	if slices.Contains(cfg.workload.flags, "goroutines") {
+		fmt.Fprintf(w, "; goroutines: %d", cfg.goroutines)
+	}
 	if slices.Contains(cfg.workload.flags, "write") {
 		fmt.Fprintf(w, "; in a single write: %v", cfg.write)
 	}

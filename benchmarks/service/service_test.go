@@ -112,7 +112,7 @@ func TestReport(t *testing.T) {
 	}
 	var out bytes.Buffer
 	require.NoError(t, writeReport(&out, cfg, results))
-	assert.Contains(t, out.String(), "goroutines: 8; live objects beside the buffers: 2 GiB; in a single write: 32 KiB\n")
+	assert.Contains(t, out.String(), "live objects beside the buffers: 2 GiB; goroutines: 8; in a single write: 32 KiB\n")
 	assert.Contains(t, out.String(), "\nservice, viewed, 1 MiB to 16 MiB:\n")
 	assert.Regexp(t, `\n\| bytes\.Buffer +\| +50 \| +1000 \| +1\.0× \| +3\.0 ms \| +1\.00 s \| +1\.0× \| +2\.00 s \| +5 \| +1 \| +3\.00 s \| +1\.50 s \| +1\.0× \| +n/a \| +n/a \| +n/a \| +n/a \|\n`+
 		`\| mmapbuf\.Buffer +\| +50 \| +3000 \| +3\.0× \| +3\.0 ms \| +500 ms \| +0\.50× \| +2\.00 s \| +5 \| +1 \| +3\.00 s \| +500 ms \| +0\.33× \| +8 MiB \| +n/a \| +0 B \| +n/a \|\n`, out.String())

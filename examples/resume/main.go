@@ -1,10 +1,10 @@
 // Resume downloads a URL into a Buffer and goes on from what has arrived when the
 // connection drops: the length of the Buffer is where to go on.
 //
-//	go -C examples run ./resume https://go.dev/dl/?mode=json
 //	go -C examples run ./resume
 //
-// Without a URL it downloads from a server of its own, which drops connections.
+// With an argument it downloads that URL, without one from a server of its own,
+// which drops connections.
 package main
 
 import (
