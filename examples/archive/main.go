@@ -1,149 +1,120 @@
-// Archive packs a tree of files into a buffer, as tar, compressed tar and zip,
-// reads it back from there, and compares every file with the disk.
+// Archive packs a directory into Buffers, as a zip and as a compressed tar, reads
+// both back from there, and compares every file with the disk. A Buffer is the
+// io.ReaderAt that package zip asks for.
 //
 //	go -C examples run ./archive
-//	go -C examples run ./archive -runs 1 -only zip ~/project
+//	go -C examples run ./archive ~/project
 //
-// A bytes.Buffer and an mmapbuf.Buffer do the same work in turn, each time in a
-// process of its own. The zip is read at random: mmapbuf.Buffer is an
-// io.ReaderAt, next to bytes.Buffer there is a bytes.Reader. Without a directory
-// it is the source of the Go toolchain. Links, devices and the like are left
-// out.
+// Without a directory it packs the examples. Relative names are looked up from
+// examples/, where -C puts the program.
 package main
 
 import (
-	"context"
+	"archive/tar"
+	"archive/zip"
+	"bytes"
+	"compress/gzip"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"io/fs"
+	"log"
 	"os"
-	"os/exec"
-	"path/filepath"
-	"slices"
-	"strings"
 
-	"github.com/mmapbuf/mmapbuf/examples/internal/buffers"
-	"github.com/mmapbuf/mmapbuf/examples/internal/command"
-	"github.com/mmapbuf/mmapbuf/examples/internal/measure"
+	"github.com/mmapbuf/mmapbuf"
 )
 
 func main() {
-	measure.Serve(serve)
-	command.Main("archive", run)
-}
-
-// A job tells a child what to do.
-type job struct {
-	Dir    string
-	Format string
-	Buffer string
-	Warm   int64 // bytes of memory to touch beforehand
-}
-
-// serve is the child.
-func serve(j job) (measure.Figures, error) {
-	f := formats[slices.IndexFunc(formats, func(f format) bool { return f.name == j.Format })]
-	return buffers.Measure(j.Buffer, j.Warm, func(b buffers.Buffer) error {
-		return roundTrip(b, f, tree{os.DirFS(j.Dir)})
-	})
-}
-
-// run is the program but for the exit status.
-func run(ctx context.Context, args []string) error {
-	cfg, err := parse(args)
-	if err != nil {
-		return err
+	flag.Parse()
+	fsys := os.DirFS(".")
+	if flag.NArg() > 0 {
+		fsys = os.DirFS(flag.Arg(0))
 	}
-	if cfg.dir == "" {
-		if cfg.dir, err = goSource(ctx); err != nil {
-			return err
+	for _, format := range []struct {
+		name string
+		pack func(b *mmapbuf.Buffer, fsys fs.FS) error
+		read func(b *mmapbuf.Buffer, fsys fs.FS) (files int, err error)
+	}{{"zip", packZip, compareZip}, {"tar.gz", packTar, compareTar}} {
+		var b mmapbuf.Buffer
+		if err := format.pack(&b, fsys); err != nil {
+			log.Fatalf("packing %s: %v", format.name, err)
 		}
-	}
-	files, size, err := survey(ctx, tree{os.DirFS(cfg.dir)})
-	if err != nil {
-		return err
-	}
-	if files == 0 {
-		return fmt.Errorf("%s has no files", cfg.dir)
-	}
-	if err := measure.Fits(cfg.dir, size); err != nil {
-		return err
-	}
-	rows, err := measure.Compare(ctx, cfg.only, buffers.Names, cfg.runs, func(work, implementation string) any {
-		return job{Dir: cfg.dir, Format: work, Buffer: implementation, Warm: measure.PeakFactor * size}
-	})
-	if err != nil {
-		return err
-	}
-
-	work := fmt.Sprintf("%d files of %s, %v, packed and compared with the disk", files, cfg.dir, command.Size(size))
-	return measure.Report(os.Stdout, work, cfg.runs, rows,
-		"Packing and unpacking take most of the time, and some of the memory, with any buffer.")
-}
-
-// goSource returns where the source of the Go toolchain is.
-func goSource(ctx context.Context) (string, error) {
-	out, err := exec.CommandContext(ctx, "go", "env", "GOROOT").Output()
-	if err != nil {
-		return "", fmt.Errorf("go env GOROOT, for no directory is named: %w", err)
-	}
-	return filepath.Join(strings.TrimSpace(string(out)), "src"), nil
-}
-
-// A config is what the command line asks for.
-type config struct {
-	runs int
-	only []string // names of formats
-	dir  string   // "": the source of the Go toolchain
-}
-
-// parse reads the command line.
-func parse(args []string) (config, error) {
-	var cfg config
-	for _, f := range formats {
-		cfg.only = append(cfg.only, f.name)
-	}
-	all := cfg.only
-	fs := flag.NewFlagSet("archive", flag.ContinueOnError)
-	fs.IntVar(&cfg.runs, "runs", 3, "`number` of runs of each")
-	fs.Func("only", "`formats` to pack (default "+strings.Join(all, ",")+")", func(list string) error {
-		cfg.only = nil
-		for _, name := range strings.Split(list, ",") {
-			if !slices.Contains(all, name) {
-				return fmt.Errorf("%q is none of %s", name, strings.Join(all, ","))
-			}
-			cfg.only = append(cfg.only, name)
+		size := b.Len()
+		files, err := format.read(&b, fsys)
+		if err != nil {
+			log.Fatalf("reading %s back: %v", format.name, err)
 		}
-		return nil
-	})
-	if err := command.Parse(fs, args, "archive [flags] [directory]", "Packs the files of a directory into a buffer, in several formats, and compares\n"+
-		"time and memory of bytes.Buffer and mmapbuf.Buffer."); err != nil {
-		return cfg, err
+		fmt.Printf("%-6s %d files in %d bytes, all as on disk\n", format.name, files, size)
+		_ = b.Close()
 	}
-	cfg.dir = fs.Arg(0)
-	switch {
-	case fs.NArg() > 1:
-		return cfg, command.Usagef("one directory at most, after the flags, not %q", fs.Args())
-	case fs.NArg() == 1 && cfg.dir == "":
-		return cfg, command.Usagef("the directory name is empty")
-	case cfg.runs < 1:
-		return cfg, command.Usagef("-runs %d: at least one run is needed", cfg.runs)
-	}
-	return cfg, nil
 }
 
-// survey reads all files once, so that each run finds them in the cache, and
-// returns how many they are and how many bytes.
-func survey(ctx context.Context, fsys fs.FS) (files int, size int64, err error) {
-	err = eachFile(fsys, func(name string, f fs.File) error {
-		n, err := io.Copy(io.Discard, f)
+func packZip(b *mmapbuf.Buffer, fsys fs.FS) error {
+	w := zip.NewWriter(b)
+	return errors.Join(w.AddFS(fsys), w.Close())
+}
+
+func compareZip(b *mmapbuf.Buffer, fsys fs.FS) (files int, err error) {
+	r, err := zip.NewReader(b, int64(b.Len()))
+	if err != nil {
+		return 0, err
+	}
+	for _, file := range r.File {
+		if file.Mode().IsDir() {
+			continue
+		}
+		contents, err := r.Open(file.Name)
+		if err != nil {
+			return files, err
+		}
+		if err := errors.Join(compare(contents, fsys, file.Name), contents.Close()); err != nil {
+			return files, err
+		}
 		files++
-		size += n
-		if err == nil {
-			err = ctx.Err()
+	}
+	return files, nil
+}
+
+func packTar(b *mmapbuf.Buffer, fsys fs.FS) error {
+	z := gzip.NewWriter(b)
+	w := tar.NewWriter(z)
+	return errors.Join(w.AddFS(fsys), w.Close(), z.Close())
+}
+
+// compareTar consumes what it reads. An io.SectionReader over b would not.
+func compareTar(b *mmapbuf.Buffer, fsys fs.FS) (files int, err error) {
+	z, err := gzip.NewReader(b)
+	if err != nil {
+		return 0, err
+	}
+	for r := tar.NewReader(z); ; {
+		header, err := r.Next()
+		if err == io.EOF {
+			_, err = io.Copy(io.Discard, z) // the checksum is behind the last file
+			return files, err
+		} else if err != nil {
+			return files, err
 		}
-		return err
-	})
-	return files, size, err
+		if header.Typeflag != tar.TypeReg {
+			continue
+		}
+		if err := compare(r, fsys, header.Name); err != nil {
+			return files, err
+		}
+		files++
+	}
+}
+
+// compare returns an error unless r reads as the file with that name.
+func compare(r io.Reader, fsys fs.FS, name string) error {
+	got, err := io.ReadAll(r)
+	want, wantErr := fs.ReadFile(fsys, name)
+	if err := errors.Join(err, wantErr); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	if !bytes.Equal(got, want) {
+		return fmt.Errorf("%s: differs from what was packed", name)
+	}
+	return nil
 }

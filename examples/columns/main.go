@@ -1,97 +1,112 @@
-// Columns writes a Parquet file of a few million rows into a buffer, reads it
-// back at random from there, and compares every row.
+// Columns writes a Parquet file into a Buffer, and reads it back at random from
+// there: a Buffer is the io.Writer and the io.ReaderAt that the library asks for.
 //
 //	go -C examples run ./columns
-//	go -C examples run ./columns -rows 20000000 -runs 1
-//
-// A bytes.Buffer and an mmapbuf.Buffer do the same work in turn, each time in a
-// process of its own. A Parquet file is read from its end: mmapbuf.Buffer is an
-// io.ReaderAt, next to bytes.Buffer there is a bytes.Reader.
+//	go -C examples run ./columns -rows 5000000
 package main
 
 import (
-	"context"
+	"encoding/binary"
+	"errors"
 	"flag"
 	"fmt"
-	"os"
+	"io"
+	"log"
 
-	"github.com/mmapbuf/mmapbuf/examples/internal/buffers"
-	"github.com/mmapbuf/mmapbuf/examples/internal/command"
-	"github.com/mmapbuf/mmapbuf/examples/internal/measure"
+	"github.com/parquet-go/parquet-go"
+
+	"github.com/mmapbuf/mmapbuf"
 )
 
 func main() {
-	measure.Serve(serve)
-	command.Main("columns", run)
-}
-
-// A job tells a child what to do.
-type job struct {
-	Rows   int64
-	Buffer string
-	Warm   int64 // bytes of memory to touch beforehand
-}
-
-// serve is the child.
-func serve(j job) (measure.Figures, error) {
-	return buffers.Measure(j.Buffer, j.Warm, func(b buffers.Buffer) error {
-		if err := write(b, j.Rows); err != nil {
-			return fmt.Errorf("writing: %w", err)
-		}
-		if err := verify(b, j.Rows); err != nil {
-			return fmt.Errorf("reading back: %w", err)
-		}
-		return nil
-	})
-}
-
-// run is the program but for the exit status.
-func run(ctx context.Context, args []string) error {
-	cfg, err := parse(args)
+	rows := flag.Int64("rows", 500_000, "`number` of rows")
+	flag.Parse()
+	var b mmapbuf.Buffer
+	defer b.Close()
+	if err := write(&b, *rows); err != nil {
+		log.Fatal(err)
+	}
+	sum, err := read(&b)
 	if err != nil {
-		return err
+		log.Fatal(err)
 	}
-	if err := measure.Fits(fmt.Sprintf("-rows %d", cfg.rows), rowSize*cfg.rows); err != nil {
-		return err
+	fmt.Printf("%d rows in %d bytes, mean value %.4f\n", *rows, b.Len(), sum/float64(*rows))
+}
+
+// A measurement is a row of the file.
+type measurement struct {
+	ID      int64   `parquet:"id,delta"`
+	Station string  `parquet:"station,dict"`
+	Value   float64 `parquet:"value"`
+	Valid   bool    `parquet:"valid"`
+}
+
+// row returns the row with that number, which is always the same.
+func row(n int64) measurement {
+	x := uint64(n) * 0x9e3779b97f4a7c15 // scatters; the fractional part of the golden ratio
+	return measurement{
+		ID:      n,
+		Station: fmt.Sprintf("station %03d", x>>32%500),
+		Value:   float64(x>>11) / (1 << 53),
+		Valid:   x>>63 == 1,
 	}
-	work := fmt.Sprintf("%d rows", cfg.rows)
-	rows, err := measure.Compare(ctx, []string{work}, buffers.Names, cfg.runs, func(_, implementation string) any {
-		return job{Rows: cfg.rows, Buffer: implementation, Warm: measure.PeakFactor * rowSize * cfg.rows}
-	})
+}
+
+// rowGroup is the number of rows that the library holds in memory at a time.
+const rowGroup = 1 << 18
+
+// write writes a file of that many rows.
+func write(b *mmapbuf.Buffer, rows int64) error {
+	file := parquet.NewGenericWriter[measurement](b, parquet.MaxRowsPerRowGroup(rowGroup))
+	for n := range rows {
+		if _, err := file.Write([]measurement{row(n)}); err != nil {
+			return err
+		}
+	}
+	return file.Close()
+}
+
+// read returns the sum of the values in the file, each row of which it compares
+// with what was written.
+func read(b *mmapbuf.Buffer) (sum float64, err error) {
+	file, err := open(b)
 	if err != nil {
-		return err
+		return 0, err
 	}
-
-	return measure.Report(os.Stdout, fmt.Sprintf("%s of %d columns to a Parquet file and back", work, columns), cfg.runs, rows,
-		"The rows of a group that is being written take up memory as well, with any buffer.")
+	r := parquet.NewGenericReader[measurement](file)
+	defer func() { err = errors.Join(err, r.Close()) }()
+	var next int64
+	for chunk := make([]measurement, 1<<10); ; {
+		n, err := r.Read(chunk)
+		for _, got := range chunk[:n] {
+			if got != row(next) {
+				return 0, fmt.Errorf("row %d differs from what was written", next)
+			}
+			sum += got.Value
+			next++
+		}
+		if err == io.EOF {
+			return sum, nil
+		} else if err != nil {
+			return 0, fmt.Errorf("row %d: %w", next, err)
+		}
+	}
 }
 
-// A config is what the command line asks for.
-type config struct {
-	rows int64
-	runs int
-}
-
-// maxRows is more than any machine has the memory for.
-const maxRows = 1 << 50
-
-// parse reads the command line.
-func parse(args []string) (config, error) {
-	var cfg config
-	fs := flag.NewFlagSet("columns", flag.ContinueOnError)
-	fs.Int64Var(&cfg.rows, "rows", 5_000_000, "`number` of rows")
-	fs.IntVar(&cfg.runs, "runs", 3, "`number` of runs of each")
-	if err := command.Parse(fs, args, "columns [flags]", "Writes a Parquet file into a buffer and reads it back, and compares time and memory\n"+
-		"of bytes.Buffer and mmapbuf.Buffer."); err != nil {
-		return cfg, err
+// open opens the file in b, which may be of any origin.
+func open(b *mmapbuf.Buffer) (*parquet.File, error) {
+	// The library allocates as much as the footer says it is long: four bytes that
+	// stand before the last four.
+	const ends = 4 + 8 // bytes at the start and at the end that are no footer
+	var p [4]byte
+	if b.Len() < ends {
+		return nil, fmt.Errorf("%d bytes are no Parquet file", b.Len())
 	}
-	switch {
-	case fs.NArg() > 0:
-		return cfg, command.Usagef("there are no arguments but flags, not %q", fs.Args())
-	case cfg.rows < 1 || cfg.rows > maxRows:
-		return cfg, command.Usagef("-rows %d: a number from 1 to %d is needed", cfg.rows, int64(maxRows))
-	case cfg.runs < 1:
-		return cfg, command.Usagef("-runs %d: at least one run is needed", cfg.runs)
+	if _, err := b.ReadAt(p[:], int64(b.Len()-8)); err != nil {
+		return nil, err
 	}
-	return cfg, nil
+	if n := binary.LittleEndian.Uint32(p[:]); int64(n) > int64(b.Len()-ends) {
+		return nil, fmt.Errorf("a footer of %d bytes in a file of %d", n, b.Len())
+	}
+	return parquet.OpenFile(b, int64(b.Len()))
 }

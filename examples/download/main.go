@@ -1,151 +1,115 @@
-// Download reads a large object from an S3 server into memory, in parallel parts
-// and with the AWS SDK, and compares an mmapbuf.Buffer as the io.WriterAt with
-// the buffer that the SDK has for it. Then it downloads the object by plain HTTP
-// over connections that drop, and goes on each time from what has arrived.
+// Download reads an object of an S3 server into a Buffer, in parallel parts, with
+// the SDK of AWS: a Buffer is the io.WriterAt that the SDK asks for.
 //
 //	go -C examples run ./download
-//	go -C examples run ./download -size 64MiB -runs 1
 //
-// The server is in the program itself; each download that is measured runs in a
-// process of its own.
+// The server is a fake one in the program itself.
 package main
 
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
+	"log"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"sync/atomic"
-	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/feature/s3/transfermanager"
+	"github.com/aws/aws-sdk-go-v2/feature/s3/transfermanager/types"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/johannesboyne/gofakes3"
 	"github.com/johannesboyne/gofakes3/backend/s3mem"
 
 	"github.com/mmapbuf/mmapbuf"
-	"github.com/mmapbuf/mmapbuf/examples/internal/command"
-	"github.com/mmapbuf/mmapbuf/examples/internal/measure"
-	"github.com/mmapbuf/mmapbuf/examples/internal/report"
-	"github.com/mmapbuf/mmapbuf/examples/internal/system"
 )
 
 func main() {
-	measure.Serve(work)
-	command.Main("download", run)
-}
-
-// run is the program but for the exit status.
-func run(ctx context.Context, args []string) error {
-	cfg, err := parse(args)
-	if err != nil {
-		return err
-	}
-	handler, sum, err := serveObject(int64(cfg.size))
-	if err != nil {
-		return fmt.Errorf("server: %w", err)
-	}
-	server := httptest.NewServer(handler)
-	defer server.Close()
-	fmt.Printf("work: an object of %v; runs of each, in turn: %d\n", cfg.size, cfg.runs)
-	fmt.Printf("machine: %s\n\n", system.Machine(system.Root))
-
-	var names []string
-	for _, impl := range implementations {
-		names = append(names, impl.name)
-	}
-	rows, err := measure.Compare(ctx, []string{"S3, parallel parts"}, names, cfg.runs, func(_, name string) any {
-		return job{name, server.URL, int64(cfg.size), sum}
-	})
-	if err != nil {
-		return err
-	}
-	measure.Table(os.Stdout, rows)
-	fmt.Println()
-	return resume(ctx, os.Stdout, handler, int64(cfg.size), sum)
-}
-
-// A config is what the command line asks for.
-type config struct {
-	size command.Size
-	runs int
-}
-
-// parse reads the command line.
-func parse(args []string) (config, error) {
-	cfg := config{size: 256 << 20}
-	fs := flag.NewFlagSet("download", flag.ContinueOnError)
-	fs.Var(&cfg.size, "size", "`bytes` of the object")
-	fs.IntVar(&cfg.runs, "runs", 1, "`number` of downloads with each implementation")
-	if err := command.Parse(fs, args, "download [flags]", "Downloads an object from an S3 server into memory in several ways, and compares\n"+
-		"time and memory."); err != nil {
-		return cfg, err
-	}
-	switch {
-	case fs.NArg() > 0:
-		return cfg, command.Usagef("no arguments are taken, not %q", fs.Args())
-	case cfg.runs < 1:
-		return cfg, command.Usagef("-runs %d: at least one run is needed", cfg.runs)
-	}
-	return cfg, nil
-}
-
-// serveObject returns an S3 server that has an object of size bytes, and the
-// checksum of the object.
-func serveObject(size int64) (http.Handler, [sha256.Size]byte, error) {
+	size := flag.Int64("size", 64<<20, "`bytes` of the object")
+	flag.Parse()
 	backend := s3mem.New()
+	server := httptest.NewServer(gofakes3.New(backend).Server())
+	defer server.Close()
 	sum := sha256.New()
-	data := io.TeeReader(io.LimitReader(rand.NewChaCha8([32]byte{}), size), sum)
-	err := backend.CreateBucket(bucket)
-	if err == nil {
-		_, err = backend.PutObject(bucket, key, nil, data, size, nil)
+	object := io.TeeReader(io.LimitReader(rand.NewChaCha8([32]byte{}), *size), sum)
+	if err := backend.CreateBucket("bucket"); err != nil {
+		log.Fatal(err)
 	}
-	return gofakes3.New(backend).Server(), [sha256.Size]byte(sum.Sum(nil)), err
+	if _, err := backend.PutObject("bucket", "object", nil, object, *size, nil); err != nil {
+		log.Fatal(err)
+	}
+
+	b := mmapbuf.Buffer{MaxLen: 1 << 30} // whatever the server sends
+	defer b.Close()
+	if err := download(context.Background(), newClient(server.URL, server.Client()), "bucket", "object", &b); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Printf("sent     %x\nreceived %x, %d bytes\n", sum.Sum(nil), sha256.Sum256(b.Bytes()), b.Len())
 }
 
-// resume downloads the object from a server that drops the first two
-// connections.
-func resume(ctx context.Context, w io.Writer, handler http.Handler, size int64, sum [sha256.Size]byte) error {
-	const drops = 2
-	var requests atomic.Int32
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if requests.Add(1) <= drops {
-			w = &droppingWriter{w, size / (drops + 1)}
-		}
-		handler.ServeHTTP(w, r)
-	}))
-	defer server.Close()
-
-	var b mmapbuf.Buffer
-	defer b.Close()
-	began := time.Now()
-	if err := fetch(ctx, server.Client(), server.URL+"/"+bucket+"/"+key, &b); err != nil {
-		return err
-	}
-	took := time.Since(began)
-	if err := verify(b.Bytes(), sum); err != nil {
-		return err
-	}
-	_, err := fmt.Fprintf(w, "HTTP, %d connections dropped: %d requests, %s, contents verified\n", drops, requests.Load(), report.Duration(took))
+// download writes an object to b, in parallel parts. After an error b may hold
+// some of them.
+func download(ctx context.Context, client *s3.Client, bucket, key string, b *mmapbuf.Buffer) error {
+	manager := transfermanager.New(client, func(o *transfermanager.Options) {
+		o.GetObjectType = types.GetObjectRanges // however it was uploaded
+		o.DisableChecksumValidation = true      // S3 has none of ranges
+	})
+	_, err := manager.DownloadObject(ctx, &transfermanager.DownloadObjectInput{Bucket: &bucket, Key: &key, WriterAt: b})
 	return err
 }
 
-// A droppingWriter closes the connection after left bytes of the body.
-type droppingWriter struct {
-	http.ResponseWriter
-	left int64
+// newClient returns a client of the S3 server at url.
+func newClient(url string, client *http.Client) *s3.Client {
+	return s3.New(s3.Options{
+		BaseEndpoint: &url,
+		UsePathStyle: true,
+		Region:       "us-east-1",
+		Credentials:  aws.AnonymousCredentials{},
+		HTTPClient:   &http.Client{Transport: rangeTransport{client.Transport}},
+	})
 }
 
-// Write implements io.Writer.
-func (w *droppingWriter) Write(p []byte) (int, error) {
-	if int64(len(p)) > w.left {
-		_, _ = w.ResponseWriter.Write(p[:w.left])
-		_ = http.NewResponseController(w.ResponseWriter).Flush()
-		panic(http.ErrAbortHandler)
+// A rangeTransport checks that the answer to a request for a range is that range,
+// of the same version of the object. The SDK does not: it takes a short part for
+// a whole one, and a part for another.
+type rangeTransport struct{ http.RoundTripper }
+
+func (t rangeTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := t.RoundTripper.RoundTrip(req)
+	var first, last, size int64
+	asked, _ := fmt.Sscanf(req.Header.Get("Range"), "bytes=%d-%d", &first, &last)
+	if err != nil || resp.StatusCode >= http.StatusMultipleChoices || asked != 2 {
+		return resp, err
 	}
-	w.left -= int64(len(p))
-	return w.ResponseWriter.Write(p)
+	got := resp.Header.Get("Content-Range")
+	var from, to int64
+	n, _ := fmt.Sscanf(got, "bytes %d-%d/%d", &from, &to, &size)
+	end := last
+	if first == 0 { // the SDK does not know the size yet
+		end = min(last, size-1)
+	}
+	etag := req.Header.Get("If-Match")
+	switch {
+	case etag != "" && resp.Header.Get("ETag") != etag:
+		err = errChanged
+	case n != 3 || from != first || to != end || resp.ContentLength != to-from+1:
+		err = badRange{fmt.Errorf("asked for bytes %d-%d, the server answers %s, Content-Range %q, %d bytes",
+			first, last, resp.Status, got, resp.ContentLength)}
+	default:
+		return resp, nil
+	}
+	resp.Body.Close()
+	return nil, err
 }
+
+// A badRange tells the SDK that it is no use to ask again.
+type badRange struct{ error }
+
+// RetryableError implements the interface that the SDK looks for.
+func (badRange) RetryableError() bool { return false }
+
+var errChanged = badRange{errors.New("the object has changed")}

@@ -1,18 +1,14 @@
-// Http is a server for uploads that holds each of them in memory, in a Buffer
-// from a pool and with a bound on its size.
+// Http is a server that holds uploads in memory, in Buffers from a sync.Pool and
+// with a bound on the size of each. It answers with the size and the SHA-256 of
+// what it has received.
 //
 //	go -C examples run ./http
-//	go -C examples run ./http -listen localhost:8080
-//
-// The first starts a server, sends it uploads as clients do and as they should
-// not, prints what becomes of them, compares with bytes.Buffer, and ends. The
-// second serves until it is interrupted:
-//
 //	curl --data-binary @file http://localhost:8080/
 package main
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"flag"
 	"fmt"
@@ -20,113 +16,93 @@ import (
 	"log"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"os"
+	"os/signal"
+	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/mmapbuf/mmapbuf"
-	"github.com/mmapbuf/mmapbuf/examples/internal/command"
-	"github.com/mmapbuf/mmapbuf/examples/internal/measure"
-	"github.com/mmapbuf/mmapbuf/examples/internal/report"
 )
 
 func main() {
-	measure.Serve(work)
-	command.Main("http", run)
+	listen := flag.String("listen", "localhost:8080", "`address` to serve at")
+	max := flag.Int("max", 1<<30, "`bytes` of the largest upload")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := serve(ctx, os.Stdout, *listen, *max); err != nil {
+		log.Fatal(err)
+	}
 }
 
-// run is the program but for the exit status.
-func run(ctx context.Context, args []string) error {
-	cfg, err := parse(args)
+// serve serves at address until ctx is done.
+func serve(ctx context.Context, stdout io.Writer, address string, max int) error {
+	l, err := net.Listen("tcp", address)
 	if err != nil {
 		return err
 	}
-	if cfg.listen != "" {
-		return listen(ctx, os.Stdout, cfg.listen, int(cfg.max))
-	}
-	if err := demonstrate(ctx, os.Stdout, int(cfg.max)); err != nil {
-		return err
-	}
-	return compare(ctx, os.Stdout, cfg)
-}
-
-// A config is what the command line asks for.
-type config struct {
-	listen string
-	max    command.Size
-	runs   int
-}
-
-// parse reads the command line.
-func parse(args []string) (config, error) {
-	cfg := config{max: 64 << 20}
-	fs := flag.NewFlagSet("http", flag.ContinueOnError)
-	fs.StringVar(&cfg.listen, "listen", "", "serve at this `address` until interrupted")
-	fs.Var(&cfg.max, "max", "`bytes` of the largest upload that is taken")
-	fs.IntVar(&cfg.runs, "runs", 1, "`number` of runs of each implementation")
-	if err := command.Parse(fs, args, "http [flags]", "Takes uploads into memory, and compares time and memory with bytes.Buffer."); err != nil {
-		return cfg, err
-	}
-	switch {
-	case fs.NArg() > 0:
-		return cfg, command.Usagef("no arguments are taken, not %q", fs.Args())
-	case cfg.runs < 1:
-		return cfg, command.Usagef("-runs %d: at least one run is needed", cfg.runs)
-	}
-	return cfg, nil
-}
-
-// listen serves at address until ctx ends.
-func listen(ctx context.Context, w io.Writer, address string, max int) error {
-	l, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
-	if err != nil {
-		return err
-	}
-	fmt.Fprintf(w, "listening at http://%v/\n", l.Addr())
-	server := &http.Server{Handler: newUploads(max, newMmapbuf, log.Printf), ReadHeaderTimeout: 10 * time.Second}
+	fmt.Fprintf(stdout, "listening at http://%v/\n", l.Addr())
+	server := &http.Server{Handler: newUploads(max), ReadHeaderTimeout: 10 * time.Second}
 	context.AfterFunc(ctx, func() { server.Close() })
-	return server.Serve(l)
-}
-
-// demonstrate sends a server uploads, some of them as they should not be, and
-// prints what becomes of them.
-func demonstrate(ctx context.Context, w io.Writer, max int) error {
-	broken := make(chan string, len(sizes(max))+3) // room for all: no upload waits to be read of
-	server := httptest.NewServer(newUploads(max, newMmapbuf, func(format string, args ...any) {
-		broken <- fmt.Sprintf(format, args...)
-	}))
-	defer server.Close()
-	client := newClient()
-	defer client.CloseIdleConnections()
-
-	var all []*upload
-	for _, n := range sizes(max) {
-		all = append(all, &upload{size: n})
-	}
-	all = append(all, &upload{size: int64(max) + 1}, &upload{size: int64(max) + 1, chunked: true})
-	clients, group := errgroup.WithContext(ctx)
-	for _, u := range all {
-		clients.Go(func() error { return u.send(group, client, server.URL) })
-	}
-	if err := clients.Wait(); err != nil {
+	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
-	rows := [][]string{{"upload", "length", "sent", "answer"}}
-	for _, u := range all {
-		length := "known"
-		if u.chunked {
-			length = "not known"
-		}
-		rows = append(rows, []string{fmt.Sprint(u.size), length, fmt.Sprint(u.sent.Load()), u.status})
-	}
-	report.Table(w, rows)
-
-	cut := upload{size: int64(max), cut: int64(max) / 2}
-	if err := cut.send(ctx, client, server.URL); err == nil {
-		return errors.New("an upload that was cut off has been taken")
-	}
-	fmt.Fprintf(w, "\none is cut off, the server says: %s\n\n%+v\n\n", <-broken, mmapbuf.ReadStats())
 	return nil
+}
+
+// Uploads is a handler.
+type uploads struct {
+	max  int // bytes of the largest upload
+	pool sync.Pool
+}
+
+func newUploads(max int) *uploads {
+	return &uploads{max: max, pool: sync.Pool{
+		New: func() any { return &mmapbuf.Buffer{MaxLen: max} },
+	}}
+}
+
+func (u *uploads) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	size, sum, err := u.receive(r)
+	switch {
+	case errors.Is(err, mmapbuf.ErrTooLarge):
+		w.Header().Set("Connection", "close") // without reading the rest
+		http.Error(w, fmt.Sprintf("more than %d bytes", u.max), http.StatusRequestEntityTooLarge)
+	case err != nil:
+		http.Error(w, fmt.Sprintf("upload broke off after %d bytes: %v", size, err), http.StatusBadRequest)
+	default:
+		fmt.Fprintf(w, "%d %x\n", size, sum)
+	}
+}
+
+// keep is the capacity up to which a Buffer keeps its memory in the pool. Using
+// it again saves page faults, and most uploads are small. Larger Buffers are
+// closed: otherwise each would in time be as large as the largest upload.
+const keep = 4 << 20
+
+// receive reads an upload and returns its size and checksum.
+func (u *uploads) receive(r *http.Request) (size int64, sum []byte, err error) {
+	if r.ContentLength > int64(u.max) {
+		return 0, nil, mmapbuf.ErrTooLarge // before it is sent
+	}
+	b := u.pool.Get().(*mmapbuf.Buffer)
+	defer func() {
+		b.Reset()
+		if err != nil || b.Cap() > keep {
+			_ = b.Close()
+		}
+		u.pool.Put(b)
+	}()
+
+	// A false length costs addresses, not memory.
+	if err := b.Reserve(int(max(r.ContentLength, 0))); err != nil {
+		return 0, nil, err
+	}
+	if size, err = b.ReadFrom(r.Body); err != nil {
+		return size, nil, err
+	}
+	// A real server would use the whole upload here.
+	hash := sha256.New()
+	_, err = b.WriteTo(hash)
+	return size, hash.Sum(nil), err
 }

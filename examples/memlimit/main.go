@@ -40,17 +40,17 @@ func demonstrate(ctx context.Context, w io.Writer) error {
 		if _, err := b.Write(make([]byte, 100<<20)); err != nil {
 			return err
 		}
-		print(w)
+		printLimit(w)
 	}
 	if err := b.Close(); err != nil {
 		return err
 	}
-	print(w)
+	printLimit(w)
 	return nil
 }
 
-// print waits until share has come round to what is mapped now.
-func print(w io.Writer) {
+// printLimit waits until share has come round to what is mapped now.
+func printLimit(w io.Writer) {
 	mapped := mmapbuf.ReadStats().MappedBytes
 	for debug.SetMemoryLimit(-1) != limit(total, mapped) {
 		time.Sleep(time.Millisecond)

@@ -1,0 +1,70 @@
+package chart
+
+import (
+	"bytes"
+	"encoding/xml"
+	"image/color"
+	"image/png"
+	"io"
+	"math"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"gonum.org/v1/plot"
+	"gonum.org/v1/plot/plotter"
+)
+
+func TestTicks(t *testing.T) {
+	var labels []string
+	for _, tick := range (Ticks{}).Ticks(0.05, 2.5) {
+		labels = append(labels, tick.Label)
+	}
+	assert.Equal(t, []string{"0.05", "0.1", "0.2", "0.5", "1", "2"}, labels)
+}
+
+// Labels stay in order, apart from each other and within the plot.
+func TestLabels(t *testing.T) {
+	p := New()
+	p.Y.Min, p.Y.Max = 1, 1024
+	ends := plotter.XYs{{X: 1, Y: 1024}, {X: 2, Y: 1024}, {X: 1, Y: 5}, {X: 1, Y: 5.1}}
+	labels, err := NewLabels(p, []string{"a", "b", "c", "d"}, ends, make([]color.Color, 4))
+	require.NoError(t, err)
+	apart := math.Pow(1024, 1.0/20)
+	for i, want := range []float64{1024 / apart, 1024, 5, 5 * apart} {
+		assert.InDelta(t, want, labels.XYs[i].Y, 1e-9, i)
+	}
+	assert.EqualValues(t, 1024, ends[0].Y, "the ends stay")
+}
+
+func TestWrite(t *testing.T) {
+	dir := t.TempDir()
+	for name, plots := range map[string][]*plot.Plot{"one": {New()}, "two": {New(), New()}} {
+		for _, p := range plots {
+			p.Title.Text = "the title"
+			p.X.Max, p.Y.Max = 1, 1
+		}
+		var out bytes.Buffer
+		require.NoError(t, Write(&out, dir, name, plots...))
+		path := filepath.Join(dir, name)
+		assert.Equal(t, "wrote "+path+".svg\nwrote "+path+".png\n", out.String())
+
+		pixels, err := os.ReadFile(path + ".png")
+		require.NoError(t, err)
+		picture, err := png.Decode(bytes.NewReader(pixels))
+		require.NoError(t, err)
+		assert.Equal(t, 1800, picture.Bounds().Dx())
+
+		svg, err := os.ReadFile(path + ".svg")
+		require.NoError(t, err)
+		assert.Contains(t, string(svg), ">the title<")
+		d := xml.NewDecoder(bytes.NewReader(svg))
+		for err == nil {
+			_, err = d.Token()
+		}
+		assert.Equal(t, io.EOF, err, "the SVG is well-formed")
+	}
+	assert.ErrorContains(t, Write(io.Discard, filepath.Join(dir, "missing"), "one", New()), "picture: ")
+}

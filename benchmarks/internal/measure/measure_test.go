@@ -1,0 +1,156 @@
+package measure
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"os"
+	"path/filepath"
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func TestMain(m *testing.M) {
+	Serve(allocate)
+	os.Exit(m.Run())
+}
+
+// allocate is the work of the children of this test.
+func allocate(n int) (Figures, error) {
+	if n < 0 {
+		return Figures{}, errors.New("less than nothing")
+	}
+	m := Start()
+	p := bytes.Repeat([]byte{1}, n)
+	runtime.GC()
+	f := m.Stop()
+	runtime.KeepAlive(p)
+	f.Size = int64(n)
+	return f, nil
+}
+
+func TestRun(t *testing.T) {
+	const n = 64 << 20
+	got, readings, err := Run[Figures](t.Context(), n, nil)
+	require.NoError(t, err)
+	assert.Positive(t, got.Elapsed)
+	assert.EqualValues(t, n, got.Size)
+	assert.InDelta(t, n, got.Allocated, n/2)
+	assert.Equal(t, 1, got.Forced)
+	if runtime.GOOS == "linux" {
+		assert.Greater(t, got.Peak, int64(n/4*3))
+		assert.GreaterOrEqual(t, got.Peak, got.Final)
+		assert.NotEmpty(t, readings)
+	}
+
+	_, _, err = Run[Figures](t.Context(), -1, nil)
+	assert.EqualError(t, err, "exit status 1: less than nothing")
+	_, _, err = Run[Figures](t.Context(), "many", nil)
+	assert.ErrorContains(t, err, "exit status 1: json: ")
+	_, _, err = Run[string](t.Context(), 0, nil)
+	assert.ErrorContains(t, err, "answer of the child: ")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, _, err = Run[Figures](ctx, n, nil)
+	assert.ErrorIs(t, err, context.Canceled)
+}
+
+func TestInTurn(t *testing.T) {
+	var order []int
+	work := func(_ context.Context, i int) (int, error) {
+		if order = append(order, i); len(order) == 10 {
+			return 0, os.ErrClosed
+		}
+		return 10*i + len(order), nil
+	}
+	got, err := InTurn(t.Context(), []string{"a", "b", "c"}, 2, work)
+	require.NoError(t, err)
+	assert.Equal(t, []int{0, 1, 2, 1, 2, 0}, order)
+	assert.Equal(t, [][]int{{1, 6}, {12, 14}, {23, 25}}, got)
+	_, err = InTurn(t.Context(), []string{"a", "b"}, 3, work)
+	assert.EqualError(t, err, "a, run 2: file already closed", "the fourth to run")
+}
+
+func TestMedian(t *testing.T) {
+	self := func(n int) int { return n }
+	runs := []int{5, 1, 4, 2}
+	assert.Equal(t, 2, Median(runs, self))
+	assert.Equal(t, 4, Median(append(runs, 9), self))
+	assert.Equal(t, []int{5, 1, 4, 2}, runs, "the order stays")
+}
+
+func TestTable(t *testing.T) {
+	var out bytes.Buffer
+	require.NoError(t, Table(&out, [][]string{{"implementation", "time"}, {"one", "1.0 µs"}, {"mmapbuf.Buffer", "n/a"}}))
+	assert.Equal(t, "| implementation |   time |\n|:---------------|-------:|\n| one            | 1.0 µs |\n| mmapbuf.Buffer |    n/a |\n", out.String())
+}
+
+func TestFormat(t *testing.T) {
+	for x, want := range map[float64]string{
+		12.4: "12×", 9.96: "10×", 9.94: "9.9×", 1: "1.0×", 0.996: "1.0×", 0.994: "0.99×", 0.0996: "0.10×", 0.0994: "0.099×",
+	} {
+		assert.Equal(t, want, Ratio(x))
+	}
+	for d, want := range map[time.Duration]string{1234: "1 µs", 1.5e6: "1.5 ms", 15e6: "15 ms", 1500e6: "1.50 s"} {
+		assert.Equal(t, want, Duration(d))
+	}
+	assert.Equal(t, "n/a", Memory(0))
+	assert.Equal(t, "1.5 GiB", Memory(3<<29))
+}
+
+func TestFlags(t *testing.T) {
+	for text, want := range map[string]Size{"1000": 1000, "64MiB": 64 << 20, "1.5GB": 15e8, "1 k": 1000} {
+		var s Size
+		require.NoError(t, s.Set(text), text)
+		assert.Equal(t, want, s)
+	}
+	for text, says := range map[string]string{
+		"": "not a number", "lots": "not a number", "-1": "not a number", "0": "at least one byte", "2EiB": "more than 1 EiB",
+	} {
+		assert.ErrorContains(t, new(Size).Set(text), says, text)
+	}
+	names, err := Choose("c, a", []string{"a", "b", "c"})
+	require.NoError(t, err)
+	assert.Equal(t, []string{"a", "c"}, names)
+	_, err = Choose("a,", []string{"a"})
+	assert.EqualError(t, err, `"" is none of a`)
+}
+
+func TestOptions(t *testing.T) {
+	parse := func(args ...string) (o Options, err error) {
+		return o, o.Parse(flag.NewFlagSet("x", flag.ContinueOnError), args, "x [flags]", 1)
+	}
+	dir := filepath.Join(t.TempDir(), "new")
+	o, err := parse("-out", dir, "-runs", "7", "file")
+	require.NoError(t, err)
+	assert.Equal(t, Options{7, dir}, o)
+	assert.DirExists(t, dir)
+	_, err = parse("-h")
+	assert.ErrorIs(t, err, flag.ErrHelp)
+	for says, args := range map[string][]string{
+		"-runs 0: at least one run":             {"-runs", "0"},
+		"invalid value \"few\" for flag -runs":  {"-runs", "few"},
+		"1 arguments at most, after the flags,": {"file", "-runs", "3"},
+		"output directory":                      {"-out="},
+		"measure_test.go: not a directory":      {"-out", "measure_test.go/sub"},
+		"flag provided but not defined":         {"-colour"},
+	} {
+		_, err := parse(args...)
+		assert.ErrorContains(t, err, says)
+	}
+}
+
+func TestMachine(t *testing.T) {
+	assert.Regexp(t, runtime.GOOS+"/.* cores, .*go1", Machine())
+	if runtime.GOOS == "linux" {
+		assert.Positive(t, Available())
+		assert.ErrorContains(t, Fits("the sea", 1e18), "the sea may need 888 PiB of memory, and ")
+		assert.Positive(t, CPU()+time.Duration(Peak()))
+	}
+	assert.NoError(t, Fits("nothing", 0))
+}
