@@ -48,18 +48,21 @@ const useStep = 4 * miB
 // are. n is any number up to len(mem).
 func (p *pages) use(n int) int {
 	n = max(min((n+useStep-1)&^(useStep-1), len(p.mem)), p.used)
-	p.count(n - p.used)
+	was := p.used
 	p.used = n
+	p.count(n - was)
 	return n
 }
 
-// punch returns the memory of mem[lo:hi], which is in use, to the kernel. It
-// reads as zero then.
+// punch returns the memory of mem[lo:hi] to the kernel, and takes it into use.
+// It reads as zero then.
 func (p *pages) punch(lo, hi int) error {
 	err := p.discard(lo, hi)
 	if err == nil {
-		p.count(lo - hi)
+		was := p.used
+		p.used = max(was, hi)
 		p.holes.Add(int64(hi - lo))
+		p.count(lo - min(hi, was))
 	}
 	return err
 }
@@ -89,9 +92,9 @@ func (p *pages) discardFront(n int) {
 
 // reuse is told that mem is written from its start again.
 func (p *pages) reuse() {
-	if p.gone > 0 {
-		p.count(p.gone)
+	if n := p.gone; n > 0 {
 		p.gone = 0
+		p.count(n)
 	}
 }
 
@@ -115,16 +118,16 @@ func (p *pages) dropBack(k int) error {
 	return err
 }
 
-// count adds n to the bytes of mem that were written. It can be negative; then
-// it may be more than were counted.
+// count adds n to the bytes of mem that were written. It can be more than are
+// left to add, or to subtract: a place may become a hole twice.
 func (p *pages) count(n int) {
 	if n == 0 {
 		return
 	}
-	now := p.held.Add(int64(n))
-	if now < 0 {
-		p.held.Add(-now)
-		n -= int(now)
+	now := int(p.held.Add(int64(n)))
+	if over := now - min(max(now, 0), p.used-p.gone); over != 0 {
+		p.held.Add(int64(-over))
+		n -= over
 	}
 	hold(n)
 }

@@ -252,16 +252,23 @@ func (b *Buffer) slide() {
 	runtime.KeepAlive(b)
 }
 
-// zero makes buf[i:j] zero. Whole pages of a mapping are returned to the kernel
-// for that, so that a gap takes no memory until it is written.
-func (b *Buffer) zero(i, j int) {
+// stretch makes the contents end at buf[end], for which there is room, and
+// zeroes what of that lies before buf[gap]. Whole pages of a mapping are returned
+// to the kernel for that, so that a gap takes no memory until it is written.
+func (b *Buffer) stretch(gap, end int) {
+	old := len(b.buf)
+	gap = max(gap, old)
+	lo, hi := gap, gap
 	if b.m != nil {
-		if lo, hi := pageFloor(i+pageUnit()-1), pageFloor(j); lo < hi && b.m.punch(lo, hi) == nil {
-			clear(b.buf[i:lo])
-			i = hi
+		first, last := pageFloor(old+pageUnit()-1), pageFloor(gap)
+		if first < last && b.m.punch(first, last) == nil { // before open, which counts what it opens as written
+			lo, hi = first, last
 		}
 	}
-	clear(b.buf[i:j])
+	b.open(end - old)
+	b.setEnd(end)
+	clear(b.buf[old:lo])
+	clear(b.buf[hi:gap])
 	runtime.KeepAlive(b)
 }
 
@@ -450,6 +457,19 @@ func (b *Buffer) look(f func(contents []byte)) {
 		f(p.mem[b.off-p.lo : len(b.buf)-p.lo])
 	}
 	runtime.KeepAlive(m)
+}
+
+// lend has w write the contents from the off-th byte on, and returns how many
+// there are, and what w returned. w may use the Buffer meanwhile.
+func (b *Buffer) lend(w io.Writer, off int) (of, n int, err error) {
+	if m := b.m; m != nil {
+		m.pin()
+		defer m.unpin()
+	}
+	var p []byte
+	b.look(func(contents []byte) { p = contents[off:len(contents):len(contents)] })
+	n, err = w.Write(p)
+	return len(p), n, err
 }
 
 // view returns the contents as Go memory, with up to spare bytes of spare
