@@ -136,6 +136,7 @@ func (p *pages) count(n int) {
 // it, unless that was done before.
 func (p *pages) collected() {
 	if p.mem != nil {
+		stats.collected.Add(1)
 		_ = p.unmap()
 		foundGarbage()
 	}

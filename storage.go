@@ -597,7 +597,7 @@ func (m *mapping) publishRange(gen uint32, lo, end, hi int) error {
 			if err := probeHeap(hi - lo); err != nil {
 				return err
 			}
-			stats.copies.Add(1)
+			countCopy(end - lo)
 		}
 	}
 	if p == nil {
