@@ -43,6 +43,11 @@ func (b *Buffer) ReadAt(p []byte, off int64) (n int, err error) {
 	mu := b.atLock()
 	mu.RLock()
 	defer mu.RUnlock()
+	return b.readAt(p, off)
+}
+
+// readAt is ReadAt without the lock. off is not negative.
+func (b *Buffer) readAt(p []byte, off int64) (n int, err error) {
 	if off >= int64(b.Len()) {
 		return 0, io.EOF
 	}
@@ -108,21 +113,22 @@ func (b *Buffer) lengthen(mu *sync.RWMutex, off, end int) error {
 func (b *Buffer) lengthenAlone(mu *sync.RWMutex, off, end int) (*mapping, error) {
 	mu.Lock()
 	defer mu.Unlock()
+	err := b.extendTo(off, end)
+	return b.m, err
+}
+
+// extendTo is lengthen for a caller that has the Buffer for itself, and calls
+// pace.
+func (b *Buffer) extendTo(off, end int) error {
 	b.settle()
 	n := end - b.Len()
 	if n <= 0 {
-		return b.m, nil
+		return nil
 	}
 	if err := b.reserve(n); err != nil {
-		return b.m, err
+		return err
 	}
-	b.open(n)
 	b.lastRead = opInvalid
-	old, gap := len(b.buf), b.off+off
-	b.setEnd(b.off + end)
-	if gap > old {
-		b.zero(old, gap)
-	}
-	b.scrub(gap, b.off+end) // somebody may look before it is written
-	return b.m, nil
+	b.stretch(b.off+off, b.off+end)
+	return nil
 }

@@ -1,4 +1,5 @@
-// Package mmapbuf has one type, [Buffer]: a [bytes.Buffer] for large data.
+// Package mmapbuf has the type [Buffer], a [bytes.Buffer] for large data, and
+// [File], which reads and writes a Buffer at an offset, as an [os.File] does.
 //
 // Contents of up to 1 MiB are in an ordinary Go slice. Larger ones are in an
 // anonymous memory mapping, which mremap(2) grows and shrinks without copying.
@@ -20,7 +21,7 @@
 // of goroutines: Bytes, Peek, AvailableBuffer, String, Len, Cap, Available and
 // ReadAt. They may also be called by the Reader of [Buffer.ReadFrom] and by the
 // Writer of [Buffer.WriteTo]. WriteAt may run at the same time as ReadAt and
-// WriteAt on other ranges.
+// WriteAt on other ranges. See [File] for what holds of Files.
 //
 // # Copies
 //

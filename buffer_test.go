@@ -302,9 +302,9 @@ func sequences(t *testing.T, start string, ops []op, n int) {
 	}
 }
 
-// TestRandomWalk fills a buffer to tens of MiB and drains it again.
-// MMAPBUF_TEST_SEED, logged on failure, repeats a run.
-func TestRandomWalk(t *testing.T) {
+// testSeed returns what MMAPBUF_TEST_SEED says, or a seed of now, and logs it.
+func testSeed(t *testing.T) uint64 {
+	t.Helper()
 	seed := uint64(time.Now().UnixNano())
 	if env := os.Getenv("MMAPBUF_TEST_SEED"); env != "" {
 		n, err := strconv.ParseUint(env, 10, 64)
@@ -312,6 +312,13 @@ func TestRandomWalk(t *testing.T) {
 		seed = n
 	}
 	t.Logf("MMAPBUF_TEST_SEED=%d", seed)
+	return seed
+}
+
+// TestRandomWalk fills a buffer to tens of MiB and drains it again.
+// MMAPBUF_TEST_SEED, logged on failure, repeats a run.
+func TestRandomWalk(t *testing.T) {
+	seed := testSeed(t)
 	walks, limit := 3, 48<<20
 	if testing.Short() {
 		walks, limit = 2, 16<<20

@@ -149,3 +149,85 @@ func ExampleBuffer_sectionReader() {
 	// second
 	// 19
 }
+
+// A header says how much follows it, which is known at the end.
+func ExampleFile() {
+	var b mmapbuf.Buffer
+	f := mmapbuf.NewFile(&b)
+	io.WriteString(f, "size=???? ")
+	for _, part := range []string{"one, ", "two, ", "three"} {
+		io.WriteString(f, part)
+	}
+	size := f.Size() - 10
+	f.Seek(5, io.SeekStart)
+	fmt.Fprintf(f, "%04d", size)
+	b.WriteTo(os.Stdout)
+	// Output: size=0015 one, two, three
+}
+
+// Files on one Buffer have an offset each, and consume nothing of it.
+func ExampleNewFile() {
+	b := mmapbuf.NewBufferString("first\nsecond\n")
+	one, other := mmapbuf.NewFile(b), mmapbuf.NewFile(b)
+	other.Seek(6, io.SeekStart)
+	line, _ := bufio.NewReader(one).ReadString('\n')
+	fmt.Print(line)
+	line, _ = bufio.NewReader(other).ReadString('\n')
+	fmt.Print(line)
+	fmt.Println(b.Len(), "bytes in b")
+	// Output:
+	// first
+	// second
+	// 13 bytes in b
+}
+
+// What is left out reads as zero, and takes no memory where it is large.
+func ExampleFile_Seek() {
+	var b mmapbuf.Buffer
+	f := mmapbuf.NewFile(&b)
+	f.WriteString("abc")
+	f.Seek(2, io.SeekEnd)
+	f.WriteString("xyz")
+	fmt.Printf("%q\n", b.String())
+
+	_, err := f.Seek(-1, io.SeekStart)
+	fmt.Println(err)
+	// Output:
+	// "abc\x00\x00xyz"
+	// seek mmapbuf.File: invalid argument
+}
+
+// Truncate lengthens as well.
+func ExampleFile_Truncate() {
+	var b mmapbuf.Buffer
+	f := mmapbuf.NewFile(&b)
+	f.WriteString("abc")
+	f.Truncate(5)
+	fmt.Printf("%q\n", b.String())
+	f.Truncate(1)
+	fmt.Printf("%q\n", b.String())
+	// Output:
+	// "abc\x00\x00"
+	// "a"
+}
+
+// A Write that reaches MaxLen returns how much it has written.
+func ExampleFile_Write_maxLen() {
+	b := mmapbuf.Buffer{MaxLen: 5}
+	n, err := mmapbuf.NewFile(&b).WriteString("more than that")
+	fmt.Println(n, errors.Is(err, mmapbuf.ErrTooLarge))
+	fmt.Printf("%q\n", b.String())
+	// Output:
+	// 5 true
+	// "more "
+}
+
+// Closing a File leaves its Buffer alone.
+func ExampleFile_Close() {
+	b := mmapbuf.NewBufferString("still there")
+	f := mmapbuf.NewFile(b)
+	f.Close()
+	_, err := f.Read(make([]byte, 1))
+	fmt.Println(errors.Is(err, os.ErrClosed), b.String())
+	// Output: true still there
+}

@@ -366,6 +366,7 @@ var scenarios = []scenario{
 		s.writeAt(s.mb, 1000)
 	}},
 	{"WriteAt, parallel", parallelWriteAt},
+	{"File", throughFile},
 	{"ReadFrom", func(s *subject) { s.readFrom(5 * s.mb) }},
 	{"WriteTo", func(s *subject) {
 		s.write(3 * s.mb)
@@ -480,6 +481,53 @@ func parallelWriteAt(s *subject) {
 		}
 	}
 	s.check("WriteAt")
+}
+
+// throughFile does with a File what lengthens and shortens the contents. Nothing
+// of it may panic, and what failed has changed neither them nor the offset.
+func throughFile(s *subject) {
+	f := NewFile(&s.b)
+	write := func(offset, n int) {
+		p := s.data(n)
+		at, err := f.Seek(int64(offset), io.SeekStart)
+		require.NoError(s.t, err)
+		if s.try("File.Write", false, func() error { _, err := f.Write(p); return err }) {
+			s.lengthen(offset + n)
+			copy(s.want[offset:], p)
+			at += int64(n)
+		}
+		now, err := f.Seek(0, io.SeekCurrent)
+		require.NoError(s.t, err)
+		require.Equal(s.t, at, now, "%s", s.plan)
+		s.check("File.Write")
+	}
+	truncate := func(size int) {
+		if s.try("File.Truncate", false, func() error { return f.Truncate(int64(size)) }) {
+			s.lengthen(size)
+			s.want = s.want[:size]
+		}
+		s.check("File.Truncate")
+	}
+	write(0, s.mb*7/10)
+	write(s.mb/2, 3*s.mb)
+	s.read(50)
+	truncate(100)
+	truncate(5 * s.mb) // over what was there
+	write(9*s.mb, 1000)
+	write(s.mb, 1000)
+	_, err := f.Seek(100, io.SeekStart)
+	require.NoError(s.t, err)
+	k, err := f.WriteTo(writerFunc(func(p []byte) (int, error) {
+		want := bytes.Clone(s.want[100:])
+		require.NoError(s.t, diffBytes(p, want), "%s", s.plan)
+		s.view("Bytes")
+		write(len(s.want), s.mb)
+		require.NoError(s.t, diffBytes(p, want), "%s", s.plan)
+		return 0, errTest
+	}))
+	require.True(s.t, k == 0 && err == errTest || len(s.want) <= 100, "%s: %d, %v", s.plan, k, err)
+	truncate(12 * s.mb)
+	require.NoError(s.t, f.Close())
 }
 
 // A span is a range of addresses.
@@ -743,6 +791,12 @@ func TestFaultCollections(t *testing.T) {
 		func(b *Buffer, seed, n int) bool { // gaps
 			m, err := b.WriteAt([]byte("x"), int64(n+20*miB))
 			return m == 1 && err == nil
+		},
+		func(b *Buffer, seed, n int) bool { // the same through a File
+			f := NewFile(b)
+			at, _ := f.Seek(int64(n+20*miB), io.SeekStart)
+			m, err := f.Write([]byte("x"))
+			return at == int64(n+20*miB) && m == 1 && err == nil
 		},
 		func(b *Buffer, seed, n int) bool { b.Truncate(n / 2); b.Shrink(); return true },
 		func(b *Buffer, seed, n int) bool { c := *b; _ = c.WriteByte('x'); c.Shrink(); return true },

@@ -56,7 +56,7 @@ func (b *Buffer) grow(n int) error {
 				return err
 			}
 		}
-		stats.copies.Add(1)
+		countCopy(live)
 	}
 	// The prefix counts, as for bytes.Buffer: a Buffer that is also read from
 	// wants room to slide in.
@@ -200,6 +200,7 @@ func (b *Buffer) roomToMax() int {
 }
 
 func (b *Buffer) maxLenError(n int) error {
+	stats.refusals.Add(1)
 	return &maxLenError{len: b.Len(), n: n, max: b.MaxLen}
 }
 

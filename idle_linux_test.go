@@ -214,8 +214,8 @@ func TestIdleMemoryIsNoReasonToFail(t *testing.T) {
 
 // TestLockedMemoryIsNotKept: the kernel could not take it.
 func TestLockedMemoryIsNotKept(t *testing.T) {
-	b, _ := mapped(t, 3*miB)
 	require.Zero(t, idleBytes(t, func() {
+		b, _ := mapped(t, 3*miB)
 		_, _ = b.WriteTo(writerFunc(func(p []byte) (int, error) {
 			if err := unix.Mlock(p[:4096]); err != nil {
 				t.Skip(err)

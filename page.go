@@ -69,18 +69,21 @@ func (p *pages) use(n int) int {
 		step /= 2
 	}
 	n = max(min((n+step-1)&^(step-1), len(p.mem)), p.used)
-	p.count(n - p.used)
+	was := p.used
 	p.used = n
+	p.count(n - was)
 	return n
 }
 
-// punch returns the memory of mem[lo:hi], which is in use, to the kernel. It
-// reads as zero then.
+// punch returns the memory of mem[lo:hi] to the kernel, and takes it into use.
+// It reads as zero then.
 func (p *pages) punch(lo, hi int) error {
 	err := p.discard(lo, hi)
 	if err == nil {
-		p.count(lo - hi)
+		was := p.used
+		p.used = max(was, hi)
 		p.holes.Add(int64(hi - lo))
+		p.count(lo - min(hi, was))
 	}
 	return err
 }
@@ -117,9 +120,9 @@ func (p *pages) discardFront(n, spare int) {
 // had been written.
 func (p *pages) reuse(n int) {
 	p.clean = max(p.clean, n)
-	if p.gone > 0 {
-		p.count(p.gone)
+	if n := p.gone; n > 0 {
 		p.gone = 0
+		p.count(n)
 	}
 }
 
@@ -257,16 +260,16 @@ func (p *pages) freeExcess() bool {
 	return true
 }
 
-// count adds n to the bytes of mem that were written. It can be negative; then
-// it may be more than were counted.
+// count adds n to the bytes of mem that were written. It can be more than are
+// left to add, or to subtract: a place may become a hole twice.
 func (p *pages) count(n int) {
 	if n == 0 {
 		return
 	}
-	now := p.held.Add(int64(n))
-	if now < 0 {
-		p.held.Add(-now)
-		n -= int(now)
+	now := int(p.held.Add(int64(n)))
+	if over := now - min(max(now, 0), p.used-p.gone); over != 0 {
+		p.held.Add(int64(-over))
+		n -= over
 	}
 	hold(n)
 }
@@ -277,6 +280,7 @@ func (p *pages) collected() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.mem != nil {
+		stats.collected.Add(1)
 		_ = p.free(true)
 		foundGarbage()
 	}

@@ -6,7 +6,8 @@ import (
 )
 
 // Stats are figures of all Buffers of the process. Those of the first group
-// are of now, the others are totals since the start.
+// are of now, PeakMappedBytes is the most there has been, and the others are
+// totals since the start.
 //
 // The Go runtime does not see mappings: they are in no heap profile and no
 // field of [runtime.MemStats]. The package counts them when it decides whether a
@@ -30,8 +31,13 @@ type Stats struct {
 	Publishes      int64 // mappings turned into Go memory, for a view
 	PublishedBytes int64 // bytes of Go memory, with spare capacity, that made
 	Copies         int64 // times that contents were copied because the kernel refused to move or publish them
+	CopiedBytes    int64 // length of those contents
 
 	Collections int64 // collections that the package has started, for garbage in mappings
+	Collected   int64 // mappings that the collector has found, which nobody had closed
+
+	PeakMappedBytes int64 // most that MappedBytes has been
+	Refusals        int64 // times that MaxLen was in the way
 }
 
 var stats struct {
@@ -39,6 +45,8 @@ var stats struct {
 	maps, growsInPlace, moves         atomic.Int64
 	publishes, publishedBytes, copies atomic.Int64
 	collections                       atomic.Int64
+
+	copiedBytes, collected, peakMappedBytes, refusals atomic.Int64
 }
 
 // ReadStats returns the figures of now. It is cheap, a few loads; figures that
@@ -55,6 +63,27 @@ func ReadStats() Stats {
 		PublishedBytes: stats.publishedBytes.Load(),
 		Copies:         stats.copies.Load(),
 		Collections:    stats.collections.Load(),
+
+		CopiedBytes:     stats.copiedBytes.Load(),
+		Collected:       stats.collected.Load(),
+		PeakMappedBytes: stats.peakMappedBytes.Load(),
+		Refusals:        stats.refusals.Load(),
+	}
+}
+
+// countCopy takes account of contents of n bytes that are copied because the
+// kernel refused to move or publish them.
+func countCopy(n int) {
+	stats.copies.Add(1)
+	stats.copiedBytes.Add(int64(n))
+}
+
+// raise makes x at least n.
+func raise(x *atomic.Int64, n int64) {
+	for {
+		if was := x.Load(); was >= n || x.CompareAndSwap(was, n) {
+			return
+		}
 	}
 }
 
@@ -66,7 +95,7 @@ var profile = pprof.NewProfile("github.com/mmapbuf/mmapbuf")
 func (p *pages) set(mem []byte) {
 	was := p.mem
 	p.mem = mem
-	stats.mappedBytes.Add(int64(cap(mem) - cap(was)))
+	raise(&stats.peakMappedBytes, stats.mappedBytes.Add(int64(cap(mem)-cap(was))))
 	switch {
 	case was == nil && mem != nil:
 		stats.maps.Add(1)

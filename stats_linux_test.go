@@ -95,6 +95,67 @@ func TestStatsAgreeWithTheKernel(t *testing.T) {
 	assert.Zero(t, ReadStats().MappedBytes)
 }
 
+// TestStatsCount has each of the figures change for its reason, and for no other.
+func TestStatsCount(t *testing.T) {
+	eventually(t, func() bool { return ReadStats().Mappings == 0 }) // of other tests
+	start := ReadStats()
+	since := func() Stats {
+		s := ReadStats()
+		return Stats{Copies: s.Copies - start.Copies, CopiedBytes: s.CopiedBytes - start.CopiedBytes,
+			Collected: s.Collected - start.Collected, Refusals: s.Refusals - start.Refusals}
+	}
+
+	b, _ := mapped(t, 5*miB)
+	held := ReadStats().MappedBytes
+	require.GreaterOrEqual(t, ReadStats().PeakMappedBytes, held)
+	most := int(start.PeakMappedBytes) + 8*miB
+	b.Grow(most)
+	peak := ReadStats().PeakMappedBytes
+	require.GreaterOrEqual(t, peak, int64(most))
+	b.Shrink()
+	require.Equal(t, peak, ReadStats().PeakMappedBytes, "what there is now is less")
+	require.Zero(t, since())
+
+	func() {
+		mremapRefused.Store(true)
+		defer mremapRefused.Store(false)
+		b.Grow(8 * miB)
+		require.Equal(t, Stats{Copies: 1, CopiedBytes: 5 * miB}, since())
+		b.Bytes()
+		require.Equal(t, Stats{Copies: 2, CopiedBytes: 10 * miB}, since())
+	}()
+	require.NoError(t, b.Close())
+
+	closed, _ := mapped(t, 3*miB)
+	require.NoError(t, closed.Close())
+	func() { mappedOf(new(Buffer), 3*miB) }()
+	eventually(t, func() bool { return ReadStats().Mappings == 0 })
+	require.Equal(t, Stats{Copies: 2, CopiedBytes: 10 * miB, Collected: 1}, since())
+
+	full := Buffer{MaxLen: 2}
+	refusals := int64(0)
+	for name, f := range map[string]func(){
+		"Write":         func() { _, _ = full.Write([]byte("abc")) },
+		"WriteByte":     func() { _ = full.WriteByte('x') },
+		"WriteAt":       func() { _, _ = full.WriteAt([]byte("x"), 2) },
+		"Reserve":       func() { _ = full.Reserve(3) },
+		"ReadFrom":      func() { _, _ = full.ReadFrom(bytes.NewReader(make([]byte, 3))) },
+		"File.Write":    func() { _, _ = NewFile(&full).Write([]byte("abc")) },
+		"File.Truncate": func() { _ = NewFile(&full).Truncate(3) },
+	} {
+		full.Truncate(0)
+		_, _ = full.Write([]byte("ab"))
+		f()
+		refusals++
+		require.Equal(t, refusals, since().Refusals, name)
+	}
+}
+
+// mappedOf fills b, of which nothing is left when it returns.
+//
+//go:noinline
+func mappedOf(b *Buffer, n int) { _, _ = b.Write(make([]byte, n)) }
+
 func TestProfileNamesWhoMapped(t *testing.T) {
 	b, _ := mapped(t, 3*miB)
 	var text bytes.Buffer

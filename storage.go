@@ -271,17 +271,32 @@ func (b *Buffer) slide() {
 	runtime.KeepAlive(b)
 }
 
-// zero makes buf[i:j] zero. Whole pages of a mapping are returned to the kernel
-// for that, so that a gap takes no memory until it is written.
-func (b *Buffer) zero(i, j int) {
+// stretch makes the contents end at buf[end], for which there is room, and
+// zeroes what of that lies before buf[gap]. Whole pages of a mapping are returned
+// to the kernel for that, so that a gap takes no memory until it is written.
+func (b *Buffer) stretch(gap, end int) {
+	old := len(b.buf)
+	gap = max(gap, old)
+	lo, hi := gap, gap
 	if b.m != nil {
-		if lo, hi := pageFloor(i+pageUnit()-1), pageFloor(j); lo < hi && b.m.punch(lo, hi) == nil {
-			clear(b.buf[i:lo])
-			i = hi
+		first, last := pageFloor(old+pageUnit()-1), pageFloor(gap)
+		if first < last && b.punch(first, last) == nil { // before open, which counts what it opens as written
+			lo, hi = first, last
 		}
 	}
-	clear(b.buf[i:j])
+	b.open(end - old)
+	b.setEnd(end)
+	clear(b.buf[old:lo])
+	clear(b.buf[hi:gap])
+	b.scrub(gap, end) // somebody may look before it is written
 	runtime.KeepAlive(b)
+}
+
+// punch returns the memory of buf[i:j], whole pages of a mapping, to the kernel.
+func (b *Buffer) punch(i, j int) error {
+	b.m.mu.Lock()
+	defer b.m.mu.Unlock()
+	return b.m.punch(i, j)
 }
 
 // scrub clears what earlier owners of the memory have left in buf[i:j].
@@ -500,6 +515,19 @@ func (b *Buffer) look(f func(contents []byte)) {
 	runtime.KeepAlive(m)
 }
 
+// lend has w write the contents from the off-th byte on, and returns how many
+// there are, and what w returned. w may use the Buffer meanwhile.
+func (b *Buffer) lend(w io.Writer, off int) (of, n int, err error) {
+	if m := b.m; m != nil {
+		m.pin()
+		defer m.unpin()
+	}
+	var p []byte
+	b.look(func(contents []byte) { p = contents[off:len(contents):len(contents)] })
+	n, err = w.Write(p)
+	return len(p), n, err
+}
+
 // view returns the contents as Go memory, with up to spare bytes of spare
 // capacity. The first view of a mapping publishes it. An error is for want of
 // memory, and changes nothing.
@@ -636,7 +664,7 @@ func (m *mapping) publishRange(gen uint32, lo, end, hi int) error {
 			if err := probeHeap(hi - lo); err != nil {
 				return err
 			}
-			stats.copies.Add(1)
+			countCopy(end - lo)
 		}
 	}
 	if p == nil {
