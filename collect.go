@@ -24,8 +24,8 @@ const (
 
 	// GOGC is not applied to less than this: a collection is not for little,
 	// and for even less where no garbage has been found yet.
-	garbageMin = 64 * miB
-	trustMin   = 256 * miB
+	garbageMin = 128 * miB
+	trustMin   = 192 * miB
 )
 
 // pacer counts bytes that were written to mappings.
@@ -33,6 +33,7 @@ var pacer struct {
 	mu      sync.Mutex
 	held    int64 // not given back
 	least   int64 // least held since the last collection: what has survived it, or less
+	before  int64 // the same of the collection before
 	peak    int64 // most held since the program last gave back nearly all above least
 	proven  int64 // most that the program has had above least and then given back
 	falling bool  // held has become less since it became more
@@ -44,8 +45,7 @@ var pacer struct {
 	forced  int64                // collections that the program itself has asked for
 	above   atomic.Int64         // held - least, for who has no time for the lock
 
-	collecting atomic.Bool
-	waiting    sync.Mutex
+	collecting sync.Mutex // held while a collection runs, and while it is found out what it has left
 }
 
 // hold takes account of n bytes more that are held, or less if n is negative.
@@ -135,12 +135,14 @@ func reap() {
 	pacer.mu.Lock()
 	ran := pacer.armed && pacer.next.Value() == nil
 	pacer.mu.Unlock()
-	if ran {
+	if ran && pacer.collecting.TryLock() {
 		reapNow()
+		pacer.collecting.Unlock()
 	}
 }
 
-// reapNow is reap after a collection.
+// reapNow is reap after a collection. The caller holds pacer.collecting: to look
+// at a weak pointer while a collection runs would keep what it points to.
 func reapNow() {
 	p := &pacer
 	p.mu.Lock()
@@ -159,7 +161,7 @@ func reapNow() {
 		q.collected()
 	}
 	p.mu.Lock()
-	p.least = p.held // what has survived
+	p.before, p.least = p.least, p.held // what has survived
 	p.above.Store(0)
 	p.mu.Unlock()
 }
@@ -176,21 +178,18 @@ func pace(m *mapping) {
 func collectIfDue(m *mapping) {
 	reap()
 	over, due, garbage := overdue(m)
-	if over <= due {
-		return
-	}
-	if garbage && over/2 > due {
-		pacer.waiting.Lock()
-		defer pacer.waiting.Unlock()
-		if over, due, _ = overdue(m); over/2 > due {
+	switch {
+	case over <= due:
+	case garbage && over/2 > due:
+		pacer.collecting.Lock()
+		defer pacer.collecting.Unlock()
+		if over, due, _ := overdue(m); over/2 > due { // else somebody else has done it
 			collect()
 		}
-		return
-	}
-	if pacer.collecting.CompareAndSwap(false, true) {
+	case pacer.collecting.TryLock():
 		go func() {
+			defer pacer.collecting.Unlock()
 			collect()
-			pacer.collecting.Store(false)
 		}()
 	}
 }
@@ -205,7 +204,9 @@ func overdue(m *mapping) (over, due int64, garbage bool) {
 	p := &pacer
 	p.mu.Lock()
 	over = p.held - own - p.least
-	held, base, proven := p.held, p.least, p.proven
+	// What was made while the last collection ran has survived it, garbage or
+	// not.
+	held, base, proven := p.held, min(p.least, p.before), p.proven
 	garbage = p.garbage
 	p.mu.Unlock()
 	if over <= collectMin {
@@ -232,6 +233,7 @@ func heldBytes() int64 {
 	return pacer.held
 }
 
+// collect runs the collector. The caller holds pacer.collecting.
 func collect() {
 	stats.collections.Add(1)
 	runtime.GC()

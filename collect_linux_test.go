@@ -157,7 +157,7 @@ func TestNobodyWaitsUnderTheLock(t *testing.T) {
 	foundGarbage()
 	var b Buffer
 	_, _ = b.Write(noise())
-	pacer.waiting.Lock() // as if a collection took forever
+	pacer.collecting.Lock() // as if a collection took forever
 	pacer.mu.Lock()
 	pacer.held += 8 * giB
 	pacer.above.Add(8 * giB)
@@ -174,7 +174,7 @@ func TestNobodyWaitsUnderTheLock(t *testing.T) {
 	pacer.held -= 8 * giB
 	pacer.above.Add(-8 * giB)
 	pacer.mu.Unlock()
-	pacer.waiting.Unlock()
+	pacer.collecting.Unlock()
 	wg.Wait()
 	require.True(t, bytes.Equal(noise()[5:105], p))
 	_ = b.Close()

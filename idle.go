@@ -52,27 +52,37 @@ func takeIdle(n int, huge bool) *pages {
 		return nil
 	}
 	n, _ = pageRound(n)
-	now := time.Now()
+	e := popIdle(n, huge)
+	if e.mem == nil {
+		return nil
+	}
+	p := newPages(e.mem[:n], huge)
+	p.dirty = e.dirty
+	p.count(e.dirty)
+	idle.mu.Lock()
+	if idle.lent == nil {
+		idle.lent = make(map[*pages]time.Time)
+	}
+	idle.lent[p] = time.Now()
+	startTicking()
+	idle.mu.Unlock()
+	return p
+}
+
+// popIdle takes the mapping off the list that was given back last and has at
+// least n bytes.
+func popIdle(n int, huge bool) (e idlePages) {
 	idle.mu.Lock()
 	defer idle.mu.Unlock()
 	const most = 32 // to look at
 	for i := len(idle.list) - 1; i >= max(len(idle.list)-most, 0); i-- {
-		e := idle.list[i]
-		if len(e.mem) < n || e.huge != huge {
-			continue
+		if e = idle.list[i]; len(e.mem) >= n && e.huge == huge {
+			idle.list = slices.Delete(idle.list, i, i+1)
+			idle.bytes.Add(int64(-e.dirty))
+			return e
 		}
-		idle.list = slices.Delete(idle.list, i, i+1)
-		idle.bytes.Add(int64(-e.dirty))
-		p := newPages(e.mem[:n], huge)
-		p.dirty = e.dirty
-		if idle.lent == nil {
-			idle.lent = make(map[*pages]time.Time)
-		}
-		idle.lent[p] = now
-		startTicking()
-		return p
 	}
-	return nil
+	return idlePages{}
 }
 
 // keepIdle makes mem idle memory. It reports false if it has not, and mem stays

@@ -175,7 +175,7 @@ func invariants(b *Buffer) error {
 		return fmt.Errorf("the mapping is pinned %d times, left: %t", b.m.pins, b.m.left)
 	case int(b.m.size.Load()) != len(mem):
 		return fmt.Errorf("a mapping of %d bytes, size = %d", len(mem), b.m.size.Load())
-	case b.m.used > len(mem) || b.m.gone > b.m.used || b.m.held.Load() > int64(b.m.used):
+	case b.m.used > len(mem) || b.m.gone > b.m.used || b.m.held.Load() > int64(b.m.top()):
 		return fmt.Errorf("a mapping of %d bytes: used %d, gone %d, held %d", len(mem), b.m.used, b.m.gone, b.m.held.Load())
 	case len(mem) == 0 || len(mem)%pageUnit() != 0 || cap(mem)%pageUnit() != 0:
 		return fmt.Errorf("a mapping of %d, %d bytes, the unit is %d", len(mem), cap(mem), pageUnit())

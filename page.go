@@ -49,7 +49,7 @@ type pages struct {
 	clean int          // mem[:clean] holds nothing that the owner has not written
 	gone  int          // mem[:gone] has been returned to the kernel
 	seen  int          // used, when discardFront was called last
-	held  atomic.Int64 // bytes of mem that were written, as far as that is known
+	held  atomic.Int64 // bytes of mem that have memory, as far as that is known
 	holes atomic.Int64 // bytes of mem[:used] that punch has returned and nobody has written since
 }
 
@@ -69,19 +69,22 @@ func (p *pages) use(n int) int {
 		step /= 2
 	}
 	n = max(min((n+step-1)&^(step-1), len(p.mem)), p.used)
-	was := p.used
+	was := p.top()
 	p.used = n
-	p.count(n - was)
+	p.count(p.top() - was)
 	return n
 }
+
+// top returns up to where mem may have memory.
+func (p *pages) top() int { return max(p.used, p.dirty) }
 
 // punch returns the memory of mem[lo:hi] to the kernel, and takes it into use.
 // It reads as zero then.
 func (p *pages) punch(lo, hi int) error {
 	err := p.discard(lo, hi)
 	if err == nil {
-		was := p.used
-		p.used = max(was, hi)
+		was := p.top()
+		p.used = max(p.used, hi)
 		p.holes.Add(int64(hi - lo))
 		p.count(lo - min(hi, was))
 	}
@@ -152,7 +155,7 @@ func (p *pages) shift(k int) {
 func (p *pages) isUsedUp(n int) bool {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
-	return n > max(p.used, p.dirty) && !p.refused
+	return n > p.top() && !p.refused
 }
 
 // cutSeams removes the seams that are not within the mapping.
@@ -172,8 +175,8 @@ func (p *pages) recycle(k int) (cut int) {
 	} else if len(p.seams) > 0 {
 		k = min(k, p.seams[0]) // mremap(2) moves what is one VMA
 	}
-	dirty := max(p.used, p.dirty)
-	end, _ := pageRound(dirty)
+	top := p.top()
+	end, _ := pageRound(top)
 	if p.gone > 0 || len(p.seams) >= maxSeams || p.moveBehind(k, end) != nil {
 		if p.dropFront(k) != nil {
 			p.refused = true
@@ -181,8 +184,7 @@ func (p *pages) recycle(k int) (cut int) {
 		}
 		return k
 	}
-	p.count(-k)
-	owned := p.clean >= dirty || p.dirty <= p.used
+	owned := p.clean >= top || p.dirty <= p.used
 	p.shift(k)
 	if p.dirty = end; owned {
 		p.clean = end
@@ -194,16 +196,13 @@ func (p *pages) recycle(k int) (cut int) {
 func (p *pages) dropBack(k int) error {
 	mem := p.mem[:cap(p.mem)]
 	one := len(p.seams) == 0 || p.seams[len(p.seams)-1] <= k // VMA
-	if one && !p.refused && keepIdle(mem[k:], max(p.used-k, 0), max(p.used, p.dirty, k)-k, p.huge, false) {
+	if one && !p.refused && keepIdle(mem[k:], max(p.used-k, 0), max(p.top(), k)-k, p.huge, false) {
 		p.set(mem[:k:k])
 	} else if err := p.unmapBack(k); err != nil {
 		return err
 	}
-	if k < p.used {
-		p.count(k - p.used)
-		p.used = k
-	}
-	p.dirty = min(p.dirty, k)
+	p.count(min(k-p.top(), 0))
+	p.used, p.dirty = min(p.used, k), min(p.dirty, k)
 	p.cutSeams()
 	return nil
 }
@@ -223,7 +222,7 @@ func (p *pages) free(lazy bool) error {
 	for _, at := range slices.Backward(slices.Clone(p.seams)) {
 		_ = p.dropBack(at) // idle memory is of one VMA
 	}
-	if !p.refused && keepIdle(p.mem[:cap(p.mem)], p.used, max(p.used, p.dirty), p.huge, lazy) {
+	if !p.refused && keepIdle(p.mem[:cap(p.mem)], p.used, p.top(), p.huge, lazy) {
 		p.set(nil)
 		return nil
 	}
@@ -236,6 +235,7 @@ func (p *pages) free(lazy bool) error {
 func (p *pages) scrub(lo, hi int) {
 	p.clean, lo, hi = max(p.clean, hi), max(lo, p.clean), min(hi, p.dirty)
 	if page := pageFloor(lo + pageUnit() - 1); hi == p.dirty && page < hi && p.discard(page, hi) == nil {
+		p.count(page - hi)
 		hi, p.dirty = page, page
 	}
 	if lo < hi {
@@ -255,6 +255,7 @@ func (p *pages) freeExcess() bool {
 		if p.discard(used, p.dirty) != nil {
 			return false
 		}
+		p.count(used - p.dirty)
 		p.dirty = used
 	}
 	return true
@@ -267,7 +268,7 @@ func (p *pages) count(n int) {
 		return
 	}
 	now := int(p.held.Add(int64(n)))
-	if over := now - min(max(now, 0), p.used-p.gone); over != 0 {
+	if over := now - min(max(now, 0), p.top()-p.gone); over != 0 {
 		p.held.Add(int64(-over))
 		n -= over
 	}
