@@ -312,6 +312,47 @@ func walkAmongOthers(t *testing.T, r *rand.Rand, value byte) {
 	_ = b.Close()
 }
 
+// TestShorterCopyLosesNothing uses a copy by value that has less contents than
+// the Buffer. What is beyond its end is not there for it to clear, or to leave
+// behind.
+func TestShorterCopyLosesNothing(t *testing.T) {
+	uses := map[string]func(c *Buffer){
+		"Bytes":           func(c *Buffer) { c.Bytes() },
+		"AvailableBuffer": func(c *Buffer) { c.AvailableBuffer() },
+		"ReadFrom":        func(c *Buffer) { _, _ = c.ReadFrom(bytes.NewReader(nil)) },
+	}
+	for name, use := range uses {
+		for _, size := range []int{2*miB - 1000, 6*miB - 1000} {
+			for _, warm := range []bool{false, true} {
+				t.Run(fmt.Sprintf("%s/%d/warm=%t", name, size, warm), func(t *testing.T) {
+					noIdle(t)
+					if warm {
+						var d Buffer
+						fill(&d, 9, 16*miB)
+						_ = d.Close()
+					}
+					var b Buffer
+					fill(&b, 1, size)
+					c := b
+					_, _ = b.WriteString("more")
+					use(&c)
+					require.True(t, isFilled(contents(&c), 1, 0))
+					got, stale := func() (p []byte, stale bool) {
+						defer func() {
+							if v := recover(); v != nil {
+								require.Equal(t, panicStale, v)
+								stale = true
+							}
+						}()
+						return contents(&b), false
+					}()
+					require.True(t, stale || string(got[size:]) == "more")
+				})
+			}
+		}
+	}
+}
+
 // A lookingReader shows what it is to fill before it fills it with one value.
 type lookingReader struct {
 	n    int

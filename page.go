@@ -230,17 +230,19 @@ func (p *pages) free(lazy bool) error {
 }
 
 // scrub clears what earlier owners have written to mem[lo:hi], which somebody
-// is about to see. mem[:lo] was written by the owner, all of it. The caller holds
-// mu.
-func (p *pages) scrub(lo, hi int) {
+// is about to see, and reports whether there was something. mem[:lo] was written
+// by the owner, all of it. The caller holds mu.
+func (p *pages) scrub(lo, hi int) bool {
 	p.clean, lo, hi = max(p.clean, hi), max(lo, p.clean), min(hi, p.dirty)
+	if lo >= hi {
+		return false
+	}
 	if page := pageFloor(lo + pageUnit() - 1); hi == p.dirty && page < hi && p.discard(page, hi) == nil {
 		p.count(page - hi)
 		hi, p.dirty = page, page
 	}
-	if lo < hi {
-		clear(p.mem[lo:hi])
-	}
+	clear(p.mem[lo:hi])
+	return true
 }
 
 // freeExcess returns the memory that mem had before the owner came, and that he

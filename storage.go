@@ -366,15 +366,17 @@ func (m *mapping) pin() {
 	m.mu.Unlock()
 }
 
-// pinClean is pin for mem[i:j] or less of it, which it clears and returns the
-// end of. A Reader may look at what it is to fill.
-func (m *mapping) pinClean(i, j int) int {
+// pinClean is pin for buf[i:j] or less of it, which it clears and returns the end
+// of. A Reader may look at what it is to fill.
+func (b *Buffer) pinClean(i, j int) int {
+	m := b.m
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.pins++
 	if i < m.dirty {
-		j = min(j, i+scrubStep)
-		m.scrub(i, j)
+		if j = min(j, i+scrubStep); m.scrub(i, j) {
+			b.gen = m.gen.Add(1) // a copy may have contents there
+		}
 	}
 	return j
 }
@@ -446,7 +448,7 @@ func (b *Buffer) prefaultMapping(i int) {
 // and appends what it read. r may use the Buffer meanwhile.
 func (b *Buffer) readInto(r io.Reader, i, j int) (n int, err error) {
 	if m := b.m; m != nil {
-		j = m.pinClean(i, j)
+		j = b.pinClean(i, j)
 		defer m.unpin()
 	}
 	p := b.buf[i:j:j]
@@ -671,7 +673,9 @@ func (m *mapping) publishRange(gen uint32, lo, end, hi int) error {
 		p = heapCopy(m.mem[lo:end], hi-lo)
 		_ = m.drop()
 	}
-	m.pub.Store(&published{p, lo, gen})
+	// A copy of the Buffer that has more contents cannot go on: they may be
+	// lost beyond end.
+	m.pub.Store(&published{p[:end-lo], lo, gen})
 	m.gen.Add(1)
 	return nil
 }
