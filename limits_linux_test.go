@@ -90,6 +90,7 @@ func noRace(t *testing.T) {
 // room for the object that they were to go to, but for no other.
 func TestNoRoomForASecondObject(t *testing.T) {
 	noRace(t)
+	needMoves(t)
 	if !inChild(t) {
 		return
 	}
@@ -167,6 +168,7 @@ func TestSandboxed(t *testing.T) {
 			}
 			install(t, tt.filter)
 			useAll(t)
+			needMoves(t)
 			require.Equal(t, tt.refused, mremapRefused.Load())
 			require.Equal(t, tt.copying, ReadStats().Copies > 0)
 			require.False(t, mmapRefused.Load())
@@ -382,6 +384,9 @@ func TestMaxLenAgainstTheOOMKiller(t *testing.T) {
 	noRace(t)
 	for name, maxLen := range map[string]int{"with": 128 * miB, "without": 0} {
 		t.Run(name, func(t *testing.T) {
+			if maxLen > 0 {
+				needMoves(t) // two times 128 MiB do not fit
+			}
 			out, err := inGroup(t, 256*miB)
 			if out != nil {
 				if maxLen > 0 {

@@ -25,6 +25,10 @@ var mmapRefused, mremapRefused atomic.Bool
 // process has too many.
 func canMap() bool { return !mmapRefused.Load() && stats.mappings.Load()+splits.count() < vmaBudget() }
 
+// publishCopies has views copied where pages would be moved to the Go heap: what
+// is left to do should a release of Go move heap objects. Only tests set it.
+var publishCopies = false
+
 // canRemap reports whether mappings can be moved and grown, as far as is known.
 func canRemap() bool { return !mremapRefused.Load() }
 
@@ -473,7 +477,7 @@ const minObject = 64 * kiB
 // leaves the mapping as it was.
 func (p *pages) moveToHeap(lo, hi int) []byte {
 	n := hi - lo
-	if !canRemap() || len(p.seams) > 0 || splits.count() >= vmaBudget()/2 {
+	if publishCopies || !canRemap() || len(p.seams) > 0 || splits.count() >= vmaBudget()/2 {
 		return nil
 	}
 	obj, skip := heapObject(n)

@@ -261,6 +261,7 @@ func minorFaults(t *testing.T, fn func()) int {
 
 func TestPublishMovesPages(t *testing.T) {
 	needHugePages(t)
+	needMoves(t)
 	const size = 256 * miB
 	needMemory(t, 4*size)
 	b, want := mapped(t, size)
