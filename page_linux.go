@@ -62,9 +62,10 @@ func permanent(err error) bool {
 }
 
 // probeRemap is called after mremap(2) has failed for a mapping. It finds out
-// with a fresh one whether it is refused as such.
+// with a fresh one whether it is refused as such. ENOMEM is no reason to think
+// so, but the Linux layer of FreeBSD has no other answer to what is to grow.
 func probeRemap(err error) {
-	if !permanent(err) || mremapRefused.Load() {
+	if mremapRefused.Load() || !permanent(err) && err != unix.ENOMEM {
 		return
 	}
 	n := pageUnit()
