@@ -556,10 +556,12 @@ func heapCopy(src []byte, n int) []byte {
 
 // probeHeap reports whether n bytes more of Go heap can be had, for if not, the
 // runtime dies of it. It maps and unmaps as much as the runtime would at most,
-// to make an object for n bytes to be published to.
+// to make an object for n bytes to be published to: whole arenas, and a table
+// of 68 KiB for each, with a little for its allocator.
 func probeHeap(n int) error {
 	const arena = 64 * miB
-	mem, err := mapAnywhere((n+pageUnit()+arena-1)&^(arena-1), unix.PROT_READ|unix.PROT_WRITE, 0)
+	n = (n + pageUnit() + arena - 1) &^ (arena - 1)
+	mem, err := mapAnywhere(n+n/512+4*miB, unix.PROT_READ|unix.PROT_WRITE, 0)
 	if err != nil {
 		return os.NewSyscallError("mmap", err)
 	}
