@@ -203,7 +203,7 @@ func TestGroupService(t *testing.T) {
 			}
 			var wg sync.WaitGroup
 			errs := make([]error, tt.buffers)
-			end := time.Now().Add(runFor(6 * time.Second))
+			end := time.Now().Add(runFor(3 * time.Second))
 			for i := range errs {
 				wg.Go(func() {
 					b := Buffer{MaxLen: maxLen}
