@@ -9,6 +9,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -181,6 +182,28 @@ func TestGroupWithMemoryLimit(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestSlowCollectorNearTheLimit has the first collection take forever, as it
+// seems to where processors are scarce. Near the limit of memory nobody may go on
+// meanwhile.
+func TestSlowCollectorNearTheLimit(t *testing.T) {
+	noRace(t)
+	needMemory(t, 2*giB)
+	fresh(t)
+	defer debug.SetGCPercent(debug.SetGCPercent(-1))
+	var ms runtime.MemStats
+	runtime.ReadMemStats(&ms)
+	limit := int64(ms.Sys-ms.HeapReleased) + 200*miB
+	defer debug.SetMemoryLimit(debug.SetMemoryLimit(limit))
+	require.True(t, pacer.collecting.CompareAndSwap(false, true))
+	defer pacer.collecting.Store(false)
+	was, most := settled(t).rss, 0
+	for range 200 {
+		_, _ = new(Buffer).Write(noise()[:4*miB])
+		most = max(most, status(t, "VmRSS")-was)
+	}
+	require.LessOrEqual(t, most, 320*miB)
 }
 
 // TestGroupService serves requests of any size in a control group in which the
