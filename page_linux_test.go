@@ -527,6 +527,7 @@ func testLimit(t *testing.T, resource int, counted string) {
 	if !inChild(t) {
 		return
 	}
+	manyThreads() // each takes 72 MiB of addresses if there is C code
 	chunk, p := randomBytes(6, miB), make([]byte, miB)
 	_ = make([]byte, 32*miB) // the runtime dies of a lack of memory; let it have some
 	var b Buffer
