@@ -62,12 +62,26 @@ func permanent(err error) bool {
 }
 
 // probeRemap is called after mremap(2) has failed for a mapping. It finds out
-// with a fresh one whether it is refused as such. ENOMEM is no reason to think
-// so, but the Linux layer of FreeBSD has no other answer to what is to grow.
+// with a fresh one whether it is refused as such.
 func probeRemap(err error) {
-	if mremapRefused.Load() || !permanent(err) && err != unix.ENOMEM {
-		return
+	if permanent(err) && !mremapRefused.Load() {
+		tryRemap()
 	}
+}
+
+// remapWorks finds out whether mremap(2) can grow a mapping, for ENOMEM need not
+// be for want of memory: the Linux layer of FreeBSD has no other answer. It is
+// asked before a Buffer reports that it cannot grow, and not sooner, for what
+// it maps may be the last that there is.
+func remapWorks() bool {
+	if canRemap() {
+		tryRemap()
+	}
+	return canRemap()
+}
+
+// tryRemap moves and grows a fresh mapping, and remembers it if that is refused.
+func tryRemap() {
 	n := pageUnit()
 	mem, err := mapAnywhere(n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_NORESERVE)
 	if err != nil {
