@@ -49,7 +49,7 @@ func groupMemory(t *testing.T) int {
 
 // slack is what a group may be charged for beside contents: slices that are not
 // collected yet, page tables, stacks, and what each processor has in stock.
-const slack = 24 * miB
+const slack = 32 * miB
 
 // requireGroupMemory waits until the group is charged for at most n bytes more
 // than was. A package that keeps memory for the next Buffer may do so for a
@@ -57,7 +57,7 @@ const slack = 24 * miB
 func requireGroupMemory(t *testing.T, was, n int, when string, while func()) {
 	t.Helper()
 	var is int
-	for range 100 {
+	for range 200 {
 		while()
 		if is = groupMemory(t) - was; is <= n+slack {
 			return
