@@ -195,7 +195,7 @@ func collectIfDue(m *mapping) {
 }
 
 // overdue returns how many bytes may be garbage, beyond how many a collection
-// is due, and whether the program is known to leave garbage. m is none.
+// is due, and whether to take them for garbage. m is none.
 func overdue(m *mapping) (over, due int64, garbage bool) {
 	var own int64
 	if m != nil {
@@ -223,6 +223,7 @@ func overdue(m *mapping) (over, due int64, garbage bool) {
 	}
 	if heap.limit < noLimit && heap.total+held > heap.limit-heap.limit/16 {
 		due = min(due, max(heap.limit/16, collectMin))
+		garbage = true // as far as is known: who is near a limit cannot wait to find out
 	}
 	return over, due, garbage
 }

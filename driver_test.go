@@ -324,10 +324,14 @@ func changed(views []seen) error {
 }
 
 // endViews is called after the contents may have changed. A view of storage
-// that the Buffer still has shows what it likes.
+// that the Buffer still has, or adopts with its next change, shows what it likes.
 func (p *pair) endViews() {
+	buf := p.got.buf
+	if m := p.got.m; m != nil && !p.got.current() {
+		buf = m.publishedFor(p.got).mem
+	}
 	for _, s := range p.live {
-		if !overlap(s.view, p.got.buf) {
+		if !overlap(s.view, buf) {
 			p.left = append(p.left, seen{s.view, bytes.Clone(s.view)})
 		}
 	}

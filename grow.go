@@ -52,7 +52,7 @@ func (b *Buffer) grow(n int) error {
 		return ErrTooLarge
 	case b.m != nil && !b.pinned():
 		if canRemap() {
-			if err := b.remap(n); !refused(err) {
+			if err := b.remap(n); err == nil || !refused(err) && remapWorks() {
 				return err
 			}
 		}

@@ -25,6 +25,10 @@ var mmapRefused, mremapRefused atomic.Bool
 // process has too many.
 func canMap() bool { return !mmapRefused.Load() && stats.mappings.Load()+splits.count() < vmaBudget() }
 
+// publishCopies has views copied where pages would be moved to the Go heap: what
+// is left to do should a release of Go move heap objects. Only tests set it.
+var publishCopies = false
+
 // canRemap reports whether mappings can be moved and grown, as far as is known.
 func canRemap() bool { return !mremapRefused.Load() }
 
@@ -60,9 +64,24 @@ func permanent(err error) bool {
 // probeRemap is called after mremap(2) has failed for a mapping. It finds out
 // with a fresh one whether it is refused as such.
 func probeRemap(err error) {
-	if !permanent(err) || mremapRefused.Load() {
-		return
+	if permanent(err) && !mremapRefused.Load() {
+		tryRemap()
 	}
+}
+
+// remapWorks finds out whether mremap(2) can grow a mapping, for ENOMEM need not
+// be for want of memory: the Linux layer of FreeBSD has no other answer. It is
+// asked before a Buffer reports that it cannot grow, and not sooner, for what
+// it maps may be the last that there is.
+func remapWorks() bool {
+	if canRemap() {
+		tryRemap()
+	}
+	return canRemap()
+}
+
+// tryRemap moves and grows a fresh mapping, and remembers it if that is refused.
+func tryRemap() {
 	n := pageUnit()
 	mem, err := mapAnywhere(n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_NORESERVE)
 	if err != nil {
@@ -95,8 +114,14 @@ func systemPageUnit() int {
 // hugePageSize returns the size of the pages that MADV_HUGEPAGE asks for, or 0
 // if the kernel has none.
 var hugePageSize = sync.OnceValue(func() int {
-	s, err := os.ReadFile("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
+	const dir = "/sys/kernel/mm/"
+	s, err := os.ReadFile(dir + "transparent_hugepage/hpage_pmd_size")
 	if err != nil {
+		// Some sandboxes have no /sys, and all machines with pages of this size
+		// have huge ones of that, or of 1 MiB.
+		if _, err := os.Stat(dir); err != nil && os.Getpagesize() == 4*kiB {
+			return 2 * miB
+		}
 		return 0
 	}
 	n, err := strconv.Atoi(strings.TrimSpace(string(s)))
@@ -473,7 +498,7 @@ const minObject = 64 * kiB
 // leaves the mapping as it was.
 func (p *pages) moveToHeap(lo, hi int) []byte {
 	n := hi - lo
-	if !canRemap() || len(p.seams) > 0 || splits.count() >= vmaBudget()/2 {
+	if publishCopies || !canRemap() || len(p.seams) > 0 || splits.count() >= vmaBudget()/2 {
 		return nil
 	}
 	obj, skip := heapObject(n)
@@ -545,10 +570,12 @@ func heapCopy(src []byte, n int) []byte {
 
 // probeHeap reports whether n bytes more of Go heap can be had, for if not, the
 // runtime dies of it. It maps and unmaps as much as the runtime would at most,
-// to make an object for n bytes to be published to.
+// to make an object for n bytes to be published to: whole arenas, and a table
+// of 68 KiB for each, with a little for its allocator.
 func probeHeap(n int) error {
 	const arena = 64 * miB
-	mem, err := mapAnywhere((n+pageUnit()+arena-1)&^(arena-1), unix.PROT_READ|unix.PROT_WRITE, 0)
+	n = (n + pageUnit() + arena - 1) &^ (arena - 1)
+	mem, err := mapAnywhere(n+n/512+4*miB, unix.PROT_READ|unix.PROT_WRITE, 0)
 	if err != nil {
 		return os.NewSyscallError("mmap", err)
 	}

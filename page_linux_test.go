@@ -261,6 +261,7 @@ func minorFaults(t *testing.T, fn func()) int {
 
 func TestPublishMovesPages(t *testing.T) {
 	needHugePages(t)
+	needMoves(t)
 	const size = 256 * miB
 	needMemory(t, 4*size)
 	b, want := mapped(t, size)
@@ -526,6 +527,7 @@ func testLimit(t *testing.T, resource int, counted string) {
 	if !inChild(t) {
 		return
 	}
+	manyThreads() // each takes 72 MiB of addresses if there is C code
 	chunk, p := randomBytes(6, miB), make([]byte, miB)
 	_ = make([]byte, 32*miB) // the runtime dies of a lack of memory; let it have some
 	var b Buffer

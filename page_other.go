@@ -16,6 +16,7 @@ func systemPageUnit() int {
 
 func canMap() bool       { return false }
 func canRemap() bool     { return false }
+func remapWorks() bool   { return false }
 func refused(error) bool { return false }
 
 func mapPages(int, bool) (*pages, error) { return nil, errors.ErrUnsupported }

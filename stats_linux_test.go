@@ -82,7 +82,7 @@ func TestStatsAgreeWithTheKernel(t *testing.T) {
 		require.Equal(t, sum, s.MappedBytes)
 		require.Equal(t, int(count), profile.Count())
 		require.Equal(t, viewed, s.Publishes-start.Publishes)
-		require.Zero(t, s.Copies-start.Copies)
+		require.True(t, publishCopies || s.Copies == start.Copies)
 	}
 	s := ReadStats()
 	assert.Positive(t, s.Maps-start.Maps)

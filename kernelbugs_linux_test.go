@@ -1,0 +1,132 @@
+//go:build linux && !nommap && (amd64 || arm64 || loong64 || mips64 || mips64le || ppc64 || ppc64le || riscv64 || s390x)
+
+package mmapbuf
+
+import (
+	"bytes"
+	"runtime"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+// TestSuccessThatMovesNothing has mremap(2) as the Linux layer of FreeBSD does:
+// no mapping grows, for want of memory as it says, and what should move to an
+// address stays where it is, and that is called a success.
+func TestSuccessThatMovesNothing(t *testing.T) {
+	const flags = 3
+	for name, growing := range map[string]bool{"nothing grows": false, "growing works": true} {
+		t.Run(name, func(t *testing.T) {
+			noRace(t)
+			if !inChild(t) {
+				return
+			}
+			if growing {
+				needMoves(t)
+			} else {
+				install(t, filter{call: unix.SYS_MREMAP, errno: unix.ENOMEM})
+			}
+			install(t, filter{unix.SYS_MREMAP, 0, flags, unix.MREMAP_FIXED}) // the last one decides
+			useAll(t)
+			require.True(t, mremapRefused.Load())
+			require.Positive(t, ReadStats().Copies)
+		})
+	}
+}
+
+// fork makes a process that does nothing but to have the same memory, in pages
+// that are copied when one of the two writes, and returns its number.
+func fork(t *testing.T) (pid int) {
+	t.Helper()
+	if runtime.GOARCH == "s390x" {
+		t.Skip("has the arguments in another order")
+	}
+	id, _, errno := unix.RawSyscall6(unix.SYS_CLONE, uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
+	if id == 0 && errno == 0 {
+		// Only system calls: there are no other threads here.
+		unix.RawSyscall6(unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0, 0)
+		for {
+			unix.RawSyscall6(unix.SYS_PPOLL, 0, 0, 0, 0, 0, 0)
+		}
+	}
+	require.Zero(t, errno)
+	t.Cleanup(func() {
+		_ = unix.Kill(int(id), unix.SIGKILL)
+		_, _ = unix.Wait4(int(id), nil, unix.WALL, nil)
+	})
+	return int(id)
+}
+
+// memoryOf reads n bytes of the memory of another process.
+func memoryOf(t *testing.T, pid int, at uintptr, n int) []byte {
+	t.Helper()
+	p := make([]byte, n)
+	k, err := unix.ProcessVMReadv(pid, []unix.Iovec{{Base: &p[0], Len: uint64(n)}}, []unix.RemoteIovec{{Base: at, Len: n}}, 0)
+	if err == unix.EPERM || err == unix.ENOSYS {
+		t.Skipf("process_vm_readv: %v", err)
+	}
+	require.NoError(t, err)
+	require.Equal(t, n, k)
+	return p
+}
+
+// TestMoveAfterFork moves pages that a forked process shares. Linux 6.17 could
+// make such pages writable for both when mremap(2) moved parts of huge pages one
+// by one; what is then written here would show there.
+func TestMoveAfterFork(t *testing.T) {
+	const size = 12 * miB
+	page := unix.Getpagesize()
+	tests := map[string]func(t *testing.T, b *Buffer){
+		"growth": func(t *testing.T, b *Buffer) {
+			require.NoError(t, b.change(func(p *pages) (int, error) { return 0, p.moveAligned(giB, 0) }))
+			require.NoError(t, b.Reserve(giB))
+		},
+		"publishing": func(t *testing.T, b *Buffer) {
+			_ = b.Bytes()
+			b.settle()
+		},
+		// Where the address has no alignment, huge pages are moved in parts.
+		"without alignment": func(t *testing.T, b *Buffer) {
+			n := cap(b.m.mem)
+			to, err := mapAnywhere(n+2*page, unix.PROT_NONE, unix.MAP_NORESERVE)
+			require.NoError(t, err)
+			require.NoError(t, b.change(func(p *pages) (int, error) {
+				to = to[page : page+n : page+n]
+				err := moveOnto(to, p.mem[:n])
+				if err == nil {
+					p.set(to)
+				}
+				return 0, err
+			}))
+		},
+	}
+	for name, move := range tests {
+		t.Run(name, func(t *testing.T) {
+			noRace(t)
+			if !inChild(t) {
+				return
+			}
+			b, want := mapped(t, size)
+			at := uintptr(base(b.m.mem))
+			pid := fork(t)
+
+			// Every other page becomes this process's own, so that a huge page is
+			// mapped in parts, some of which may be written and some not.
+			mine := bytes.Clone(want)
+			change := func(first int) {
+				for i := first * page; i < len(mine); i += 2 * page {
+					mine[i] ^= 0xff
+					_, err := b.WriteAt(mine[i:i+1], int64(i))
+					require.NoError(t, err)
+				}
+			}
+			change(1)
+			move(t, b)
+			require.True(t, bytes.Equal(mine, contents(b)))
+			change(0)
+			require.True(t, bytes.Equal(mine, contents(b)))
+			require.True(t, bytes.Equal(want, memoryOf(t, pid, at, size)), "the other process sees what is written here")
+		})
+	}
+}

@@ -1,0 +1,36 @@
+//go:build linux && !nommap && (amd64 || arm64 || loong64 || mips64 || mips64le || ppc64 || ppc64le || riscv64 || s390x)
+
+package mmapbuf
+
+import (
+	"os"
+	"runtime"
+	"testing"
+	_ "unsafe" // for go:linkname
+
+	"github.com/stretchr/testify/require"
+)
+
+// MMAPBUF_TEST_PUBLISH=copy has all views copied.
+func init() {
+	publishCopies = os.Getenv("MMAPBUF_TEST_PUBLISH") == "copy"
+}
+
+// The runtime has this for packages that rely on it; see runtime/mgc.go.
+//
+//go:linkname heapObjectsCanMove runtime.heapObjectsCanMove
+func heapObjectsCanMove() bool
+
+// TestHeapObjectsDoNotMove is about the release of Go, not about the package. If
+// it fails, or no longer links, publishCopies must be true for that release.
+func TestHeapObjectsDoNotMove(t *testing.T) {
+	require.False(t, heapObjectsCanMove(), "pages must not be moved to the heap of %s", runtime.Version())
+}
+
+// needMoves skips a test of what comes of it that views are moved.
+func needMoves(t *testing.T) {
+	t.Helper()
+	if publishCopies {
+		t.Skip("views are copied")
+	}
+}
