@@ -184,7 +184,7 @@ func TestGroupWithMemoryLimit(t *testing.T) {
 	}
 }
 
-// TestSlowCollectorNearTheLimit has the first collection take forever, as it
+// TestSlowCollectorNearTheLimit has the first collection take long, as it
 // seems to where processors are scarce. Near the limit of memory nobody may go on
 // meanwhile.
 func TestSlowCollectorNearTheLimit(t *testing.T) {
@@ -196,8 +196,8 @@ func TestSlowCollectorNearTheLimit(t *testing.T) {
 	runtime.ReadMemStats(&ms)
 	limit := int64(ms.Sys-ms.HeapReleased) + 200*miB
 	defer debug.SetMemoryLimit(debug.SetMemoryLimit(limit))
-	require.True(t, pacer.collecting.CompareAndSwap(false, true))
-	defer pacer.collecting.Store(false)
+	pacer.collecting.Lock()
+	time.AfterFunc(500*time.Millisecond, pacer.collecting.Unlock)
 	was, most := settled(t).rss, 0
 	for range 200 {
 		_, _ = new(Buffer).Write(noise()[:4*miB])
@@ -265,4 +265,28 @@ func serve(b *Buffer, seed int) error {
 	}
 	b.Reset()
 	return nil
+}
+
+// TestGroupTakesIdleMemory has idle memory of half of what the group may have,
+// and then needs three quarters for something else.
+func TestGroupTakesIdleMemory(t *testing.T) {
+	noRace(t)
+	const limit = 400 * miB
+	if !childInGroup(t, limit) {
+		return
+	}
+	old := idleMax
+	defer func() { idleMax = old }()
+	idleMax = func() int { return giB }
+	var b Buffer
+	fill(&b, 1, limit/2)
+	require.NoError(t, b.Close())
+	require.GreaterOrEqual(t, ReadStats().IdleBytes, int64(limit/2))
+	p := make([]byte, limit*3/4)
+	for i := 0; i < len(p); i += 4096 {
+		p[i] = 1 // the kernel would kill us if it could not take the idle memory
+	}
+	fill(&b, 2, limit/8) // of idle memory of which some is gone
+	require.True(t, isFilled(contents(&b), 2, 0))
+	runtime.KeepAlive(p)
 }
