@@ -268,7 +268,7 @@ func serve(b *Buffer, seed int) error {
 }
 
 // TestGroupTakesIdleMemory has idle memory of half of what the group may have,
-// and then needs three quarters for something else.
+// and then needs more than half for something else.
 func TestGroupTakesIdleMemory(t *testing.T) {
 	noRace(t)
 	const limit = 400 * miB
@@ -282,11 +282,11 @@ func TestGroupTakesIdleMemory(t *testing.T) {
 	fill(&b, 1, limit/2)
 	require.NoError(t, b.Close())
 	require.GreaterOrEqual(t, ReadStats().IdleBytes, int64(limit/2))
-	p := make([]byte, limit*3/4)
+	p := make([]byte, limit*9/16)
 	for i := 0; i < len(p); i += 4096 {
 		p[i] = 1 // the kernel would kill us if it could not take the idle memory
 	}
-	fill(&b, 2, limit/8) // of idle memory of which some is gone
+	fill(&b, 2, limit/16) // of idle memory of which some is gone
 	require.True(t, isFilled(contents(&b), 2, 0))
 	runtime.KeepAlive(p)
 }
