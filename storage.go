@@ -325,10 +325,10 @@ func (b *Buffer) copyTo(p []byte) {
 
 // copyToMapping is copyTo for a mapping.
 func (b *Buffer) copyToMapping(m *mapping) {
+	m.mu.Lock() // or tick returns to the kernel what is not in use yet, of idle memory
+	defer m.mu.Unlock()
 	end := b.get(m.mem)
 	_ = b.release()
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	b.setMapping(m, 0, end)
 }
 
