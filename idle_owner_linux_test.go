@@ -3,6 +3,8 @@
 package mmapbuf
 
 import (
+	"bytes"
+	"io"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -44,4 +46,29 @@ func TestIdleMemoryIsNotTakenWhileContentsAreCopiedToIt(t *testing.T) {
 		require.True(t, isFilled(contents(b)[:size], i, 0))
 		require.NoError(t, b.Close())
 	}
+}
+
+// TestRecycledMemoryIsNotTakenForClean: a queue on idle memory had it in use up
+// to where others had written, but not written as far itself. When it had moved
+// its consumed prefix, it took all for its own, and a Reader saw the rest.
+func TestRecycledMemoryIsNotTakenForClean(t *testing.T) {
+	needMemory(t, giB)
+	noIdle(t)
+	const foreign = 0xee
+	var other, b Buffer
+	other.Grow(100 * miB)
+	_, _ = other.Write(bytes.Repeat([]byte{foreign}, 44*miB))
+	require.NoError(t, other.Close())
+	defer b.Close()
+	b.Grow(60 * miB)
+	_, _ = b.Write(make([]byte, 41*miB))
+	require.Equal(t, 44*miB, b.m.used, "as far as the other has written")
+	_, _ = io.ReadFull(&b, make([]byte, 30*miB))
+	b.Grow(20 * miB)
+	require.NotEmpty(t, b.m.seams, "nothing was recycled")
+	_, err := b.ReadFrom(reader(func(p []byte) (int, error) {
+		require.Zero(t, bytes.Count(p, []byte{foreign}))
+		return 0, io.EOF
+	}))
+	require.NoError(t, err)
 }
