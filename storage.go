@@ -657,7 +657,6 @@ func (m *mapping) publishRange(gen uint32, lo, end, hi int) error {
 	// To move little takes longer than to copy it, and what is pinned must stay.
 	if hi-lo > copiedView && m.pins == 0 {
 		m.scrub(end, hi)
-		_ = m.dropBack(hi) // others can use what is dirty
 		if p = m.moveToHeap(lo, hi); p == nil {
 			// The object that it was to go to is not collected yet: the copy
 			// needs another.
