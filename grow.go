@@ -235,7 +235,7 @@ func (b *Buffer) Shrink() {
 	switch mapped := live > mapThreshold && canMap(); {
 	case live == 0:
 		_ = b.Close()
-	case !mapped && live < cap(b.buf):
+	case !mapped && (b.m != nil || live < cap(b.buf)):
 		b.copyTo(make([]byte, live))
 	case mapped && b.m == nil:
 		if c, ok := pageRound(live); ok && c < cap(b.buf) {

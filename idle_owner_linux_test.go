@@ -72,3 +72,34 @@ func TestRecycledMemoryIsNotTakenForClean(t *testing.T) {
 	}))
 	require.NoError(t, err)
 }
+
+// TestIdleMemoryMakesNoLargeViews: a Buffer of some KiB on idle memory was viewed
+// with all of a huge page.
+func TestIdleMemoryMakesNoLargeViews(t *testing.T) {
+	noIdle(t)
+	var other Buffer
+	fill(&other, 1, 10*miB)
+	require.NoError(t, other.Close())
+	for _, n := range []int{40 * kiB, 100 * kiB, 700 * kiB} {
+		var b Buffer
+		fill(&b, 2, n)
+		require.NotNil(t, b.m, "no idle memory")
+		view := b.Bytes()
+		require.True(t, isFilled(view, 2, 0))
+		require.LessOrEqual(t, cap(view), 2*n)
+	}
+}
+
+// TestShrinkOfIdleMemory: contents that fill what is in use of a mapping kept
+// all of it.
+func TestShrinkOfIdleMemory(t *testing.T) {
+	noIdle(t)
+	var other, b Buffer
+	fill(&other, 1, 10*miB)
+	require.NoError(t, other.Close())
+	fill(&b, 2, smallUse)
+	require.NotNil(t, b.m, "no idle memory")
+	b.Shrink()
+	require.LessOrEqual(t, b.Cap(), 2*smallUse)
+	require.True(t, isFilled(b.Bytes(), 2, 0))
+}

@@ -311,8 +311,9 @@ func (b *Buffer) scrub(i, j int) {
 
 // fill is told that n bytes in the middle of the contents were written.
 func (b *Buffer) fill(n int) {
-	if b.m != nil {
-		b.m.fill(n)
+	if m := b.m; m != nil {
+		m.fill(n)
+		runtime.KeepAlive(m) // or what is counted after a collection stays counted
 	}
 }
 
@@ -615,8 +616,11 @@ func (m *mapping) publish(b *Buffer, spare int) error {
 		largeViews.Lock()
 		defer largeViews.Unlock()
 	}
-	least, _ := pageRound(end)
-	hi, _ := pageRound(end + min(spare, len(m.mem)-end))
+	least, hi := end, end+min(spare, len(m.mem)-end)
+	if hi-lo > copiedView { // what is moved are pages
+		least, _ = pageRound(least)
+		hi, _ = pageRound(hi)
+	}
 	err := probeHeap(hi - lo)
 	if err != nil && least < hi {
 		hi = least
