@@ -90,8 +90,8 @@ func (b *Buffer) consumed() int { return pageFloor(max(b.off-utf8.UTFMax, 0)) } 
 
 // recycle makes room of the consumed prefix, or of a part of it.
 func (b *Buffer) recycle() {
-	k := b.consumed()
-	_ = b.change(func(p *pages) (int, error) { return p.recycle(k), nil })
+	k, n := b.consumed(), len(b.buf)
+	_ = b.change(func(p *pages) (int, error) { return p.recycle(k, n), nil })
 }
 
 // remap makes room for n more bytes in a mapping, by mremap(2).
@@ -235,7 +235,7 @@ func (b *Buffer) Shrink() {
 	switch mapped := live > mapThreshold && canMap(); {
 	case live == 0:
 		_ = b.Close()
-	case !mapped && live < cap(b.buf):
+	case !mapped && (b.m != nil || live < cap(b.buf)):
 		b.copyTo(make([]byte, live))
 	case mapped && b.m == nil:
 		if c, ok := pageRound(live); ok && c < cap(b.buf) {

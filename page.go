@@ -169,7 +169,9 @@ const maxSeams = 16
 // recycle makes the memory of mem[:k], whose contents nobody needs any more, the
 // memory that follows what is in use. It is moved by page table. If that fails,
 // mem[:k] is unmapped. It returns by how many bytes later mem begins then.
-func (p *pages) recycle(k int) (cut int) {
+// The owner has written all of mem[:n], any number.
+func (p *pages) recycle(k, n int) (cut int) {
+	p.clean = max(p.clean, n)
 	if p.gone > 0 { // there is no memory
 		k = min(k, p.gone)
 	} else if len(p.seams) > 0 {
@@ -184,7 +186,7 @@ func (p *pages) recycle(k int) (cut int) {
 		}
 		return k
 	}
-	owned := p.clean >= top || p.dirty <= p.used
+	owned := p.clean >= p.dirty // not p.used: what is in use need not have been written
 	p.shift(k)
 	if p.dirty = end; owned {
 		p.clean = end

@@ -520,7 +520,10 @@ func (p *pages) moveToHeap(lo, hi int) []byte {
 	}
 	splits.add(to)
 	_ = abandon(p.mem[:lo])
-	_ = abandon(p.mem[hi:cap(p.mem)])
+	// Others may use the rest from now on. Had the move failed, the owner would.
+	if p.dropBack(hi) != nil {
+		_ = abandon(p.mem[hi:cap(p.mem)])
+	}
 	p.set(nil)
 	return to
 }

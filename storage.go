@@ -311,8 +311,9 @@ func (b *Buffer) scrub(i, j int) {
 
 // fill is told that n bytes in the middle of the contents were written.
 func (b *Buffer) fill(n int) {
-	if b.m != nil {
-		b.m.fill(n)
+	if m := b.m; m != nil {
+		m.fill(n)
+		runtime.KeepAlive(m) // or what is counted after a collection stays counted
 	}
 }
 
@@ -325,10 +326,10 @@ func (b *Buffer) copyTo(p []byte) {
 
 // copyToMapping is copyTo for a mapping.
 func (b *Buffer) copyToMapping(m *mapping) {
+	m.mu.Lock() // or tick returns to the kernel what is not in use yet, of idle memory
+	defer m.mu.Unlock()
 	end := b.get(m.mem)
 	_ = b.release()
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	b.setMapping(m, 0, end)
 }
 
@@ -617,8 +618,11 @@ func (m *mapping) publish(b *Buffer, spare int) error {
 		largeViews.Lock()
 		defer largeViews.Unlock()
 	}
-	least, _ := pageRound(end)
-	hi, _ := pageRound(end + min(spare, len(m.mem)-end))
+	least, hi := end, end+min(spare, len(m.mem)-end)
+	if hi-lo > copiedView { // what is moved are pages
+		least, _ = pageRound(least)
+		hi, _ = pageRound(hi)
+	}
 	err := probeHeap(hi - lo)
 	if err != nil && least < hi {
 		hi = least
@@ -659,7 +663,6 @@ func (m *mapping) publishRange(gen uint32, lo, end, hi int) error {
 	// To move little takes longer than to copy it, and what is pinned must stay.
 	if hi-lo > copiedView && m.pins == 0 {
 		m.scrub(end, hi)
-		_ = m.dropBack(hi) // others can use what is dirty
 		if p = m.moveToHeap(lo, hi); p == nil {
 			// The object that it was to go to is not collected yet: the copy
 			// needs another.
