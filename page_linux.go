@@ -560,6 +560,12 @@ func heapObject(n int) (obj *byte, skip int) {
 // heapCopy returns n bytes of Go heap that begin with a copy of src, and are zero
 // after it.
 func heapCopy(src []byte, n int) []byte {
+	if len(src) < n/2 {
+		// The rest may never be used. Memory that is fresh, as that of large
+		// objects mostly is, make does not touch; but make with a copy at once,
+		// which compiles to a call of its own, does.
+		return append(make([]byte, 0, n), src...)[:n]
+	}
 	var s strings.Builder // see heapObject: make would clear all of it
 	s.Grow(max(n, 1))
 	s.Write(src)

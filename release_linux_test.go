@@ -34,3 +34,22 @@ func needMoves(t *testing.T) {
 		t.Skip("views are copied")
 	}
 }
+
+// TestCopiedViewTouchesNoSpare copies a view with a spare capacity of a GiB, which
+// takes no memory until it is used.
+func TestCopiedViewTouchesNoSpare(t *testing.T) {
+	noRace(t)
+	needMemory(t, 2*giB)
+	if !inChild(t) {
+		return
+	}
+	publishCopies = true
+	var b Buffer
+	fill(&b, 1, 8*miB)
+	b.Grow(giB)
+	was := status(t, "VmRSS")
+	p := b.AvailableBuffer()
+	require.GreaterOrEqual(t, cap(p), giB)
+	require.LessOrEqual(t, status(t, "VmRSS")-was, 64*miB)
+	runtime.KeepAlive(p)
+}
