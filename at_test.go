@@ -385,20 +385,6 @@ func (p *atPair) take(n int) []byte {
 	return q
 }
 
-func expect(ok bool, format string, args ...any) error {
-	if ok {
-		return nil
-	}
-	return fmt.Errorf(format, args...)
-}
-
-// dirty makes p what must not show through.
-func dirty(p []byte) {
-	for i := range p {
-		p[i] = 0xff
-	}
-}
-
 // TestAtRandom takes ReadAt and WriteAt through all other operations.
 func TestAtRandom(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())

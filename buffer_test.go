@@ -10,33 +10,15 @@ import (
 	"io"
 	"math"
 	"math/rand/v2"
-	"os"
-	"runtime"
 	"slices"
 	"strconv"
 	"testing"
 	"testing/iotest"
-	"time"
 	"unicode/utf8"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
-
-// TestMain lets CI run all tests a second time with all storage mapped:
-// MMAPBUF_TEST_THRESHOLD, a number of bytes, replaces mapThreshold.
-// With 1 a Buffer maps whatever storage it does not get through NewBuffer.
-func TestMain(m *testing.M) {
-	if s := os.Getenv("MMAPBUF_TEST_THRESHOLD"); s != "" {
-		n, err := strconv.Atoi(s)
-		if err != nil {
-			fmt.Fprintln(os.Stderr, "MMAPBUF_TEST_THRESHOLD:", err)
-			os.Exit(2)
-		}
-		mapThreshold = n
-	}
-	os.Exit(m.Run())
-}
 
 // documented has a case for each thing that bytes.Buffer documents or does.
 var documented = []struct {
@@ -302,19 +284,6 @@ func sequences(t *testing.T, start string, ops []op, n int) {
 	}
 }
 
-// testSeed returns what MMAPBUF_TEST_SEED says, or a seed of now, and logs it.
-func testSeed(t *testing.T) uint64 {
-	t.Helper()
-	seed := uint64(time.Now().UnixNano())
-	if env := os.Getenv("MMAPBUF_TEST_SEED"); env != "" {
-		n, err := strconv.ParseUint(env, 10, 64)
-		require.NoError(t, err, "MMAPBUF_TEST_SEED")
-		seed = n
-	}
-	t.Logf("MMAPBUF_TEST_SEED=%d", seed)
-	return seed
-}
-
 // TestRandomWalk fills a buffer to tens of MiB and drains it again.
 // MMAPBUF_TEST_SEED, logged on failure, repeats a run.
 func TestRandomWalk(t *testing.T) {
@@ -433,22 +402,6 @@ func TestNewBufferString(t *testing.T) {
 	})
 }
 
-// writeAllOf writes s to b, which must take all of it.
-func writeAllOf[T ~string | ~[]byte](t testing.TB, b *Buffer, s T) {
-	t.Helper()
-	n, err := b.Write([]byte(s))
-	require.NoError(t, err)
-	require.Equal(t, len(s), n)
-}
-
-// filled returns a zero Buffer with n bytes of noise written to it.
-func filled(t testing.TB, n int) *Buffer {
-	t.Helper()
-	b := new(Buffer)
-	writeAllOf(t, b, noise()[:n])
-	return b
-}
-
 func TestResetKeepsStorage(t *testing.T) {
 	atSizes(t, func(t *testing.T, n int) {
 		for name, reset := range map[string]func(b *Buffer){
@@ -507,94 +460,6 @@ func TestNoAllocsAfterGrow(t *testing.T) {
 			requireContents(t, b, want)
 			b.Close()
 		}
-	}
-}
-
-func TestViewsAlias(t *testing.T) {
-	atSizes(t, func(t *testing.T, n int) {
-		b := filled(t, n)
-		b.Next(10)
-		p := b.Bytes()
-		require.True(t, &p[0] == &b.Bytes()[0], "another Bytes")
-		q, err := peek(b, 3)
-		require.NoError(t, err)
-		require.True(t, &p[0] == &q[0], "Peek and Bytes differ")
-
-		copy(p, "bytes")
-		c, err := b.ReadByte()
-		require.NoError(t, err)
-		require.Equal(t, byte('b'), c)
-		q, err = peek(b, 4)
-		require.NoError(t, err)
-		require.Equal(t, "ytes", string(q))
-		copy(q, "ou n")
-		require.Equal(t, "bou n", string(p[:5]), "a change through Peek")
-		require.Equal(t, "ou", string(b.Next(2)))
-		p[len(p)-1] = 0
-		s := b.String()
-		require.Equal(t, byte(0), s[len(s)-1])
-		require.Equal(t, " n", s[:2])
-	})
-}
-
-// TestNextUntilWrite: reads leave the view of Next alone.
-func TestNextUntilWrite(t *testing.T) {
-	atSizes(t, func(t *testing.T, n int) {
-		b := filled(t, n)
-		view := b.Next(20)
-		b.Read(make([]byte, n/2))
-		b.ReadByte()
-		b.ReadRune()
-		b.UnreadByte()
-		b.ReadBytes(noise()[n-10])
-		b.ReadString(noise()[n-9])
-		b.WriteTo(io.Discard)
-		b.Read(make([]byte, 1))
-		require.Equal(t, noise()[:20], view)
-	})
-}
-
-// TestViewsSurvive: a view may be kept, whatever becomes of its Buffer.
-// Growth beyond Cap leaves it the old storage.
-func TestViewsSurvive(t *testing.T) {
-	for name, kill := range map[string]func(b *Buffer){
-		"unreachable": func(*Buffer) {},
-		"Grow": func(b *Buffer) {
-			b.Grow(b.Cap() + 1)
-			n := b.Len()
-			b.Reset()
-			b.Write(make([]byte, n))
-		},
-		"Write": func(b *Buffer) {
-			b.Write(make([]byte, b.Cap()))
-			b.Write(make([]byte, b.Cap()))
-		},
-		"Close": func(b *Buffer) {
-			b.Close()
-			b.Write(make([]byte, 5<<20))
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			atSizes(t, func(t *testing.T, n int) {
-				var views [][]byte
-				func() {
-					for range 3 {
-						b := filled(t, n)
-						p, _ := peek(b, n/3)
-						views = append(views, p, b.Bytes()[:n/4], b.Next(n/2))
-						kill(b)
-					}
-				}()
-				for range 3 {
-					runtime.GC() // cleanups run after the first
-					b := new(Buffer)
-					b.Write(make([]byte, n))
-				}
-				for _, p := range views {
-					require.NoError(t, diffBytes(p, noise()[:len(p)]))
-				}
-			})
-		})
 	}
 }
 

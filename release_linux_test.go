@@ -26,11 +26,3 @@ func heapObjectsCanMove() bool
 func TestHeapObjectsDoNotMove(t *testing.T) {
 	require.False(t, heapObjectsCanMove(), "pages must not be moved to the heap of %s", runtime.Version())
 }
-
-// needMoves skips a test of what comes of it that views are moved.
-func needMoves(t *testing.T) {
-	t.Helper()
-	if publishCopies {
-		t.Skip("views are copied")
-	}
-}

@@ -163,29 +163,3 @@ func TestProfileNamesWhoMapped(t *testing.T) {
 	assert.Contains(t, text.String(), "mmapbuf.mapped+", "the function that wrote")
 	runtime.KeepAlive(b)
 }
-
-// TestVMABudget lives with few mappings.
-func TestVMABudget(t *testing.T) {
-	eventually(t, func() bool { return ReadStats().Mappings == 0 })
-	old := vmaBudget
-	defer func() { vmaBudget = old }()
-	vmaBudget = func() int64 { return splits.count() + 3 }
-
-	p := randomBytes(9, 5*miB) // what is shorter is copied
-	bufs := make([]Buffer, 5)
-	for i := range bufs {
-		_, _ = bufs[i].Write(p)
-		assert.Equal(t, i < 3, bufs[i].m != nil)
-	}
-	_ = bufs[1].Close()
-	was := splits.count()
-	vmaBudget = func() int64 { return was }
-	assert.True(t, bytes.Equal(p, bufs[2].Bytes()), "published by copying")
-	assert.Equal(t, was, splits.count())
-	for i := range bufs {
-		if i != 1 {
-			assert.True(t, bytes.Equal(p, contents(&bufs[i])))
-		}
-		_ = bufs[i].Close()
-	}
-}
