@@ -385,8 +385,8 @@ func (p *atPair) take(n int) []byte {
 	return q
 }
 
-// TestAtRandom takes ReadAt and WriteAt through all other operations.
-func TestAtRandom(t *testing.T) {
+// TestReadAtWriteAtRandomWalk takes ReadAt and WriteAt through all other operations.
+func TestReadAtWriteAtRandomWalk(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	steps := 1500

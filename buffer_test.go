@@ -192,8 +192,8 @@ func TestEveryCount(t *testing.T) {
 	}
 }
 
-// TestRunes writes and reads every rune there is.
-func TestRunes(t *testing.T) {
+// TestEveryRune writes and reads every rune there is.
+func TestEveryRune(t *testing.T) {
 	p := newPair("")
 	defer p.close()
 	for r := rune(-1); r <= utf8.MaxRune+1; r++ {
@@ -220,8 +220,8 @@ func TestRunes(t *testing.T) {
 	require.NoError(t, p.step(readRune, byString), "at the end")
 }
 
-// TestExhaustive runs every sequence of a few operations, from scratch.
-func TestExhaustive(t *testing.T) {
+// TestEverySequence runs every sequence of a few operations, from scratch.
+func TestEverySequence(t *testing.T) {
 	ops := []op{
 		write([]byte("ab")),
 		write(noise()[:80]), // more than a first allocation, and more than spare
@@ -334,7 +334,7 @@ func FuzzBuffer(f *testing.F) {
 
 // What follows cannot be seen by comparing with a bytes.Buffer alone.
 
-func TestNil(t *testing.T) {
+func TestNilString(t *testing.T) {
 	var b *Buffer
 	assert.NotPanics(t, func() { assert.Equal(t, "<nil>", b.String()) })
 }
@@ -376,7 +376,7 @@ func TestNewBuffer(t *testing.T) {
 	})
 }
 
-func TestNewBufferSpareOnly(t *testing.T) {
+func TestNewBufferUsesSpareCapacity(t *testing.T) {
 	p := make([]byte, 0, 10)
 	b := NewBuffer(p)
 	writeAllOf(t, b, "test")
@@ -463,8 +463,8 @@ func TestNoAllocsAfterGrow(t *testing.T) {
 	}
 }
 
-// TestQueue: steady writes and reads do not let the storage grow on and on.
-func TestQueue(t *testing.T) {
+// TestQueueStorageStaysBounded: steady writes and reads do not let the storage grow on and on.
+func TestQueueStorageStaysBounded(t *testing.T) {
 	for _, n := range []int{1, 100, 1 << 10, 100 << 10} {
 		b := filled(t, 1)
 		p := make([]byte, n)
@@ -481,7 +481,7 @@ func TestQueue(t *testing.T) {
 	}
 }
 
-func TestReadFromSpare(t *testing.T) {
+func TestReadFromUsesSpareCapacity(t *testing.T) {
 	atSizes(t, func(t *testing.T, n int) {
 		b := NewBuffer(make([]byte, 0, n+MinRead))
 		m, err := b.ReadFrom(bytes.NewReader(noise()[:n]))
@@ -504,7 +504,7 @@ func TestReadFromPanic(t *testing.T) {
 	assert.Equal(t, "usable", b.String())
 }
 
-func TestReader(t *testing.T) {
+func TestReaderContract(t *testing.T) {
 	for _, n := range []int{0, 1, 100, 5000} {
 		want := noise()[:n]
 		b := filled(t, n)
@@ -519,8 +519,8 @@ func TestReader(t *testing.T) {
 	}
 }
 
-// TestUse takes data through the packages that people use buffers with.
-func TestUse(t *testing.T) {
+// TestStandardPackages takes data through the packages that people use buffers with.
+func TestStandardPackages(t *testing.T) {
 	atSizes(t, func(t *testing.T, n int) {
 		want := bytes.Repeat([]byte("one line of text\n"), n/10)
 

@@ -148,10 +148,10 @@ func TestMemoryLimitCountsMappings(t *testing.T) {
 	assert.LessOrEqual(t, most, 320*miB)
 }
 
-// TestNobodyWaitsUnderTheLock reads from one Buffer with ReadAt while another
+// TestWaitForCollectorHoldsNoLock reads from one Buffer with ReadAt while another
 // goroutine lengthens it and garbage has piled up: lengthening must not hold the
 // lock while it waits for the collector.
-func TestNobodyWaitsUnderTheLock(t *testing.T) {
+func TestWaitForCollectorHoldsNoLock(t *testing.T) {
 	fresh(t)
 	foundGarbage()
 	var b Buffer

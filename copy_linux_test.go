@@ -80,8 +80,8 @@ func closeOne(x, _ buffer) {
 	}
 }
 
-// TestCopyByValue uses copies of a Buffer that owns a mapping.
-func TestCopyByValue(t *testing.T) {
+// TestCopyOfMappingWorksOrPanics uses copies of a Buffer that owns a mapping.
+func TestCopyOfMappingWorksOrPanics(t *testing.T) {
 	uses := map[string]func(b *Buffer){
 		"Write":           func(b *Buffer) { _, _ = b.Write([]byte("x")) },
 		"WriteString":     func(b *Buffer) { _, _ = b.WriteString("x") },

@@ -93,8 +93,8 @@ func TestMoveByValue(t *testing.T) {
 	})
 }
 
-// TestCopyAfterAView behaves as a copy of a bytes.Buffer: both share contents.
-func TestCopyAfterAView(t *testing.T) {
+// TestCopyAfterViewSharesContents behaves as a copy of a bytes.Buffer: both share contents.
+func TestCopyAfterViewSharesContents(t *testing.T) {
 	var got Buffer
 	var want bytes.Buffer
 	_, _ = got.Write(noise())

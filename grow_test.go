@@ -11,9 +11,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestBadInput: whatever was asked for in vain, the contents are intact and
+// TestBadArgumentsChangeNothing: whatever was asked for in vain, the contents are intact and
 // the Buffer goes on working.
-func TestBadInput(t *testing.T) {
+func TestBadArgumentsChangeNothing(t *testing.T) {
 	const (
 		negative = "bytes.Buffer.Grow: negative count"
 		outside  = "bytes.Buffer: truncation out of range"
@@ -106,8 +106,8 @@ func TestBadInput(t *testing.T) {
 	})
 }
 
-// TestGrowTooLargeFirst: with nothing to keep, the panic is the same.
-func TestGrowTooLargeFirst(t *testing.T) {
+// TestGrowTooLargeOfZeroBuffer: with nothing to keep, the panic is the same.
+func TestGrowTooLargeOfZeroBuffer(t *testing.T) {
 	for _, n := range []int{bits(62), math.MaxInt} {
 		var b Buffer
 		err, panicked := caught(func() error { b.Grow(n); return nil })
@@ -189,8 +189,8 @@ func TestShrink(t *testing.T) {
 	}
 }
 
-// TestShrinkPrefix: what has been read goes too, and cannot be unread.
-func TestShrinkPrefix(t *testing.T) {
+// TestShrinkDropsReadPrefix: what has been read goes too, and cannot be unread.
+func TestShrinkDropsReadPrefix(t *testing.T) {
 	b := new(Buffer)
 	for range 12 {
 		writeAllOf(t, b, noise()[:4<<20])
@@ -263,8 +263,8 @@ func TestNoHugePages(t *testing.T) {
 	require.NoError(t, b.Close())
 }
 
-// TestGrowNothing: Grow(0) of a zero Buffer allocates nothing.
-func TestGrowNothing(t *testing.T) {
+// TestGrowZeroAllocatesNothing: Grow(0) of a zero Buffer allocates nothing.
+func TestGrowZeroAllocatesNothing(t *testing.T) {
 	var b Buffer
 	b.Grow(0)
 	require.NoError(t, b.Reserve(0))

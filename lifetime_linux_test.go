@@ -156,7 +156,7 @@ func useUntilUnreachable(t *testing.T, d time.Duration) {
 	}
 }
 
-func TestUnreachableInTheMiddleOfACall(t *testing.T) {
+func TestUnreachableDuringCall(t *testing.T) {
 	useUntilUnreachable(t, runFor(3*time.Second))
 }
 
@@ -176,10 +176,10 @@ func TestRuntimeChecks(t *testing.T) {
 	}
 }
 
-// TestCloseHoldsItsMapping looks whether a mapping is found unreachable while
+// TestCloseKeepsMappingReachable looks whether a mapping is found unreachable while
 // Close is about to unmap it: its cleanup would unmap it as well, and the
 // second to come could hit what has been mapped there since.
-func TestCloseHoldsItsMapping(t *testing.T) {
+func TestCloseKeepsMappingReachable(t *testing.T) {
 	const size = 512 * miB
 	needMemory(t, 2*size)
 	unmap := map[string]func(b *Buffer){
@@ -213,9 +213,9 @@ func TestCloseHoldsItsMapping(t *testing.T) {
 	}
 }
 
-// TestFinalizerOfABuffer has one on the Buffer itself, or on what it is part
+// TestFinalizerOfBufferRuns has one on the Buffer itself, or on what it is part
 // of: that it knows its own address must not keep it.
-func TestFinalizerOfABuffer(t *testing.T) {
+func TestFinalizerOfBufferRuns(t *testing.T) {
 	type inside struct {
 		Before [3]int
 		b      Buffer
@@ -257,9 +257,9 @@ func TestFinalizerOfABuffer(t *testing.T) {
 
 var globalBuffer Buffer
 
-// TestWhereverItLives keeps Buffers in all sorts of places while the collector
+// TestReachableBuffersKeepTheirMapping keeps Buffers in all sorts of places while the collector
 // is at work.
-func TestWhereverItLives(t *testing.T) {
+func TestReachableBuffersKeepTheirMapping(t *testing.T) {
 	const n = 3 * miB
 	array := new([6]Buffer)
 	byName := make(map[string]*Buffer)
@@ -344,8 +344,8 @@ func TestUnreachableIsUnmapped(t *testing.T) {
 	}
 }
 
-// TestStaysOnTheStack keeps a Buffer on a stack that grows and shrinks under it.
-func TestStaysOnTheStack(t *testing.T) {
+// TestBufferStaysOnTheStack keeps a Buffer on a stack that grows and shrinks under it.
+func TestBufferStaysOnTheStack(t *testing.T) {
 	done := make(chan bool)
 	go func() { // a new stack, and small
 		defer close(done)

@@ -220,9 +220,9 @@ func testLimit(t *testing.T, resource int, counted string) {
 	require.True(t, bytes.Equal(chunk, p))
 }
 
-// TestFitsWhereOthersDie fills 1200 MiB where 1500 MiB of addresses are to be
+// TestFillNeedsNoSpaceForACopy fills 1200 MiB where 1500 MiB of addresses are to be
 // had, and reads them back.
-func TestFitsWhereOthersDie(t *testing.T) {
+func TestFillNeedsNoSpaceForACopy(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector needs more addresses than the limit leaves")
 	}
@@ -334,9 +334,9 @@ func TestPublishBeyondLimit(t *testing.T) {
 	}
 }
 
-// TestViewLadder views contents where there is no room for them and as much
+// TestViewWithLittleAddressSpace views contents where there is no room for them and as much
 // spare capacity, and where only the mapping's own unused end leaves any.
-func TestViewLadder(t *testing.T) {
+func TestViewWithLittleAddressSpace(t *testing.T) {
 	noRace(t)
 	needMemory(t, 4*giB)
 	tests := map[string]struct{ reserve, room int }{
@@ -391,8 +391,8 @@ func TestRoomForTheTablesOfTheHeap(t *testing.T) {
 	}
 }
 
-// TestManyViews holds more views than the system has mappings for a process.
-func TestManyViews(t *testing.T) {
+// TestMoreViewsThanMappings holds more views than the system has mappings for a process.
+func TestMoreViewsThanMappings(t *testing.T) {
 	s, err := os.ReadFile("/proc/sys/vm/max_map_count")
 	require.NoError(t, err)
 	var limit int
@@ -423,8 +423,8 @@ func TestManyViews(t *testing.T) {
 	}
 }
 
-// TestVMABudget lives with few mappings.
-func TestVMABudget(t *testing.T) {
+// TestVMABudgetUsedUp lives with few mappings.
+func TestVMABudgetUsedUp(t *testing.T) {
 	eventually(t, func() bool { return ReadStats().Mappings == 0 })
 	old := vmaBudget
 	defer func() { vmaBudget = old }()

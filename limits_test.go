@@ -223,8 +223,8 @@ func TestMaxLenOfMaxInt(t *testing.T) {
 	}
 }
 
-// TestMaxLenConsume: the bound is on what is unread, so a queue runs on.
-func TestMaxLenConsume(t *testing.T) {
+// TestMaxLenCountsUnreadBytes: the bound is on what is unread, so a queue runs on.
+func TestMaxLenCountsUnreadBytes(t *testing.T) {
 	for _, n := range []int{1, 10, 3000, 1 << 20} {
 		b := full(t, 0, n)
 		for i := range 10 {

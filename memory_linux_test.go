@@ -42,7 +42,7 @@ func TestPeakMemoryIsPayload(t *testing.T) {
 	assert.Eventually(t, func() bool { return status(t, "VmRSS")-base < 16*miB }, 10*time.Second, 20*time.Millisecond, "after Close")
 }
 
-func TestQueueTakesUpItsBacklog(t *testing.T) {
+func TestQueueMemoryFollowsItsBacklog(t *testing.T) {
 	if raceEnabled {
 		t.Skip("there is one goroutine, and the race detector takes its time")
 	}
@@ -75,7 +75,7 @@ func TestQueueTakesUpItsBacklog(t *testing.T) {
 }
 
 // A line that ends beyond a step gives back what lies before it, not itself.
-func TestLinesGiveMemoryBack(t *testing.T) {
+func TestReadBytesGivesMemoryBack(t *testing.T) {
 	const size, lines = 5*miB + 3, 12
 	needMemory(t, giB/2)
 	line := bytes.ReplaceAll(randomBytes(12, size), []byte("\n"), []byte(" "))
@@ -181,7 +181,7 @@ func TestMemoryIsGivenBack(t *testing.T) {
 	})
 }
 
-func TestManyBuffers(t *testing.T) {
+func TestManyUnclosedBuffersAreCollected(t *testing.T) {
 	const size = 2 * miB
 	data := pattern(3, size)
 	// Writing by small steps leaves slices of up to mapThreshold
@@ -228,9 +228,9 @@ func TestManyBuffers(t *testing.T) {
 	}
 }
 
-// TestBlockedFinalizer: a finalizer of the program that never returns keeps no
+// TestBlockedFinalizerKeepsNoMemory: a finalizer of the program that never returns keeps no
 // memory of Buffers.
-func TestBlockedFinalizer(t *testing.T) {
+func TestBlockedFinalizerKeepsNoMemory(t *testing.T) {
 	if !inChild(t) {
 		return
 	}

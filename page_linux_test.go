@@ -18,7 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func TestIsOneVMA(t *testing.T) {
+func TestMappingIsOneVMA(t *testing.T) {
 	emptyIdle()
 	runtime.GC() // mappings that other tests left could lie next to ours and merge with it
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
@@ -59,7 +59,7 @@ func TestIsOneVMA(t *testing.T) {
 	require.Empty(t, vmas(t, mem), "after Close")
 }
 
-func TestHugePages(t *testing.T) {
+func TestHugePagesAreUsed(t *testing.T) {
 	needHugePages(t)
 	for _, no := range []bool{false, true} {
 		b := Buffer{NoHugePages: no}
@@ -126,9 +126,9 @@ func TestPrefault(t *testing.T) {
 	require.Zero(t, residentAt(t, uintptr(base(huge.mem)), len(huge.mem)), "of huge pages")
 }
 
-// TestHugePagesNever and TestHugePagesAlways: what the system says is what
+// TestHugePagesDisabled and TestNoHugePagesWhereAlwaysEnabled: what the system says is what
 // happens, but for NoHugePages.
-func TestHugePagesNever(t *testing.T) {
+func TestHugePagesDisabled(t *testing.T) {
 	if !inChild(t) {
 		return
 	}
@@ -140,7 +140,7 @@ func TestHugePagesNever(t *testing.T) {
 	useAll(t)
 }
 
-func TestHugePagesAlways(t *testing.T) {
+func TestNoHugePagesWhereAlwaysEnabled(t *testing.T) {
 	const path = "/sys/kernel/mm/transparent_hugepage/enabled"
 	s, err := os.ReadFile(path)
 	if err != nil {

@@ -119,9 +119,9 @@ func TestMappingsDoNotPileUp(t *testing.T) {
 	require.LessOrEqual(t, splits.count(), vmaBudget()/2+2)
 }
 
-// TestNoForeignBytes has publishing copy where the heap has old objects of the
+// TestCopiedViewShowsNoOldHeapBytes has publishing copy where the heap has old objects of the
 // same size: the spare capacity of a view shows nothing of them.
-func TestNoForeignBytes(t *testing.T) {
+func TestCopiedViewShowsNoOldHeapBytes(t *testing.T) {
 	defer mremapRefused.Store(false)
 	b, want := mapped(t, 3*miB)
 	b.Grow(5 * miB)

@@ -138,9 +138,9 @@ func TestLookInsideWriter(t *testing.T) {
 	})
 }
 
-// TestLookAtOnce has goroutines look at a Buffer that nobody changes, and at
+// TestLookConcurrently has goroutines look at a Buffer that nobody changes, and at
 // copies of it.
-func TestLookAtOnce(t *testing.T) {
+func TestLookConcurrently(t *testing.T) {
 	runs := 20
 	if testing.Short() {
 		runs = 5

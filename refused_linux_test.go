@@ -59,9 +59,9 @@ func install(t *testing.T, f filter) {
 	}
 }
 
-// TestSandboxed lives with system calls that are refused: nothing is lost, and
+// TestWorksUnderSeccomp lives with system calls that are refused: nothing is lost, and
 // nobody is told.
-func TestSandboxed(t *testing.T) {
+func TestWorksUnderSeccomp(t *testing.T) {
 	if raceEnabled {
 		t.Skip("there is one goroutine, and the race detector takes its time")
 	}
@@ -91,9 +91,9 @@ func TestSandboxed(t *testing.T) {
 	}
 }
 
-// TestNoRoomForASecondObject refuses to move the pages of a view where there is
+// TestViewWithoutRoomForACopyPanics refuses to move the pages of a view where there is
 // room for the object that they were to go to, but for no other.
-func TestNoRoomForASecondObject(t *testing.T) {
+func TestViewWithoutRoomForACopyPanics(t *testing.T) {
 	noRace(t)
 	needMoves(t)
 	if !inChild(t) {
@@ -112,8 +112,8 @@ func TestNoRoomForASecondObject(t *testing.T) {
 	require.True(t, bytes.Equal(want, b.Bytes()))
 }
 
-// TestRefused walks the ways without mremap(2) and mmap(2).
-func TestRefused(t *testing.T) {
+// TestRefusedCallsAreReplacedByCopies walks the ways without mremap(2) and mmap(2).
+func TestRefusedCallsAreReplacedByCopies(t *testing.T) {
 	defer mremapRefused.Store(false)
 	mremapRefused.Store(true)
 	var b Buffer
@@ -150,8 +150,8 @@ func TestRefused(t *testing.T) {
 	require.True(t, bytes.Equal(want.Bytes(), contents(&b)))
 }
 
-// TestRefusedPublish has no mremap(2): publishing copies, and leaks nothing.
-func TestRefusedPublish(t *testing.T) {
+// TestRefusedPublishCopies has no mremap(2): publishing copies, and leaks nothing.
+func TestRefusedPublishCopies(t *testing.T) {
 	was := settled(t)
 	defer mremapRefused.Store(false)
 	for seed := range 20 {
@@ -170,10 +170,10 @@ func TestRefusedPublish(t *testing.T) {
 	requireBackTo(t, was)
 }
 
-// TestRefusalIsOfOneMapping has a Writer lock, or mark, a part of what it was
+// TestRefusalConcernsOneMapping has a Writer lock, or mark, a part of what it was
 // lent: the mapping is then two VMAs, which mremap(2) does not grow. Other
 // Buffers go on moving.
-func TestRefusalIsOfOneMapping(t *testing.T) {
+func TestRefusalConcernsOneMapping(t *testing.T) {
 	tricks := map[string]func(p []byte) error{
 		"MADV_DONTFORK": func(p []byte) error { return unix.Madvise(p, unix.MADV_DONTFORK) },
 		"mlock":         unix.Mlock,
@@ -210,9 +210,9 @@ func TestRefusalIsOfOneMapping(t *testing.T) {
 	}
 }
 
-// TestMoveToHeapFails has mremap(2) fail after and before it has unmapped its
+// TestFailedMoveKeepsHeapReadable has mremap(2) fail after and before it has unmapped its
 // target.
-func TestMoveToHeapFails(t *testing.T) {
+func TestFailedMoveKeepsHeapReadable(t *testing.T) {
 	was := settled(t)
 	for range 5 {
 		obj, skip := heapObject(8 * miB)

@@ -95,8 +95,8 @@ func TestStatsAgreeWithTheKernel(t *testing.T) {
 	assert.Zero(t, ReadStats().MappedBytes)
 }
 
-// TestStatsCount has each of the figures change for its reason, and for no other.
-func TestStatsCount(t *testing.T) {
+// TestStatsCountEachEvent has each of the figures change for its reason, and for no other.
+func TestStatsCountEachEvent(t *testing.T) {
 	eventually(t, func() bool { return ReadStats().Mappings == 0 }) // of other tests
 	start := ReadStats()
 	since := func() Stats {

@@ -140,9 +140,9 @@ func TestViewsOutliveTheirBuffer(t *testing.T) {
 	}
 }
 
-// TestViewKeptAcross changes a Buffer whose view is kept and looks at the view:
+// TestViewKeptAcrossChanges changes a Buffer whose view is kept and looks at the view:
 // it must show what that of a bytes.Buffer does.
-func TestViewKeptAcross(t *testing.T) {
+func TestViewKeptAcrossChanges(t *testing.T) {
 	const n = 3 * miB
 	old, other := pattern(1, n), pattern(2, n)
 	changes := map[string]func(b buffer){
@@ -220,9 +220,9 @@ func TestViewKeptAcross(t *testing.T) {
 	})
 }
 
-// TestInTheMiddleOfACall changes a Buffer while it is lent to a Reader or a
+// TestChangeDuringCallKeepsWhatWasPassed changes a Buffer while it is lent to a Reader or a
 // Writer: what they were given must stay what it was.
-func TestInTheMiddleOfACall(t *testing.T) {
+func TestChangeDuringCallKeepsWhatWasPassed(t *testing.T) {
 	changes := map[string]func(b *Buffer){
 		"Grow":     func(b *Buffer) { b.Grow(64 * miB) },
 		"Write":    func(b *Buffer) { _, _ = b.Write(make([]byte, 64*miB)) },
@@ -331,8 +331,8 @@ func TestFinalizersSeeViews(t *testing.T) {
 	requireBackTo(t, was)
 }
 
-// TestWeakPointerToAView never leads to memory whose pages are gone.
-func TestWeakPointerToAView(t *testing.T) {
+// TestWeakPointerNeverSeesFreedView never leads to memory whose pages are gone.
+func TestWeakPointerNeverSeesFreedView(t *testing.T) {
 	const n = 3 * miB
 	for seed := range 20 {
 		w := func() weak.Pointer[byte] {
@@ -363,9 +363,9 @@ func TestWeakPointerToAView(t *testing.T) {
 	}
 }
 
-// TestViewsInOtherGoroutines hands views to goroutines with small stacks and
+// TestViewsOutliveTheirGoroutine hands views to goroutines with small stacks and
 // leaves.
-func TestViewsInOtherGoroutines(t *testing.T) {
+func TestViewsOutliveTheirGoroutine(t *testing.T) {
 	var wg sync.WaitGroup
 	var wrong atomic.Int32
 	underPressure(t, func() {

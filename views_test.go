@@ -35,8 +35,8 @@ func TestViewsAlias(t *testing.T) {
 	})
 }
 
-// TestNextUntilWrite: reads leave the view of Next alone.
-func TestNextUntilWrite(t *testing.T) {
+// TestNextViewLastsUntilWrite: reads leave the view of Next alone.
+func TestNextViewLastsUntilWrite(t *testing.T) {
 	atSizes(t, func(t *testing.T, n int) {
 		b := filled(t, n)
 		view := b.Next(20)
