@@ -51,7 +51,7 @@ func TestClosedBuffersForceNoCollection(t *testing.T) {
 	t.Run("one at a time", func(t *testing.T) {
 		fresh(t)
 		require.Zero(t, forced(func() {
-			for range 10 {
+			for range byLength(3, 3, 10) {
 				wave(1, 512*miB)
 			}
 		}))
@@ -60,7 +60,7 @@ func TestClosedBuffersForceNoCollection(t *testing.T) {
 		fresh(t)
 		require.LessOrEqual(t, forced(func() { wave(10, 64*miB) }), int64(2), "the first wave may be garbage")
 		require.Zero(t, forced(func() {
-			for range 9 {
+			for range byLength(3, 3, 9) {
 				wave(10, 64*miB)
 			}
 		}))
@@ -117,7 +117,7 @@ func TestGarbageIsCollected(t *testing.T) {
 			fresh(t)
 			was, most := settled(t).rss, 0
 			require.Positive(t, forced(func() {
-				for i := range tt.count {
+				for i := range tt.count / byLength(2, 2, 1) {
 					tt.fill(new(Buffer), tt.n)
 					if i%8 == 0 {
 						most = max(most, status(t, "VmRSS")-was)

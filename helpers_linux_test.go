@@ -28,12 +28,10 @@ import (
 
 var soak = flag.Duration("soak", 0, "run the tests of lifetimes for `duration` and with more memory")
 
-// runFor returns how long a test that has no end runs.
+// runFor returns how long a test that has no end runs: d with MMAPBUF_TEST_LONG,
+// else less, or what -soak says.
 func runFor(d time.Duration) time.Duration {
-	if testing.Short() {
-		d /= 3
-	}
-	return max(d, *soak)
+	return max(d/byLength[time.Duration](3, 3, 1), *soak)
 }
 
 // raceEnabled reports whether the race detector is built in.
@@ -100,7 +98,20 @@ func runChild(t *testing.T) ([]byte, error) {
 // object with a finalizer takes two.
 func eventually(t testing.TB, cond func() bool) {
 	t.Helper()
-	require.Eventually(t, func() bool { runtime.GC(); return cond() }, 20*time.Second, 5*time.Millisecond)
+	waitFor(t, func() bool { runtime.GC(); return cond() })
+}
+
+// waitFor waits until cond is true. It counts tries instead of time, for a
+// virtual machine may pause for longer than any deadline.
+func waitFor(t testing.TB, cond func() bool) {
+	t.Helper()
+	for range 4000 {
+		if cond() {
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	require.Fail(t, "the condition is never true")
 }
 
 // randomBytes returns n bytes that do not repeat.
@@ -114,7 +125,7 @@ func randomBytes(seed uint64, n int) []byte {
 // mapped returns a Buffer in the mapping state with n bytes of noise.
 func mapped(t testing.TB, n int) (*Buffer, []byte) {
 	t.Helper()
-	p := randomBytes(uint64(n), n)
+	p := pattern(n, n)
 	b := new(Buffer)
 	t.Cleanup(func() { _ = b.Close() })
 	_, err := b.Write(p)
@@ -233,7 +244,7 @@ func useAll(t *testing.T) {
 	chunk := randomBytes(8, 3*miB/2)
 	var views [][]byte
 	was := stats.mappings.Load()
-	for i := range 24 {
+	for i := range byLength(16, 16, 24) {
 		_, _ = b.Write(chunk[i:])
 		want.Write(chunk[i:])
 		require.True(t, bytes.Equal(want.Bytes(), contents(&b)), "Write")

@@ -31,6 +31,21 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+// long is set where MMAPBUF_TEST_LONG is, as in CI.
+var long = os.Getenv("MMAPBUF_TEST_LONG") != ""
+
+// byLength returns how much a test does: the least with -short, the most with
+// MMAPBUF_TEST_LONG.
+func byLength[T any](short, normal, most T) T {
+	switch {
+	case testing.Short():
+		return short
+	case long:
+		return most
+	}
+	return normal
+}
+
 // testSeed returns what MMAPBUF_TEST_SEED says, or a seed of now, and logs it.
 func testSeed(t *testing.T) uint64 {
 	t.Helper()

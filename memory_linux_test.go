@@ -8,15 +8,14 @@ import (
 	"runtime"
 	"runtime/debug"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
 func TestPeakMemoryIsPayload(t *testing.T) {
-	const size = giB
-	needMemory(t, 2*size)
+	size := byLength(256*miB, 256*miB, giB)
+	needMemory(t, 2*int64(size))
 	if !inChild(t) {
 		return
 	}
@@ -39,7 +38,7 @@ func TestPeakMemoryIsPayload(t *testing.T) {
 		assert.LessOrEqual(t, garbage, uint64(3*miB))
 	}
 	assert.NoError(t, b.Close())
-	assert.Eventually(t, func() bool { return status(t, "VmRSS")-base < 16*miB }, 10*time.Second, 20*time.Millisecond, "after Close")
+	waitFor(t, func() bool { return status(t, "VmRSS")-base < 16*miB }) // after Close
 }
 
 func TestQueueMemoryFollowsItsBacklog(t *testing.T) {
@@ -57,7 +56,7 @@ func TestQueueMemoryFollowsItsBacklog(t *testing.T) {
 				_, _ = b.Write(chunk)
 			}
 			most := 0
-			for i := range 4 * backlog / step {
+			for i := range byLength(2, 2, 4) * backlog / step {
 				_, _ = b.Write(chunk)
 				_, err := io.ReadFull(&b, chunk)
 				require.NoError(t, err)
@@ -175,9 +174,9 @@ func TestMemoryIsGivenBack(t *testing.T) {
 		var b Buffer
 		fill(&b, 1, size)
 		require.NoError(t, b.Close())
-		require.Eventually(t, func() bool {
+		waitFor(t, func() bool {
 			return (raceEnabled || status(t, "VmRSS") < was.rss+16*miB) && mapCount(t) <= was.maps+8
-		}, 10*time.Second, 20*time.Millisecond)
+		})
 	})
 }
 

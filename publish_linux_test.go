@@ -69,7 +69,7 @@ func TestPublishedNeedsOneCollection(t *testing.T) {
 		runtime.AddCleanup(&p[0], func(int) { freed.Add(1) }, 0)
 	}()
 	runtime.GC()
-	require.Eventually(t, func() bool { return freed.Load() == 2 }, 5*time.Second, time.Millisecond)
+	waitFor(t, func() bool { return freed.Load() == 2 })
 }
 
 // TestMappingsDoNotPileUp publishes Buffers of all sizes that live for random

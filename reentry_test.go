@@ -59,6 +59,7 @@ func lookSame(name string, got *Buffer, want *bytes.Buffer) error {
 // decoder with back references does, or one that shows progress. What it
 // delivers must not get lost.
 func TestLookInsideReader(t *testing.T) {
+	often := byLength(397, 397, 97)
 	atBothThresholds(t, func(t *testing.T) {
 		for name := range looks {
 			for _, piece := range []int{512, 64 << 10, 3 << 20} {
@@ -73,14 +74,14 @@ func TestLookInsideReader(t *testing.T) {
 					want.Write(data[:5])
 					left, calls := data, 0
 					n, err := got.ReadFrom(reader(func(p []byte) (int, error) {
-						if calls++; calls < 8 || calls%97 == 0 || len(left) < piece {
+						if calls++; calls < 8 || calls%often == 0 || len(left) < piece {
 							require.NoError(t, lookSame(name, &got, &want))
 						}
 						if len(left) == 0 {
 							return 0, io.EOF
 						}
 						n := copy(p, left[:min(piece, len(left))])
-						if calls%97 == 1 { // also after p has been written
+						if calls%often == 1 { // also after p has been written
 							require.NoError(t, lookSame(name, &got, &want))
 						}
 						want.Write(left[:n])
@@ -141,10 +142,7 @@ func TestLookInsideWriter(t *testing.T) {
 // TestLookConcurrently has goroutines look at a Buffer that nobody changes, and at
 // copies of it.
 func TestLookConcurrently(t *testing.T) {
-	runs := 20
-	if testing.Short() {
-		runs = 5
-	}
+	runs := byLength(5, 8, 20)
 	atBothThresholds(t, func(t *testing.T) {
 		for _, size := range []int{100, 5<<20 + 7} {
 			for range runs {

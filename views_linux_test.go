@@ -101,7 +101,7 @@ var viewsOf = map[string]func(seed, n int) func() bool{
 func TestViewsOutliveTheirBuffer(t *testing.T) {
 	check := func(t *testing.T, views map[string]func() bool) {
 		underPressure(t, func() {
-			for i := range 10 {
+			for i := range byLength(5, 5, 10) {
 				runtime.GC()
 				for name, ok := range views {
 					require.True(t, ok(), "%s changed by collection %d", name, i+1)
@@ -109,7 +109,7 @@ func TestViewsOutliveTheirBuffer(t *testing.T) {
 			}
 		})
 	}
-	sizes := []int{2 * miB, 5*miB + 12345, 64 * miB}
+	sizes := []int{2 * miB, 5*miB + 12345, byLength(16*miB, 32*miB, 64*miB)}
 	if raceEnabled {
 		sizes[2] = 16 * miB
 	}
@@ -124,7 +124,7 @@ func TestViewsOutliveTheirBuffer(t *testing.T) {
 		})
 		runtime.GC() // one size at a time
 	}
-	if testing.Short() || raceEnabled {
+	if !long || raceEnabled {
 		return
 	}
 	// One at a time: they are large.
