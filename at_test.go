@@ -385,28 +385,11 @@ func (p *atPair) take(n int) []byte {
 	return q
 }
 
-func expect(ok bool, format string, args ...any) error {
-	if ok {
-		return nil
-	}
-	return fmt.Errorf(format, args...)
-}
-
-// dirty makes p what must not show through.
-func dirty(p []byte) {
-	for i := range p {
-		p[i] = 0xff
-	}
-}
-
-// TestAtRandom takes ReadAt and WriteAt through all other operations.
-func TestAtRandom(t *testing.T) {
+// TestReadAtWriteAtRandomWalk takes ReadAt and WriteAt through all other operations.
+func TestReadAtWriteAtRandomWalk(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
-	steps := 1500
-	if testing.Short() {
-		steps = 300
-	}
+	steps := byLength(300, 1500, 1500)
 	for i, start := range []*Buffer{new(Buffer), NewBuffer(make([]byte, 0, 1000)), new(Buffer)} {
 		var key [32]byte
 		binary.LittleEndian.PutUint64(key[:], seed+uint64(i))
@@ -504,8 +487,8 @@ func TestWriteAtRandomOrder(t *testing.T) {
 		writers   = 64
 		blockSize = 64 * kiB
 	)
-	size := 256 * miB
-	if testing.Short() || math.MaxInt == math.MaxInt32 {
+	size := byLength(16*miB, 64*miB, 256*miB)
+	if math.MaxInt == math.MaxInt32 {
 		size = 16 * miB
 	}
 	blockOf := func(p []byte, n int) []byte {

@@ -10,33 +10,15 @@ import (
 	"io"
 	"math"
 	"math/rand/v2"
-	"os"
-	"runtime"
 	"slices"
 	"strconv"
 	"testing"
 	"testing/iotest"
-	"time"
 	"unicode/utf8"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
-
-// TestMain lets CI run all tests a second time with all storage mapped:
-// MMAPBUF_TEST_THRESHOLD, a number of bytes, replaces mapThreshold.
-// With 1 a Buffer maps whatever storage it does not get through NewBuffer.
-func TestMain(m *testing.M) {
-	if s := os.Getenv("MMAPBUF_TEST_THRESHOLD"); s != "" {
-		n, err := strconv.Atoi(s)
-		if err != nil {
-			fmt.Fprintln(os.Stderr, "MMAPBUF_TEST_THRESHOLD:", err)
-			os.Exit(2)
-		}
-		mapThreshold = n
-	}
-	os.Exit(m.Run())
-}
 
 // documented has a case for each thing that bytes.Buffer documents or does.
 var documented = []struct {
@@ -210,8 +192,8 @@ func TestEveryCount(t *testing.T) {
 	}
 }
 
-// TestRunes writes and reads every rune there is.
-func TestRunes(t *testing.T) {
+// TestEveryRune writes and reads every rune there is.
+func TestEveryRune(t *testing.T) {
 	p := newPair("")
 	defer p.close()
 	for r := rune(-1); r <= utf8.MaxRune+1; r++ {
@@ -238,8 +220,8 @@ func TestRunes(t *testing.T) {
 	require.NoError(t, p.step(readRune, byString), "at the end")
 }
 
-// TestExhaustive runs every sequence of a few operations, from scratch.
-func TestExhaustive(t *testing.T) {
+// TestEverySequence runs every sequence of a few operations, from scratch.
+func TestEverySequence(t *testing.T) {
 	ops := []op{
 		write([]byte("ab")),
 		write(noise()[:80]), // more than a first allocation, and more than spare
@@ -261,10 +243,7 @@ func TestExhaustive(t *testing.T) {
 		writeRune('€'),
 		appendAvailable([]byte("cde")),
 	}
-	most, longest := 4, 5
-	if testing.Short() {
-		most, longest = most-1, longest-1
-	}
+	most, longest := byLength(3, 4, 4), byLength(4, 4, 5)
 	if mapThreshold < 1<<10 { // a mapping for each sequence
 		most, longest = most-1, longest-1
 	}
@@ -272,7 +251,9 @@ func TestExhaustive(t *testing.T) {
 		t.Run(strconv.Quote(start), func(t *testing.T) {
 			t.Parallel() // mapThreshold stays
 			sequences(t, start, ops, most)
-			sequences(t, start, ops[:14], longest)
+			if longest > most {
+				sequences(t, start, ops[:14], longest)
+			}
 		})
 	}
 }
@@ -302,27 +283,11 @@ func sequences(t *testing.T, start string, ops []op, n int) {
 	}
 }
 
-// testSeed returns what MMAPBUF_TEST_SEED says, or a seed of now, and logs it.
-func testSeed(t *testing.T) uint64 {
-	t.Helper()
-	seed := uint64(time.Now().UnixNano())
-	if env := os.Getenv("MMAPBUF_TEST_SEED"); env != "" {
-		n, err := strconv.ParseUint(env, 10, 64)
-		require.NoError(t, err, "MMAPBUF_TEST_SEED")
-		seed = n
-	}
-	t.Logf("MMAPBUF_TEST_SEED=%d", seed)
-	return seed
-}
-
 // TestRandomWalk fills a buffer to tens of MiB and drains it again.
 // MMAPBUF_TEST_SEED, logged on failure, repeats a run.
 func TestRandomWalk(t *testing.T) {
 	seed := testSeed(t)
-	walks, limit := 3, 48<<20
-	if testing.Short() {
-		walks, limit = 2, 16<<20
-	}
+	walks, limit := byLength(2, 2, 3), byLength(16, 16, 48)*miB
 	for i := range walks {
 		var key [32]byte
 		binary.LittleEndian.PutUint64(key[:], seed+uint64(i))
@@ -365,7 +330,7 @@ func FuzzBuffer(f *testing.F) {
 
 // What follows cannot be seen by comparing with a bytes.Buffer alone.
 
-func TestNil(t *testing.T) {
+func TestNilString(t *testing.T) {
 	var b *Buffer
 	assert.NotPanics(t, func() { assert.Equal(t, "<nil>", b.String()) })
 }
@@ -407,7 +372,7 @@ func TestNewBuffer(t *testing.T) {
 	})
 }
 
-func TestNewBufferSpareOnly(t *testing.T) {
+func TestNewBufferUsesSpareCapacity(t *testing.T) {
 	p := make([]byte, 0, 10)
 	b := NewBuffer(p)
 	writeAllOf(t, b, "test")
@@ -431,22 +396,6 @@ func TestNewBufferString(t *testing.T) {
 		b.Bytes()[0]++
 		require.Equal(t, noise()[0], s[0], "the string changed")
 	})
-}
-
-// writeAllOf writes s to b, which must take all of it.
-func writeAllOf[T ~string | ~[]byte](t testing.TB, b *Buffer, s T) {
-	t.Helper()
-	n, err := b.Write([]byte(s))
-	require.NoError(t, err)
-	require.Equal(t, len(s), n)
-}
-
-// filled returns a zero Buffer with n bytes of noise written to it.
-func filled(t testing.TB, n int) *Buffer {
-	t.Helper()
-	b := new(Buffer)
-	writeAllOf(t, b, noise()[:n])
-	return b
 }
 
 func TestResetKeepsStorage(t *testing.T) {
@@ -510,96 +459,8 @@ func TestNoAllocsAfterGrow(t *testing.T) {
 	}
 }
 
-func TestViewsAlias(t *testing.T) {
-	atSizes(t, func(t *testing.T, n int) {
-		b := filled(t, n)
-		b.Next(10)
-		p := b.Bytes()
-		require.True(t, &p[0] == &b.Bytes()[0], "another Bytes")
-		q, err := peek(b, 3)
-		require.NoError(t, err)
-		require.True(t, &p[0] == &q[0], "Peek and Bytes differ")
-
-		copy(p, "bytes")
-		c, err := b.ReadByte()
-		require.NoError(t, err)
-		require.Equal(t, byte('b'), c)
-		q, err = peek(b, 4)
-		require.NoError(t, err)
-		require.Equal(t, "ytes", string(q))
-		copy(q, "ou n")
-		require.Equal(t, "bou n", string(p[:5]), "a change through Peek")
-		require.Equal(t, "ou", string(b.Next(2)))
-		p[len(p)-1] = 0
-		s := b.String()
-		require.Equal(t, byte(0), s[len(s)-1])
-		require.Equal(t, " n", s[:2])
-	})
-}
-
-// TestNextUntilWrite: reads leave the view of Next alone.
-func TestNextUntilWrite(t *testing.T) {
-	atSizes(t, func(t *testing.T, n int) {
-		b := filled(t, n)
-		view := b.Next(20)
-		b.Read(make([]byte, n/2))
-		b.ReadByte()
-		b.ReadRune()
-		b.UnreadByte()
-		b.ReadBytes(noise()[n-10])
-		b.ReadString(noise()[n-9])
-		b.WriteTo(io.Discard)
-		b.Read(make([]byte, 1))
-		require.Equal(t, noise()[:20], view)
-	})
-}
-
-// TestViewsSurvive: a view may be kept, whatever becomes of its Buffer.
-// Growth beyond Cap leaves it the old storage.
-func TestViewsSurvive(t *testing.T) {
-	for name, kill := range map[string]func(b *Buffer){
-		"unreachable": func(*Buffer) {},
-		"Grow": func(b *Buffer) {
-			b.Grow(b.Cap() + 1)
-			n := b.Len()
-			b.Reset()
-			b.Write(make([]byte, n))
-		},
-		"Write": func(b *Buffer) {
-			b.Write(make([]byte, b.Cap()))
-			b.Write(make([]byte, b.Cap()))
-		},
-		"Close": func(b *Buffer) {
-			b.Close()
-			b.Write(make([]byte, 5<<20))
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			atSizes(t, func(t *testing.T, n int) {
-				var views [][]byte
-				func() {
-					for range 3 {
-						b := filled(t, n)
-						p, _ := peek(b, n/3)
-						views = append(views, p, b.Bytes()[:n/4], b.Next(n/2))
-						kill(b)
-					}
-				}()
-				for range 3 {
-					runtime.GC() // cleanups run after the first
-					b := new(Buffer)
-					b.Write(make([]byte, n))
-				}
-				for _, p := range views {
-					require.NoError(t, diffBytes(p, noise()[:len(p)]))
-				}
-			})
-		})
-	}
-}
-
-// TestQueue: steady writes and reads do not let the storage grow on and on.
-func TestQueue(t *testing.T) {
+// TestQueueStorageStaysBounded: steady writes and reads do not let the storage grow on and on.
+func TestQueueStorageStaysBounded(t *testing.T) {
 	for _, n := range []int{1, 100, 1 << 10, 100 << 10} {
 		b := filled(t, 1)
 		p := make([]byte, n)
@@ -616,7 +477,7 @@ func TestQueue(t *testing.T) {
 	}
 }
 
-func TestReadFromSpare(t *testing.T) {
+func TestReadFromUsesSpareCapacity(t *testing.T) {
 	atSizes(t, func(t *testing.T, n int) {
 		b := NewBuffer(make([]byte, 0, n+MinRead))
 		m, err := b.ReadFrom(bytes.NewReader(noise()[:n]))
@@ -639,7 +500,7 @@ func TestReadFromPanic(t *testing.T) {
 	assert.Equal(t, "usable", b.String())
 }
 
-func TestReader(t *testing.T) {
+func TestReaderContract(t *testing.T) {
 	for _, n := range []int{0, 1, 100, 5000} {
 		want := noise()[:n]
 		b := filled(t, n)
@@ -654,8 +515,8 @@ func TestReader(t *testing.T) {
 	}
 }
 
-// TestUse takes data through the packages that people use buffers with.
-func TestUse(t *testing.T) {
+// TestStandardPackages takes data through the packages that people use buffers with.
+func TestStandardPackages(t *testing.T) {
 	atSizes(t, func(t *testing.T, n int) {
 		want := bytes.Repeat([]byte("one line of text\n"), n/10)
 

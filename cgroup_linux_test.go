@@ -9,15 +9,18 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"runtime"
 	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 )
 
 // childInGroup is inChild for a child in a control group of n bytes of memory.
@@ -184,28 +187,6 @@ func TestGroupWithMemoryLimit(t *testing.T) {
 	}
 }
 
-// TestSlowCollectorNearTheLimit has the first collection take long, as it
-// seems to where processors are scarce. Near the limit of memory nobody may go on
-// meanwhile.
-func TestSlowCollectorNearTheLimit(t *testing.T) {
-	noRace(t)
-	needMemory(t, 2*giB)
-	fresh(t)
-	defer debug.SetGCPercent(debug.SetGCPercent(-1))
-	var ms runtime.MemStats
-	runtime.ReadMemStats(&ms)
-	limit := int64(ms.Sys-ms.HeapReleased) + 200*miB
-	defer debug.SetMemoryLimit(debug.SetMemoryLimit(limit))
-	pacer.collecting.Lock()
-	time.AfterFunc(500*time.Millisecond, pacer.collecting.Unlock)
-	was, most := settled(t).rss, 0
-	for range 200 {
-		_, _ = new(Buffer).Write(noise()[:4*miB])
-		most = max(most, status(t, "VmRSS")-was)
-	}
-	require.LessOrEqual(t, most, 320*miB)
-}
-
 // TestGroupService serves requests of any size in a control group in which the
 // Buffers fit if each has at most MaxLen.
 func TestGroupService(t *testing.T) {
@@ -289,4 +270,67 @@ func TestGroupTakesIdleMemory(t *testing.T) {
 	fill(&b, 2, limit/16) // of idle memory of which some is gone
 	require.True(t, isFilled(contents(&b), 2, 0))
 	runtime.KeepAlive(p)
+}
+
+// TestMaxLenAgainstTheOOMKiller fills Buffers in a control group with less
+// memory than they want: the one without MaxLen is the end of its process.
+func TestMaxLenAgainstTheOOMKiller(t *testing.T) {
+	noRace(t)
+	for name, maxLen := range map[string]int{"with": 128 * miB, "without": 0} {
+		t.Run(name, func(t *testing.T) {
+			if maxLen > 0 {
+				needMoves(t) // two times 128 MiB do not fit
+			}
+			out, err := inGroup(t, 256*miB)
+			if out != nil {
+				if maxLen > 0 {
+					require.NoError(t, err, "%s", out)
+					require.Contains(t, string(out), "--- PASS")
+					return
+				}
+				var exit *exec.ExitError
+				require.ErrorAs(t, err, &exit, "%s", out)
+				require.Equal(t, unix.SIGKILL, exit.Sys().(syscall.WaitStatus).Signal())
+				return
+			}
+			b := Buffer{MaxLen: maxLen}
+			chunk := randomBytes(12, miB)
+			for range 400 {
+				if _, err = b.Write(chunk); err != nil {
+					break
+				}
+			}
+			require.ErrorIs(t, err, ErrTooLarge)
+			require.Equal(t, maxLen, b.Len())
+			for range maxLen / miB {
+				require.True(t, bytes.Equal(chunk, b.Next(miB)))
+			}
+		})
+	}
+}
+
+// inGroup is runChild with a child in a control group of n bytes of memory.
+func inGroup(t *testing.T, n int) ([]byte, error) {
+	t.Helper()
+	const key = "MMAPBUF_TEST_GROUP"
+	if dir := os.Getenv(key); dir != "" {
+		require.NoError(t, writeSetting(dir+"/cgroup.procs", "0"))
+		return runChild(t)
+	}
+	for root, file := range map[string]string{
+		"/sys/fs/cgroup":        "memory.max",            // version 2
+		"/sys/fs/cgroup/memory": "memory.limit_in_bytes", // version 1
+	} {
+		dir, err := os.MkdirTemp(root, "mmapbuf-test-")
+		if err != nil {
+			continue
+		}
+		defer os.Remove(dir)
+		if writeSetting(dir+"/"+file, strconv.Itoa(n)) == nil {
+			t.Setenv(key, dir)
+			return runChild(t)
+		}
+	}
+	t.Skip("no control group with a limit of memory is to be had")
+	return nil, nil
 }

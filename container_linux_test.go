@@ -36,30 +36,3 @@ func TestWithoutSys(t *testing.T) {
 	require.NoError(t, b.Close())
 	useAll(t)
 }
-
-// TestRoomForTheTablesOfTheHeap has a little more memory than a view takes. The
-// runtime needs some for its tables as well, and dies if there is none.
-func TestRoomForTheTablesOfTheHeap(t *testing.T) {
-	noRace(t)
-	if !inChild(t) {
-		return
-	}
-	const size, arenas = 4 * giB, 4*giB + 64*miB // what the object takes, of whole arenas
-	manyThreads()
-	for extra := miB; extra <= 16*miB; extra += 2 * miB {
-		var b Buffer
-		_, err := b.WriteAt([]byte("x"), size-1)
-		require.NoError(t, err)
-		restore := limit(t, unix.RLIMIT_AS, "VmSize", arenas+extra)
-		var p []byte
-		err, _ = caught(func() error { p = b.Bytes(); return nil })
-		restore()
-		if err == nil {
-			require.Len(t, p, size)
-			require.Equal(t, "x", string(p[size-1:]))
-			return
-		}
-		require.ErrorIs(t, err, ErrTooLarge)
-		require.NoError(t, b.Close())
-	}
-}

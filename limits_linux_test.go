@@ -4,192 +4,17 @@ package mmapbuf
 
 import (
 	"bytes"
-	"encoding/binary"
-	"errors"
+	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"runtime"
-	"strconv"
 	"strings"
-	"sync"
-	"syscall"
 	"testing"
-	"time"
-	"unsafe"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 )
-
-// A filter refuses a system call, as sandboxes do.
-type filter struct {
-	call  uintptr
-	errno unix.Errno
-
-	// Only calls whose argument arg has a bit of mask, if that is not 0.
-	arg  int
-	mask uint32
-}
-
-// install puts f in the way of all threads of the process, for good.
-func install(t *testing.T, f filter) {
-	t.Helper()
-	const (
-		load = unix.BPF_LD | unix.BPF_W | unix.BPF_ABS
-		jeq  = unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K
-		jset = unix.BPF_JMP | unix.BPF_JSET | unix.BPF_K
-		ret  = unix.BPF_RET | unix.BPF_K
-	)
-	arg := uint32(16 + 8*f.arg) // the lower half of it in struct seccomp_data
-	if binary.NativeEndian.Uint16([]byte{0, 1}) == 1 {
-		arg += 4
-	}
-	prog := []unix.SockFilter{
-		{Code: load, K: 0}, // the number of the call
-		{Code: jeq, K: uint32(f.call), Jf: 3},
-		{Code: load, K: arg},
-		{Code: jset, K: f.mask, Jf: 1},
-		{Code: ret, K: unix.SECCOMP_RET_ERRNO | uint32(f.errno)},
-		{Code: ret, K: unix.SECCOMP_RET_ALLOW},
-	}
-	if f.mask == 0 {
-		prog = append(prog[:2], prog[4:]...)
-		prog[1].Jf = 1
-	}
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	require.NoError(t, unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
-	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_TSYNC,
-		uintptr(unsafe.Pointer(&unix.SockFprog{Len: uint16(len(prog)), Filter: &prog[0]})))
-	if errno != 0 {
-		t.Skipf("no seccomp filters here: %v", errno)
-	}
-}
-
-// limit leaves the process room bytes more of a resource than it takes by now,
-// as status counts them under key, and returns what puts the old limit back.
-func limit(t *testing.T, resource int, key string, room int) (restore func()) {
-	t.Helper()
-	var old unix.Rlimit
-	require.NoError(t, unix.Getrlimit(resource, &old))
-	now := unix.Rlimit{Cur: uint64(status(t, key) + room), Max: old.Max}
-	require.NoError(t, unix.Setrlimit(resource, &now))
-	return func() { require.NoError(t, unix.Setrlimit(resource, &old)) }
-}
-
-// noRace skips a test of a limit that the race detector does not fit in.
-func noRace(t *testing.T) {
-	t.Helper()
-	if raceEnabled {
-		t.Skip("the race detector needs more than the limit leaves")
-	}
-}
-
-// TestNoRoomForASecondObject refuses to move the pages of a view where there is
-// room for the object that they were to go to, but for no other.
-func TestNoRoomForASecondObject(t *testing.T) {
-	noRace(t)
-	needMoves(t)
-	if !inChild(t) {
-		return
-	}
-	_ = make([]byte, 32*miB) // the runtime dies of a lack of memory; let it have some
-	b, want := mapped(t, 96*miB)
-	install(t, filter{call: unix.SYS_MREMAP, errno: unix.EPERM})
-	restore := limit(t, unix.RLIMIT_AS, "VmSize", 200*miB)
-	err, panicked := caught(func() error { b.Bytes(); return nil })
-	restore()
-	require.True(t, panicked)
-	require.ErrorIs(t, err, ErrTooLarge)
-	require.ErrorIs(t, err, unix.ENOMEM)
-	require.NotNil(t, b.m)
-	require.True(t, bytes.Equal(want, b.Bytes()))
-}
-
-// useAll takes a Buffer through all that makes system calls, next to a
-// bytes.Buffer.
-func useAll(t *testing.T) {
-	t.Helper()
-	var b Buffer
-	var want bytes.Buffer
-	chunk := randomBytes(8, 3*miB/2)
-	var views [][]byte
-	was := stats.mappings.Load()
-	for i := range 24 {
-		_, _ = b.Write(chunk[i:])
-		want.Write(chunk[i:])
-		require.True(t, bytes.Equal(want.Bytes(), contents(&b)), "Write")
-		_, err := io.ReadFull(&b, make([]byte, miB/2))
-		require.NoError(t, err)
-		want.Next(miB / 2)
-		if i%8 == 7 {
-			b.Shrink()
-			views = append(views, b.Bytes(), bytes.Clone(want.Bytes()))
-		}
-	}
-	b.Truncate(miB)
-	_, err := b.WriteAt([]byte("x"), 30*miB) // over old contents
-	require.NoError(t, err)
-	p := append(want.Bytes()[:miB], make([]byte, 29*miB)...)
-	require.True(t, bytes.Equal(append(p, 'x'), contents(&b)), "WriteAt")
-	for i := 0; i < len(views); i += 2 {
-		require.True(t, bytes.Equal(views[i+1], views[i]), "a view")
-	}
-	_, err = io.CopyN(io.Discard, &b, 30*miB)
-	require.NoError(t, err)
-	require.Equal(t, "x", b.String())
-	require.NoError(t, b.Close())
-	views = nil
-	eventually(t, func() bool { return stats.mappings.Load() <= was })
-}
-
-// TestSandboxed lives with system calls that are refused: nothing is lost, and
-// nobody is told.
-func TestSandboxed(t *testing.T) {
-	if raceEnabled {
-		t.Skip("there is one goroutine, and the race detector takes its time")
-	}
-	const mremapFlags, prctlOption = 3, 0
-	tests := map[string]struct {
-		filter           filter
-		refused, copying bool
-	}{
-		"mremap, EPERM":  {filter{call: unix.SYS_MREMAP, errno: unix.EPERM}, true, true},
-		"mremap, ENOSYS": {filter{call: unix.SYS_MREMAP, errno: unix.ENOSYS}, true, true},
-		"MREMAP_FIXED":   {filter{unix.SYS_MREMAP, unix.EPERM, mremapFlags, unix.MREMAP_FIXED}, true, true},
-		"madvise":        {filter{call: unix.SYS_MADVISE, errno: unix.EPERM}, false, false},
-		"PR_SET_VMA":     {filter{unix.SYS_PRCTL, unix.EINVAL, prctlOption, unix.PR_SET_VMA}, false, false},
-	}
-	for name, tt := range tests {
-		t.Run(name, func(t *testing.T) {
-			if !inChild(t) {
-				return
-			}
-			install(t, tt.filter)
-			useAll(t)
-			needMoves(t)
-			require.Equal(t, tt.refused, mremapRefused.Load())
-			require.Equal(t, tt.copying, ReadStats().Copies > 0)
-			require.False(t, mmapRefused.Load())
-		})
-	}
-}
-
-// manyThreads starts more threads than the runtime will need: each has a stack,
-// which shall not take up what is left once there is a limit, nor look like a
-// leak.
-func manyThreads() {
-	var wg sync.WaitGroup
-	for range 16 {
-		wg.Go(func() {
-			runtime.LockOSThread()
-			time.Sleep(20 * time.Millisecond)
-			runtime.UnlockOSThread()
-		})
-	}
-	wg.Wait()
-}
 
 // TestLockedMemoryLimit has all mappings locked in memory, within RLIMIT_MEMLOCK.
 func TestLockedMemoryLimit(t *testing.T) {
@@ -301,56 +126,6 @@ func TestMapCountUsedUp(t *testing.T) {
 	}
 }
 
-// setSystem writes a setting of the whole system for the length of a test, and
-// skips the test where that is not to be had.
-func setSystem(t *testing.T, path, value, restore string) {
-	t.Helper()
-	if err := writeSetting(path, value); err != nil {
-		t.Skipf("not for us to change: %v", err)
-	}
-	t.Cleanup(func() { require.NoError(t, writeSetting(path, restore)) })
-}
-
-// writeSetting writes a file that the kernel must have.
-func writeSetting(path, value string) error {
-	f, err := os.OpenFile(path, os.O_WRONLY, 0)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString(value)
-	return errors.Join(err, f.Close())
-}
-
-// TestHugePagesNever and TestHugePagesAlways: what the system says is what
-// happens, but for NoHugePages.
-func TestHugePagesNever(t *testing.T) {
-	if !inChild(t) {
-		return
-	}
-	require.NoError(t, unix.Prctl(unix.PR_SET_THP_DISABLE, 1, 0, 0, 0))
-	b, want := mapped(t, 16*miB)
-	requireOneVMA(t, b, "without huge pages")
-	require.Zero(t, vmas(t, b.m.mem)[0].huge)
-	require.True(t, bytes.Equal(want, b.Bytes()))
-	useAll(t)
-}
-
-func TestHugePagesAlways(t *testing.T) {
-	const path = "/sys/kernel/mm/transparent_hugepage/enabled"
-	s, err := os.ReadFile(path)
-	if err != nil {
-		t.Skip("the kernel has no transparent huge pages")
-	}
-	_, now, _ := strings.Cut(string(s), "[")
-	now, _, _ = strings.Cut(now, "]")
-	setSystem(t, path, "always", now)
-	b := Buffer{NoHugePages: true}
-	fill(&b, 1, 8*miB)
-	require.Zero(t, vmas(t, b.m.mem)[0].huge)
-	require.NoError(t, b.Close())
-	useAll(t)
-}
-
 // TestStrictOvercommit has the kernel count all that is mapped, used or not. The
 // bound is far above what anybody else on the machine can want.
 func TestStrictOvercommit(t *testing.T) {
@@ -378,65 +153,298 @@ func TestStrictOvercommit(t *testing.T) {
 	require.NoError(t, b.Close())
 }
 
-// TestMaxLenAgainstTheOOMKiller fills Buffers in a control group with less
-// memory than they want: the one without MaxLen is the end of its process.
-func TestMaxLenAgainstTheOOMKiller(t *testing.T) {
-	noRace(t)
-	for name, maxLen := range map[string]int{"with": 128 * miB, "without": 0} {
-		t.Run(name, func(t *testing.T) {
-			if maxLen > 0 {
-				needMoves(t) // two times 128 MiB do not fit
+// TestAddressSpaceLimit fills a Buffer until RLIMIT_AS is in the way.
+func TestAddressSpaceLimit(t *testing.T) { testLimit(t, unix.RLIMIT_AS, "VmSize") }
+
+// TestDataLimit does so with RLIMIT_DATA, which counts what can be written to:
+// a mapping can still be moved then, but not grown.
+func TestDataLimit(t *testing.T) { testLimit(t, unix.RLIMIT_DATA, "VmData") }
+
+func testLimit(t *testing.T, resource int, counted string) {
+	if raceEnabled {
+		t.Skip("the race detector needs more addresses than the limit leaves")
+	}
+	needMemory(t, giB)
+	if !inChild(t) {
+		return
+	}
+	manyThreads() // each takes 72 MiB of addresses if there is C code
+	chunk, p := randomBytes(6, miB), make([]byte, miB)
+	_ = make([]byte, 32*miB) // the runtime dies of a lack of memory; let it have some
+	var b Buffer
+	for b.Len() < 64*miB {
+		_, _ = b.Write(chunk)
+	}
+	var old unix.Rlimit
+	require.NoError(t, unix.Getrlimit(resource, &old))
+	limit := uint64(status(t, counted) + 400*miB)
+	require.NoError(t, unix.Setrlimit(resource, &unix.Rlimit{Cur: limit, Max: old.Max}))
+	err := func() (err error) {
+		defer func() { err, _ = recover().(error) }()
+		for {
+			_, _ = b.Write(chunk)
+		}
+	}()
+	viewErr := func() (err error) {
+		defer func() { err, _ = recover().(error) }()
+		b.Bytes()
+		return nil
+	}()
+	reserveErr := b.Reserve(giB)
+	_, writeAtErr := b.WriteAt(chunk, int64(b.Len()+giB))
+	for i := range b.Len() / len(chunk) {
+		n, err := b.ReadAt(p, int64(i*len(chunk)))
+		if n < len(chunk) || err != nil || !bytes.Equal(chunk, p) {
+			t.Errorf("chunk %d: %d, %v", i, n, err)
+		}
+	}
+	for range 300 {
+		_, _ = b.Read(p)
+	}
+	n := b.Len()
+	_, _ = b.Write(chunk) // what was consumed is room again
+	usable := b.Len() == n+len(chunk)
+	require.NoError(t, unix.Setrlimit(resource, &old))
+
+	// 64 MiB and 400 more, and no more than them: a move charges the
+	// difference alone.
+	require.Greater(t, n+300*miB, 440*miB, "gave up early")
+	for _, err := range []error{err, viewErr, reserveErr, writeAtErr} {
+		require.ErrorIs(t, err, ErrTooLarge)
+		require.ErrorIs(t, err, unix.ENOMEM)
+	}
+	require.Regexp(t, `^mmapbuf: grow [0-9.]+ MiB to [0-9.]+ MiB: mremap: cannot allocate memory$`, err.Error())
+	require.Regexp(t, `^mmapbuf: publish [0-9.]+ MiB: mmap: cannot allocate memory$`, viewErr.Error())
+	require.True(t, usable)
+	require.Equal(t, len(chunk), copy(p, b.Bytes()))
+	require.True(t, bytes.Equal(chunk, p))
+}
+
+// TestFillNeedsNoSpaceForACopy fills four fifths of the addresses that are to be
+// had, and reads them back. append and bytes.Buffer die of that.
+func TestFillNeedsNoSpaceForACopy(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector needs more addresses than the limit leaves")
+	}
+	size := byLength(400, 400, 1200) * miB
+	needMemory(t, 2*int64(size))
+	chunk := randomBytes(7, miB)
+	limit := func(t *testing.T) {
+		n := uint64(status(t, "VmSize") + size/4*5)
+		require.NoError(t, unix.Setrlimit(unix.RLIMIT_AS, &unix.Rlimit{Cur: n, Max: n}))
+	}
+	others := map[string]func(){
+		"append": func() {
+			var p []byte
+			for len(p) < size {
+				p = append(p, chunk...)
 			}
-			out, err := inGroup(t, 256*miB)
-			if out != nil {
-				if maxLen > 0 {
-					require.NoError(t, err, "%s", out)
-					require.Contains(t, string(out), "--- PASS")
-					return
-				}
-				var exit *exec.ExitError
-				require.ErrorAs(t, err, &exit, "%s", out)
-				require.Equal(t, unix.SIGKILL, exit.Sys().(syscall.WaitStatus).Signal())
+			runtime.KeepAlive(p)
+		},
+		"bytes.Buffer": func() {
+			var b bytes.Buffer
+			for b.Len() < size {
+				b.Write(chunk)
+			}
+		},
+	}
+	for name, fill := range others {
+		t.Run(name, func(t *testing.T) {
+			out, err := runChild(t)
+			if out == nil {
+				limit(t)
+				fill()
 				return
 			}
-			b := Buffer{MaxLen: maxLen}
-			chunk := randomBytes(12, miB)
-			for range 400 {
-				if _, err = b.Write(chunk); err != nil {
-					break
-				}
+			require.Error(t, err)
+			require.Contains(t, string(out), "out of memory")
+		})
+	}
+	t.Run("mmapbuf.Buffer", func(t *testing.T) {
+		if !inChild(t) {
+			return
+		}
+		p := make([]byte, miB)
+		limit(t)
+		var b Buffer
+		for b.Len() < size {
+			_, _ = b.Write(chunk)
+		}
+		for range size / miB {
+			_, err := io.ReadFull(&b, p)
+			require.NoError(t, err)
+			require.True(t, bytes.Equal(chunk, p))
+		}
+		require.Zero(t, b.Len())
+	})
+}
+
+// TestPublishBeyondLimit has limits that a process sets itself in the way of
+// publishing, and of giving pages back.
+func TestPublishBeyondLimit(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector needs more addresses than the limit leaves")
+	}
+	needMemory(t, 2*giB)
+	limits := map[string]struct {
+		resource int
+		key      string
+	}{
+		"RLIMIT_AS":   {unix.RLIMIT_AS, "VmSize"},
+		"RLIMIT_DATA": {unix.RLIMIT_DATA, "VmData"},
+	}
+	for name, l := range limits {
+		// limited runs f with room bytes to spare.
+		limited := func(t *testing.T, room int, f func()) {
+			var old unix.Rlimit
+			require.NoError(t, unix.Getrlimit(l.resource, &old))
+			now := unix.Rlimit{Cur: uint64(status(t, l.key) + room), Max: old.Max}
+			require.NoError(t, unix.Setrlimit(l.resource, &now))
+			f()
+			require.NoError(t, unix.Setrlimit(l.resource, &old))
+		}
+		t.Run(name+"/publish", func(t *testing.T) {
+			if !inChild(t) {
+				return
 			}
-			require.ErrorIs(t, err, ErrTooLarge)
-			require.Equal(t, maxLen, b.Len())
-			for range maxLen / miB {
-				require.True(t, bytes.Equal(chunk, b.Next(miB)))
+			_ = make([]byte, 32*miB) // the runtime dies of a lack of memory; let it have some
+			b, want := mapped(t, 256*miB)
+			_, _ = b.Read(make([]byte, 1000))
+			var bytesErr, nextErr error
+			var little, rest []byte
+			usable := false
+			limited(t, 128*miB, func() {
+				bytesErr, _ = caught(func() error { b.Bytes(); return nil })
+				nextErr, _ = caught(func() error { b.Next(200 * miB); return nil })
+				// Little needs memory for little.
+				little, _ = b.Peek(100)
+				rest = b.Next(100)
+				c, err := b.ReadByte()
+				usable = c == want[1100] && err == nil && b.UnreadByte() == nil
+			})
+			for _, err := range []error{bytesErr, nextErr} {
+				require.ErrorIs(t, err, ErrTooLarge)
+				require.ErrorIs(t, err, unix.ENOMEM)
 			}
+			require.True(t, usable)
+			require.Equal(t, want[1000:1100], little)
+			require.Equal(t, want[1000:1100], rest)
+			require.True(t, bytes.Equal(want[1100:], b.Bytes()))
 		})
 	}
 }
 
-// inGroup is runChild with a child in a control group of n bytes of memory.
-func inGroup(t *testing.T, n int) ([]byte, error) {
-	t.Helper()
-	const key = "MMAPBUF_TEST_GROUP"
-	if dir := os.Getenv(key); dir != "" {
-		require.NoError(t, writeSetting(dir+"/cgroup.procs", "0"))
-		return runChild(t)
+// TestViewWithLittleAddressSpace views contents where there is no room for them and as much
+// spare capacity, and where only the mapping's own unused end leaves any.
+func TestViewWithLittleAddressSpace(t *testing.T) {
+	noRace(t)
+	needMemory(t, 4*giB)
+	tests := map[string]struct{ reserve, room int }{
+		"without spare":          {0, 480 * miB},
+		"the unused end is cut":  {2 * giB, 100 * miB},
+		"spare that is not used": {2 * giB, 480 * miB},
 	}
-	for root, file := range map[string]string{
-		"/sys/fs/cgroup":        "memory.max",            // version 2
-		"/sys/fs/cgroup/memory": "memory.limit_in_bytes", // version 1
-	} {
-		dir, err := os.MkdirTemp(root, "mmapbuf-test-")
-		if err != nil {
-			continue
-		}
-		defer os.Remove(dir)
-		if writeSetting(dir+"/"+file, strconv.Itoa(n)) == nil {
-			t.Setenv(key, dir)
-			return runChild(t)
-		}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			if !inChild(t) {
+				return
+			}
+			_ = make([]byte, 32*miB) // the runtime dies of a lack of memory; let it have some
+			var b Buffer
+			fill(&b, 1, 300*miB)
+			b.Grow(tt.reserve)
+			restore := limit(t, unix.RLIMIT_AS, "VmSize", tt.room)
+			p := b.Next(miB)
+			restore()
+			require.Len(t, p, miB)
+			require.True(t, isFilled(p, 1, 0))
+			require.Nil(t, b.m, "a copy, not a view")
+			require.True(t, isFilled(b.Bytes(), 1, miB))
+		})
 	}
-	t.Skip("no control group with a limit of memory is to be had")
-	return nil, nil
+}
+
+// TestRoomForTheTablesOfTheHeap has a little more memory than a view takes. The
+// runtime needs some for its tables as well, and dies if there is none.
+func TestRoomForTheTablesOfTheHeap(t *testing.T) {
+	noRace(t)
+	if !inChild(t) {
+		return
+	}
+	const size, arenas = 4 * giB, 4*giB + 64*miB // what the object takes, of whole arenas
+	manyThreads()
+	for extra := miB; extra <= 16*miB; extra += 2 * miB {
+		var b Buffer
+		_, err := b.WriteAt([]byte("x"), size-1)
+		require.NoError(t, err)
+		restore := limit(t, unix.RLIMIT_AS, "VmSize", arenas+extra)
+		var p []byte
+		err, _ = caught(func() error { p = b.Bytes(); return nil })
+		restore()
+		if err == nil {
+			require.Len(t, p, size)
+			require.Equal(t, "x", string(p[size-1:]))
+			return
+		}
+		require.ErrorIs(t, err, ErrTooLarge)
+		require.NoError(t, b.Close())
+	}
+}
+
+// TestMoreViewsThanMappings holds more views than the system has mappings for a process.
+func TestMoreViewsThanMappings(t *testing.T) {
+	s, err := os.ReadFile("/proc/sys/vm/max_map_count")
+	require.NoError(t, err)
+	var limit int
+	_, _ = fmt.Sscan(string(s), &limit)
+	switch {
+	case raceEnabled:
+		t.Skip("the race detector has no room for so large a heap")
+	case limit > 70_000:
+		t.Skipf("vm.max_map_count is %d: out of reach", limit)
+	case testing.Short():
+		t.Skip("slow")
+	}
+	needMemory(t, 3*giB)
+	if !inChild(t) {
+		return
+	}
+	var views [][]byte
+	for i := range limit/2 + 3000 {
+		b := Buffer{NoHugePages: true}
+		b.Grow(4*mapThreshold + 1)
+		_, _ = b.Write([]byte{byte(i), byte(i >> 8)})
+		b.AvailableBuffer() // publishes more than Bytes, too much to be copied
+		views = append(views, b.Bytes())
+	}
+	assert.Less(t, mapCount(t), limit*3/4, "too few are left to the runtime")
+	for i, v := range views {
+		require.Equal(t, []byte{byte(i), byte(i >> 8)}, v)
+	}
+}
+
+// TestVMABudgetUsedUp lives with few mappings.
+func TestVMABudgetUsedUp(t *testing.T) {
+	eventually(t, func() bool { return ReadStats().Mappings == 0 })
+	old := vmaBudget
+	defer func() { vmaBudget = old }()
+	vmaBudget = func() int64 { return splits.count() + 3 }
+
+	p := randomBytes(9, 5*miB) // what is shorter is copied
+	bufs := make([]Buffer, 5)
+	for i := range bufs {
+		_, _ = bufs[i].Write(p)
+		assert.Equal(t, i < 3, bufs[i].m != nil)
+	}
+	_ = bufs[1].Close()
+	was := splits.count()
+	vmaBudget = func() int64 { return was }
+	assert.True(t, bytes.Equal(p, bufs[2].Bytes()), "published by copying")
+	assert.Equal(t, was, splits.count())
+	for i := range bufs {
+		if i != 1 {
+			assert.True(t, bytes.Equal(p, contents(&bufs[i])))
+		}
+		_ = bufs[i].Close()
+	}
 }

@@ -2,48 +2,13 @@ package mmapbuf
 
 import (
 	"math"
-	"os"
 	"strconv"
-	"strings"
 	"testing"
 	"unsafe"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
-
-// setUnit replaces pageUnit for the length of a test.
-func setUnit(t testing.TB, n int) {
-	t.Helper()
-	old := pageUnit
-	t.Cleanup(func() {
-		emptyIdle() // of units of n bytes
-		pageUnit = old
-	})
-	emptyIdle()
-	pageUnit = func() int { return n }
-}
-
-// procBytes returns a figure of a file in /proc, in bytes, and 0 if there is
-// none.
-func procBytes(file, key string) int64 {
-	s, _ := os.ReadFile("/proc/" + file)
-	_, after, ok := strings.Cut(string(s), key+":")
-	if !ok {
-		return 0
-	}
-	kB, _ := strconv.ParseInt(strings.Fields(after)[0], 10, 64)
-	return kB << 10
-}
-
-// needMemory skips a test or benchmark for which the machine has less than n
-// bytes of free memory, where it tells.
-func needMemory(t testing.TB, n int64) {
-	t.Helper()
-	if free := procBytes("meminfo", "MemAvailable"); free > 0 && free < n {
-		t.Skipf("needs %d MiB of free memory, there are %d", n>>20, free>>20)
-	}
-}
 
 // units are sizes of pages and huge pages that there are.
 var units = []int{4 * kiB, 16 * kiB, 64 * kiB, 2 * miB, 32 * miB, 512 * miB}

@@ -3,12 +3,8 @@ package mmapbuf
 import (
 	"bytes"
 	"fmt"
-	"go/ast"
-	"go/parser"
-	"go/token"
 	"io"
 	"runtime"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -63,6 +59,7 @@ func lookSame(name string, got *Buffer, want *bytes.Buffer) error {
 // decoder with back references does, or one that shows progress. What it
 // delivers must not get lost.
 func TestLookInsideReader(t *testing.T) {
+	often := byLength(397, 397, 97)
 	atBothThresholds(t, func(t *testing.T) {
 		for name := range looks {
 			for _, piece := range []int{512, 64 << 10, 3 << 20} {
@@ -77,14 +74,14 @@ func TestLookInsideReader(t *testing.T) {
 					want.Write(data[:5])
 					left, calls := data, 0
 					n, err := got.ReadFrom(reader(func(p []byte) (int, error) {
-						if calls++; calls < 8 || calls%97 == 0 || len(left) < piece {
+						if calls++; calls < 8 || calls%often == 0 || len(left) < piece {
 							require.NoError(t, lookSame(name, &got, &want))
 						}
 						if len(left) == 0 {
 							return 0, io.EOF
 						}
 						n := copy(p, left[:min(piece, len(left))])
-						if calls%97 == 1 { // also after p has been written
+						if calls%often == 1 { // also after p has been written
 							require.NoError(t, lookSame(name, &got, &want))
 						}
 						want.Write(left[:n])
@@ -142,13 +139,10 @@ func TestLookInsideWriter(t *testing.T) {
 	})
 }
 
-// TestLookAtOnce has goroutines look at a Buffer that nobody changes, and at
+// TestLookConcurrently has goroutines look at a Buffer that nobody changes, and at
 // copies of it.
-func TestLookAtOnce(t *testing.T) {
-	runs := 20
-	if testing.Short() {
-		runs = 5
-	}
+func TestLookConcurrently(t *testing.T) {
+	runs := byLength(5, 8, 20)
 	atBothThresholds(t, func(t *testing.T) {
 		for _, size := range []int{100, 5<<20 + 7} {
 			for range runs {
@@ -257,156 +251,4 @@ func TestChangeInsideReader(t *testing.T) {
 			}
 		}
 	})
-}
-
-// TestUnreadRuneAcrossAPage: growth drops consumed pages, the first byte of the
-// rune perhaps among them. It is then not unread at all.
-func TestUnreadRuneAcrossAPage(t *testing.T) {
-	for back := range 4 {
-		var got Buffer
-		data := bytes.Repeat([]byte("x"), 2<<20-back)
-		data = append(data, "€ and more"...)
-		_, _ = got.Write(data)
-		_, _ = got.Read(make([]byte, 2<<20-back))
-		r, _, err := got.ReadRune()
-		require.NoError(t, err)
-		require.Equal(t, '€', r)
-		got.Grow(64 << 20)
-		_ = got.UnreadRune()
-		require.Contains(t, []string{" and more", "€ and more"}, got.String())
-	}
-}
-
-// TestGrowNothing: Grow(0) of a zero Buffer allocates nothing.
-func TestGrowNothing(t *testing.T) {
-	var b Buffer
-	b.Grow(0)
-	require.NoError(t, b.Reserve(0))
-	require.Zero(t, b.Cap())
-	require.Nil(t, b.Bytes())
-}
-
-type holder struct {
-	name string
-	b    Buffer
-}
-
-// TestMoveByValue moves filled Buffers as Go programs move values, with
-// collections and changing stacks in between. Only the newest place is used.
-func TestMoveByValue(t *testing.T) {
-	filled := func(n int) Buffer {
-		var b Buffer
-		_, _ = b.Write(noise()[:n])
-		return b
-	}
-	moves := map[string]func(n int) Buffer{
-		"returned": func(n int) Buffer { return filled(n) },
-		"appended to a slice of structs": func(n int) Buffer {
-			var hs []holder
-			for range 5 {
-				hs = append(hs, holder{"x", filled(n / 5)})
-			}
-			for i := 1; i < 5; i++ {
-				_, _ = hs[i].b.Write(noise()[n/5 : n])
-			}
-			return slices.Clone(hs)[3].b
-		},
-		"in a map": func(n int) Buffer {
-			m := map[string]holder{}
-			for i := range 20 {
-				m[fmt.Sprint(i)] = holder{"x", filled(n / 20)}
-			}
-			m["x"] = holder{"x", filled(n)}
-			return m["x"].b
-		},
-		"through a channel": func(n int) Buffer {
-			c := make(chan Buffer)
-			go func() { c <- filled(n) }()
-			runtime.GC()
-			return <-c
-		},
-		"from the stack to the heap": func(n int) Buffer {
-			onStack := filled(n)
-			heap := new(Buffer)
-			*heap = onStack
-			runtime.GC()
-			return *heap
-		},
-		"as an argument, by value": func(n int) Buffer {
-			return func(b Buffer) Buffer { _ = b.WriteByte(noise()[n]); b.Truncate(n); return b }(filled(n))
-		},
-		"after a view": func(n int) Buffer { b := filled(n); b.Bytes(); c := b; return c },
-		"after it was lent": func(n int) Buffer {
-			b := filled(n)
-			_, _ = b.WriteTo(writerFunc(func([]byte) (int, error) { return 0, errTest }))
-			return b
-		},
-	}
-	atBothThresholds(t, func(t *testing.T) {
-		for name, move := range moves {
-			for _, n := range []int{100, 2 << 20, 5 << 20} {
-				t.Run(fmt.Sprintf("%s/%d", name, n), func(t *testing.T) {
-					done := make(chan error)
-					go func() { // a small stack
-						b := move(n)
-						runtime.GC()
-						err := diffBytes([]byte(b.String()), noise()[:n])
-						_, _ = b.Write(noise()[n:])
-						runtime.GC()
-						if err == nil {
-							err = diffBytes(b.Bytes(), noise())
-						}
-						if err == nil {
-							err = invariants(&b)
-						}
-						_ = b.Close()
-						done <- err
-					}()
-					require.NoError(t, <-done)
-				})
-			}
-		}
-	})
-}
-
-// TestCopyAfterAView behaves as a copy of a bytes.Buffer: both share contents.
-func TestCopyAfterAView(t *testing.T) {
-	var got Buffer
-	var want bytes.Buffer
-	_, _ = got.Write(noise())
-	want.Write(noise())
-	got.Bytes()[0] = 'x'
-	want.Bytes()[0] = 'x'
-	gotCopy, wantCopy := got, want
-	gotCopy.Bytes()[1] = 'y'
-	wantCopy.Bytes()[1] = 'y'
-	_, _ = got.Read(make([]byte, 1))
-	want.Next(1)
-	requireContents(t, &got, want.Bytes())
-	requireContents(t, &gotCopy, wantCopy.Bytes())
-}
-
-// TestOnlyStorageTouchesMemory keeps what a Buffer's memory is used for in
-// storage.go, whose functions keep its mapping reachable: elsewhere buf is only
-// measured, and mem only in the page layer.
-func TestOnlyStorageTouchesMemory(t *testing.T) {
-	for _, name := range []string{"at.go", "buffer.go", "collect.go", "file.go", "grow.go", "stats.go"} {
-		fset := token.NewFileSet()
-		f, err := parser.ParseFile(fset, name, nil, 0)
-		require.NoError(t, err)
-		measured := make(map[ast.Node]bool)
-		ast.Inspect(f, func(n ast.Node) bool {
-			switch n := n.(type) {
-			case *ast.CallExpr:
-				if fn, ok := n.Fun.(*ast.Ident); ok && (fn.Name == "len" || fn.Name == "cap") {
-					measured[n.Args[0]] = true
-				}
-			case *ast.SelectorExpr:
-				if (n.Sel.Name == "buf" || n.Sel.Name == "mem") && !measured[n] && name != "stats.go" {
-					t.Errorf("%s uses %s", fset.Position(n.Pos()), n.Sel.Name)
-				}
-			}
-			return true
-		})
-	}
 }

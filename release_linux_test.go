@@ -27,14 +27,6 @@ func TestHeapObjectsDoNotMove(t *testing.T) {
 	require.False(t, heapObjectsCanMove(), "pages must not be moved to the heap of %s", runtime.Version())
 }
 
-// needMoves skips a test of what comes of it that views are moved.
-func needMoves(t *testing.T) {
-	t.Helper()
-	if publishCopies {
-		t.Skip("views are copied")
-	}
-}
-
 // TestCopiedViewTouchesNoSpare copies a view with a spare capacity of a GiB, which
 // takes no memory until it is used.
 func TestCopiedViewTouchesNoSpare(t *testing.T) {

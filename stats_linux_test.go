@@ -95,8 +95,8 @@ func TestStatsAgreeWithTheKernel(t *testing.T) {
 	assert.Zero(t, ReadStats().MappedBytes)
 }
 
-// TestStatsCount has each of the figures change for its reason, and for no other.
-func TestStatsCount(t *testing.T) {
+// TestStatsCountEachEvent has each of the figures change for its reason, and for no other.
+func TestStatsCountEachEvent(t *testing.T) {
 	eventually(t, func() bool { return ReadStats().Mappings == 0 }) // of other tests
 	start := ReadStats()
 	since := func() Stats {
@@ -162,30 +162,4 @@ func TestProfileNamesWhoMapped(t *testing.T) {
 	require.NoError(t, pprof.Lookup("github.com/mmapbuf/mmapbuf").WriteTo(&text, 1))
 	assert.Contains(t, text.String(), "mmapbuf.mapped+", "the function that wrote")
 	runtime.KeepAlive(b)
-}
-
-// TestVMABudget lives with few mappings.
-func TestVMABudget(t *testing.T) {
-	eventually(t, func() bool { return ReadStats().Mappings == 0 })
-	old := vmaBudget
-	defer func() { vmaBudget = old }()
-	vmaBudget = func() int64 { return splits.count() + 3 }
-
-	p := randomBytes(9, 5*miB) // what is shorter is copied
-	bufs := make([]Buffer, 5)
-	for i := range bufs {
-		_, _ = bufs[i].Write(p)
-		assert.Equal(t, i < 3, bufs[i].m != nil)
-	}
-	_ = bufs[1].Close()
-	was := splits.count()
-	vmaBudget = func() int64 { return was }
-	assert.True(t, bytes.Equal(p, bufs[2].Bytes()), "published by copying")
-	assert.Equal(t, was, splits.count())
-	for i := range bufs {
-		if i != 1 {
-			assert.True(t, bytes.Equal(p, contents(&bufs[i])))
-		}
-		_ = bufs[i].Close()
-	}
 }

@@ -1,0 +1,489 @@
+//go:build linux && !nommap && (amd64 || arm64 || loong64 || mips64 || mips64le || ppc64 || ppc64le || riscv64 || s390x)
+
+package mmapbuf
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+	"unsafe"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+var soak = flag.Duration("soak", 0, "run the tests of lifetimes for `duration` and with more memory")
+
+// runFor returns how long a test that has no end runs: d with MMAPBUF_TEST_LONG,
+// else less, or what -soak says.
+func runFor(d time.Duration) time.Duration {
+	return max(d/byLength[time.Duration](3, 3, 1), *soak)
+}
+
+// raceEnabled reports whether the race detector is built in.
+var raceEnabled = func() bool {
+	info, _ := debug.ReadBuildInfo()
+	return info != nil && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
+}()
+
+// noRace skips a test of a limit that the race detector does not fit in.
+func noRace(t *testing.T) {
+	t.Helper()
+	if raceEnabled {
+		t.Skip("the race detector needs more than the limit leaves")
+	}
+}
+
+// needMoves skips a test of what comes of it that views are moved.
+func needMoves(t *testing.T) {
+	t.Helper()
+	if publishCopies {
+		t.Skip("views are copied")
+	}
+}
+
+// inChild runs the test again in a process of its own, where it may use up a
+// limit, and reports whether this is that process. In the parent it fails the
+// test if the child does.
+func inChild(t *testing.T) bool {
+	t.Helper()
+	out, err := runChild(t)
+	if out == nil {
+		return true
+	}
+	require.NoError(t, err, "%s", out)
+	require.Contains(t, string(out), "--- PASS: "+t.Name(), "the test did not run")
+	return false
+}
+
+// runChild is inChild for a child that may die: it returns what the child has
+// printed, and nil in the child.
+func runChild(t *testing.T) ([]byte, error) {
+	t.Helper()
+	const key = "MMAPBUF_TEST_CHILD"
+	if os.Getenv(key) == t.Name() {
+		return nil, nil
+	}
+	exe, err := os.Executable()
+	require.NoError(t, err)
+	cmd := exec.Command(exe, "-test.run=^"+t.Name()+"$", "-test.v",
+		"-test.timeout="+(2*time.Minute+*soak).String(), "-soak="+soak.String())
+	cmd.Env = append(os.Environ(), key+"="+t.Name(), "GOTRACEBACK=none")
+	out, err := cmd.CombinedOutput()
+	if errors.Is(err, unix.ENOEXEC) {
+		t.Skip("programs for this machine are run, but not by the kernel")
+	}
+	if bytes.Contains(out, []byte("--- SKIP")) {
+		t.Skipf("%s", out)
+	}
+	return append(out, '\n'), err
+}
+
+// eventually runs the collector and waits until cond is true; finalizers and
+// cleanups run some time after the collection that finds them work, and an
+// object with a finalizer takes two.
+func eventually(t testing.TB, cond func() bool) {
+	t.Helper()
+	waitFor(t, func() bool { runtime.GC(); return cond() })
+}
+
+// waitFor waits until cond is true. It counts tries instead of time, for a
+// virtual machine may pause for longer than any deadline.
+func waitFor(t testing.TB, cond func() bool) {
+	t.Helper()
+	for range 4000 {
+		if cond() {
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	require.Fail(t, "the condition is never true")
+}
+
+// randomBytes returns n bytes that do not repeat.
+func randomBytes(seed uint64, n int) []byte {
+	p := make([]byte, n)
+	r := rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8)})
+	_, _ = r.Read(p)
+	return p
+}
+
+// mapped returns a Buffer in the mapping state with n bytes of noise.
+func mapped(t testing.TB, n int) (*Buffer, []byte) {
+	t.Helper()
+	p := pattern(n, n)
+	b := new(Buffer)
+	t.Cleanup(func() { _ = b.Close() })
+	_, err := b.Write(p)
+	require.NoError(t, err)
+	require.NotNil(t, b.m, "not in the mapping state")
+	return b, p
+}
+
+const piece = 64 * kiB
+
+// pieceOf returns the k-th piece of what fill writes.
+func pieceOf(seed, k int) []byte {
+	p := noise()
+	i := (seed*7919 + k*4099) % (len(p) - piece)
+	return p[i : i+piece]
+}
+
+// fill appends n bytes, in pieces, that depend on seed. It takes no interface,
+// for which b would escape.
+func fill(b *Buffer, seed, n int) {
+	for k := 0; n > 0; k++ {
+		p := pieceOf(seed, k)
+		p = p[:min(n, len(p))]
+		_, _ = b.Write(p)
+		n -= len(p)
+	}
+}
+
+// isFilled reports whether p is what fill wrote from offset off on.
+func isFilled(p []byte, seed, off int) bool {
+	for len(p) > 0 {
+		q := pieceOf(seed, off/piece)[off%piece:]
+		q = q[:min(len(p), len(q))]
+		if !bytes.Equal(q, p[:len(q)]) {
+			return false
+		}
+		p, off = p[len(q):], off+len(q)
+	}
+	return true
+}
+
+// pattern returns n bytes as fill writes them.
+func pattern(seed, n int) []byte {
+	p := make([]byte, 0, n)
+	for k := 0; len(p) < n; k++ {
+		p = append(p, pieceOf(seed, k)[:min(piece, n-len(p))]...)
+	}
+	return p
+}
+
+// underPressure runs f while other Buffers grow, are closed and forgotten, and
+// the ordinary heap turns over.
+func underPressure(t *testing.T, f func()) {
+	t.Helper()
+	var stop atomic.Bool
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for seed := 1000; !stop.Load(); seed++ {
+			var b Buffer
+			fill(&b, seed, 2*miB+seed*99991%(8*miB))
+			if seed%2 == 0 {
+				b.Bytes()
+			}
+			if seed%3 == 0 {
+				_ = b.Close()
+			}
+		}
+	})
+	wg.Go(func() {
+		var ring [8][]byte
+		for i := 0; !stop.Load(); i++ {
+			ring[i%8] = bytes.Repeat([]byte{0xee}, i*77773%(4*miB))
+		}
+	})
+	defer wg.Wait()
+	defer stop.Store(true)
+	f()
+}
+
+// churnHeap allocates ordinary memory of all sizes and reports an error if it
+// is not zero when it is new, or changes while it is held.
+func churnHeap(stop *atomic.Bool) error {
+	var held [24][]byte
+	is := func(p []byte, c byte) bool { return bytes.Count(p, []byte{c}) == len(p) }
+	for i := 0; !stop.Load(); i++ {
+		n := 16 << rand.N(22) // 16 B to 32 MiB
+		n -= rand.N(n / 2)
+		p := make([]byte, n)
+		if !is(p, 0) {
+			return fmt.Errorf("%d new bytes are not zero", n)
+		}
+		slot := i % len(held)
+		if q := held[slot]; len(q) > 0 && !is(q, q[0]) {
+			return fmt.Errorf("%d bytes of the heap changed", len(q))
+		}
+		for j, c := 0, byte(i)|1; j < n; j++ {
+			if j == 64 { // the rest by doubling
+				for k := j; k < n; k *= 2 {
+					copy(p[k:], p[:k])
+				}
+				break
+			}
+			p[j] = c
+		}
+		held[slot] = p
+	}
+	return nil
+}
+
+// useAll takes a Buffer through all that makes system calls, next to a
+// bytes.Buffer.
+func useAll(t *testing.T) {
+	t.Helper()
+	var b Buffer
+	var want bytes.Buffer
+	chunk := randomBytes(8, 3*miB/2)
+	var views [][]byte
+	was := stats.mappings.Load()
+	for i := range byLength(16, 16, 24) {
+		_, _ = b.Write(chunk[i:])
+		want.Write(chunk[i:])
+		require.True(t, bytes.Equal(want.Bytes(), contents(&b)), "Write")
+		_, err := io.ReadFull(&b, make([]byte, miB/2))
+		require.NoError(t, err)
+		want.Next(miB / 2)
+		if i%8 == 7 {
+			b.Shrink()
+			views = append(views, b.Bytes(), bytes.Clone(want.Bytes()))
+		}
+	}
+	b.Truncate(miB)
+	_, err := b.WriteAt([]byte("x"), 30*miB) // over old contents
+	require.NoError(t, err)
+	p := append(want.Bytes()[:miB], make([]byte, 29*miB)...)
+	require.True(t, bytes.Equal(append(p, 'x'), contents(&b)), "WriteAt")
+	for i := 0; i < len(views); i += 2 {
+		require.True(t, bytes.Equal(views[i+1], views[i]), "a view")
+	}
+	_, err = io.CopyN(io.Discard, &b, 30*miB)
+	require.NoError(t, err)
+	require.Equal(t, "x", b.String())
+	require.NoError(t, b.Close())
+	views = nil
+	eventually(t, func() bool { return stats.mappings.Load() <= was })
+}
+
+// A vma is a line of /proc/self/smaps with what follows it, sizes in bytes.
+type vma struct {
+	lo, hi    uintptr
+	rss, huge int
+	flags     string // with a space around each
+}
+
+// vmas returns the mappings of the process that overlap mem, or all of them if
+// mem is nil.
+func vmas(t testing.TB, mem []byte) []vma {
+	t.Helper()
+	f, err := os.Open("/proc/self/smaps")
+	require.NoError(t, err)
+	defer f.Close()
+	lo := uintptr(unsafe.Pointer(unsafe.SliceData(mem)))
+	hi := lo + uintptr(cap(mem))
+	var vs []vma
+	in := false
+	for s := bufio.NewScanner(f); s.Scan(); {
+		var v vma
+		var kB int
+		switch line := s.Text(); {
+		case strings.HasPrefix(line, "Rss:"):
+			if _, err := fmt.Sscanf(line, "Rss: %d kB", &kB); in && err == nil {
+				vs[len(vs)-1].rss = kB << 10
+			}
+		case strings.HasPrefix(line, "VmFlags:"):
+			if in {
+				vs[len(vs)-1].flags = strings.TrimPrefix(line, "VmFlags:")
+			}
+		case strings.HasPrefix(line, "AnonHugePages:"):
+			if _, err := fmt.Sscanf(line, "AnonHugePages: %d kB", &kB); in && err == nil {
+				vs[len(vs)-1].huge = kB << 10
+			}
+		default:
+			if n, _ := fmt.Sscanf(line, "%x-%x ", &v.lo, &v.hi); n == 2 {
+				if in = mem == nil || v.lo < hi && lo < v.hi; in {
+					vs = append(vs, v)
+				}
+			}
+		}
+	}
+	return vs
+}
+
+// requireOneVMA fails unless the storage of b is exactly one VMA between
+// multiples of the huge page.
+func requireOneVMA(t *testing.T, b *Buffer, when string) {
+	t.Helper()
+	require.NotNil(t, b.m, when)
+	vs := vmas(t, b.m.mem)
+	require.Len(t, vs, 1, when)
+	require.Equal(t, uintptr(base(b.m.mem)), vs[0].lo, when)
+	require.Equal(t, vs[0].lo+uintptr(b.Cap()), vs[0].hi, when)
+	require.Zero(t, vs[0].lo%uintptr(pageUnit()), when)
+	require.Zero(t, vs[0].hi%uintptr(pageUnit()), when)
+	runtime.KeepAlive(b)
+}
+
+// mapCount returns the number of mappings of the process.
+func mapCount(t testing.TB) int {
+	t.Helper()
+	s, err := os.ReadFile("/proc/self/maps")
+	require.NoError(t, err)
+	return bytes.Count(s, []byte("\n"))
+}
+
+// status returns a figure of /proc/self/status in bytes.
+func status(t testing.TB, key string) int {
+	t.Helper()
+	n := procBytes("self/status", key)
+	require.NotZero(t, n, key)
+	return int(n)
+}
+
+// residentAt returns how much of n bytes at an address is in memory, whoever
+// has mapped them.
+func residentAt(t testing.TB, at uintptr, n int) (sum int) {
+	t.Helper()
+	vec := make([]byte, n/os.Getpagesize())
+	_, _, errno := unix.Syscall(unix.SYS_MINCORE, at&^uintptr(os.Getpagesize()-1), uintptr(n), uintptr(unsafe.Pointer(&vec[0])))
+	if errno == unix.ENOMEM {
+		return 0 // not mapped, or not all of it
+	}
+	require.Zero(t, errno)
+	for _, v := range vec {
+		sum += int(v&1) * os.Getpagesize()
+	}
+	return sum
+}
+
+// minorFaults returns how many page faults fn causes.
+func minorFaults(t *testing.T, fn func()) int {
+	t.Helper()
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var before, after unix.Rusage
+	require.NoError(t, unix.Getrusage(unix.RUSAGE_THREAD, &before))
+	fn()
+	require.NoError(t, unix.Getrusage(unix.RUSAGE_THREAD, &after))
+	return int(after.Minflt - before.Minflt)
+}
+
+// footprint is what the process takes of the system.
+type footprint struct {
+	maps int // mappings
+	data int // bytes of private, writable memory beside Go's own, resident or not
+	rss  int // bytes resident
+}
+
+func footprintNow(t testing.TB) footprint {
+	t.Helper()
+	debug.FreeOSMemory()
+	var ms runtime.MemStats
+	runtime.ReadMemStats(&ms)
+	return footprint{mapCount(t), status(t, "VmData") - int(ms.Sys), status(t, "VmRSS")}
+}
+
+// settled returns the footprint when finalizers and cleanups have had time.
+func settled(t testing.TB) footprint {
+	t.Helper()
+	for range 3 {
+		runtime.GC()
+		time.Sleep(5 * time.Millisecond)
+	}
+	return footprintNow(t)
+}
+
+// requireBackTo collects garbage until the process takes no more than it did,
+// or a little more: other threads come with stacks, the heap with its tables.
+// The race detector keeps its shadow of the heap.
+func requireBackTo(t *testing.T, was footprint) {
+	t.Helper()
+	requireWithin(t, was, footprint{maps: 16, data: 200 * miB, rss: 24 * miB})
+}
+
+// requireWithin is requireBackTo with more for a little more.
+func requireWithin(t *testing.T, was, more footprint) {
+	t.Helper()
+	var is footprint
+	ok := func() bool {
+		is = footprintNow(t)
+		// Pages that were published part the heap for good.
+		return is.maps <= was.maps+more.maps+int(splits.count()) && (raceEnabled || is.data <= was.data+more.data && is.rss <= was.rss+more.rss)
+	}
+	for range 500 {
+		if ok() {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	require.Failf(t, "memory is not given back", "was %+v, is %+v", was, is)
+}
+
+// needHugePages skips a test where a mapping that asks for huge pages gets none.
+func needHugePages(t testing.TB) {
+	t.Helper()
+	p, err := unix.Mmap(-1, 0, 8*miB, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	require.NoError(t, err)
+	defer unix.Munmap(p)
+	_ = unix.Madvise(p, unix.MADV_HUGEPAGE)
+	clear(p)
+	for _, v := range vmas(t, p) {
+		if v.huge > 0 {
+			return
+		}
+	}
+	t.Skip("the kernel gives no transparent huge pages")
+}
+
+// limit leaves the process room bytes more of a resource than it takes by now,
+// as status counts them under key, and returns what puts the old limit back.
+func limit(t *testing.T, resource int, key string, room int) (restore func()) {
+	t.Helper()
+	var old unix.Rlimit
+	require.NoError(t, unix.Getrlimit(resource, &old))
+	now := unix.Rlimit{Cur: uint64(status(t, key) + room), Max: old.Max}
+	require.NoError(t, unix.Setrlimit(resource, &now))
+	return func() { require.NoError(t, unix.Setrlimit(resource, &old)) }
+}
+
+// manyThreads starts more threads than the runtime will need: each has a stack,
+// which shall not take up what is left once there is a limit, nor look like a
+// leak.
+func manyThreads() {
+	var wg sync.WaitGroup
+	for range 16 {
+		wg.Go(func() {
+			runtime.LockOSThread()
+			time.Sleep(20 * time.Millisecond)
+			runtime.UnlockOSThread()
+		})
+	}
+	wg.Wait()
+}
+
+// setSystem writes a setting of the whole system for the length of a test, and
+// skips the test where that is not to be had.
+func setSystem(t *testing.T, path, value, restore string) {
+	t.Helper()
+	if err := writeSetting(path, value); err != nil {
+		t.Skipf("not for us to change: %v", err)
+	}
+	t.Cleanup(func() { require.NoError(t, writeSetting(path, restore)) })
+}
+
+// writeSetting writes a file that the kernel must have.
+func writeSetting(path, value string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(value)
+	return errors.Join(err, f.Close())
+}

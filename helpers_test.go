@@ -1,0 +1,256 @@
+package mmapbuf
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// TestMain lets CI run all tests a second time with all storage mapped:
+// MMAPBUF_TEST_THRESHOLD, a number of bytes, replaces mapThreshold.
+// With 1 a Buffer maps whatever storage it does not get through NewBuffer.
+func TestMain(m *testing.M) {
+	if s := os.Getenv("MMAPBUF_TEST_THRESHOLD"); s != "" {
+		n, err := strconv.Atoi(s)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "MMAPBUF_TEST_THRESHOLD:", err)
+			os.Exit(2)
+		}
+		mapThreshold = n
+	}
+	os.Exit(m.Run())
+}
+
+// long is set where MMAPBUF_TEST_LONG is, as in CI.
+var long = os.Getenv("MMAPBUF_TEST_LONG") != ""
+
+// byLength returns how much a test does: the least with -short, the most with
+// MMAPBUF_TEST_LONG.
+func byLength[T any](short, normal, most T) T {
+	switch {
+	case testing.Short():
+		return short
+	case long:
+		return most
+	}
+	return normal
+}
+
+// testSeed returns what MMAPBUF_TEST_SEED says, or a seed of now, and logs it.
+func testSeed(t *testing.T) uint64 {
+	t.Helper()
+	seed := uint64(time.Now().UnixNano())
+	if env := os.Getenv("MMAPBUF_TEST_SEED"); env != "" {
+		n, err := strconv.ParseUint(env, 10, 64)
+		require.NoError(t, err, "MMAPBUF_TEST_SEED")
+		seed = n
+	}
+	t.Logf("MMAPBUF_TEST_SEED=%d", seed)
+	return seed
+}
+
+func setThreshold(t testing.TB, n int) {
+	t.Helper()
+	old := mapThreshold
+	mapThreshold = n
+	t.Cleanup(func() { mapThreshold = old })
+}
+
+// atBothThresholds runs f with the storage that the size asks for and with
+// all of it mapped. As mapThreshold is global, no test runs beside this one.
+func atBothThresholds(t *testing.T, f func(t *testing.T)) {
+	t.Helper()
+	for _, n := range []int{mapThreshold, 1} {
+		t.Run(fmt.Sprintf("threshold=%d", n), func(t *testing.T) {
+			setThreshold(t, n)
+			f(t)
+		})
+	}
+}
+
+// atSizes runs f with a size below the default threshold and one above.
+func atSizes(t *testing.T, f func(t *testing.T, n int)) {
+	t.Helper()
+	for _, n := range []int{100, 3 << 20} {
+		t.Run(fmt.Sprintf("size=%d", n), func(t *testing.T) { f(t, n) })
+	}
+}
+
+// setUnit replaces pageUnit for the length of a test.
+func setUnit(t testing.TB, n int) {
+	t.Helper()
+	old := pageUnit
+	t.Cleanup(func() {
+		emptyIdle() // of units of n bytes
+		pageUnit = old
+	})
+	emptyIdle()
+	pageUnit = func() int { return n }
+}
+
+// procBytes returns a figure of a file in /proc, in bytes, and 0 if there is
+// none.
+func procBytes(file, key string) int64 {
+	s, _ := os.ReadFile("/proc/" + file)
+	_, after, ok := strings.Cut(string(s), key+":")
+	if !ok {
+		return 0
+	}
+	kB, _ := strconv.ParseInt(strings.Fields(after)[0], 10, 64)
+	return kB << 10
+}
+
+// needMemory skips a test or benchmark for which the machine has less than n
+// bytes of free memory, where it tells.
+func needMemory(t testing.TB, n int64) {
+	t.Helper()
+	if free := procBytes("meminfo", "MemAvailable"); free > 0 && free < n {
+		t.Skipf("needs %d MiB of free memory, there are %d", n>>20, free>>20)
+	}
+}
+
+// noise is data that tells every misplaced byte. It has no zeros.
+var noise = sync.OnceValue(func() []byte {
+	p := make([]byte, 6<<20)
+	rand.NewChaCha8([32]byte{}).Read(p)
+	for i, c := range p {
+		p[i] = max(c, 1)
+	}
+	return p
+})
+
+// filled returns a zero Buffer with n bytes of noise written to it.
+func filled(t testing.TB, n int) *Buffer {
+	t.Helper()
+	b := new(Buffer)
+	writeAllOf(t, b, noise()[:n])
+	return b
+}
+
+// full returns a Buffer with n bytes of noise and room for room more.
+func full(t *testing.T, n, room int) *Buffer {
+	t.Helper()
+	b := filled(t, n)
+	b.MaxLen = n + room
+	return b
+}
+
+// writeAllOf writes s to b, which must take all of it.
+func writeAllOf[T ~string | ~[]byte](t testing.TB, b *Buffer, s T) {
+	t.Helper()
+	n, err := b.Write([]byte(s))
+	require.NoError(t, err)
+	require.Equal(t, len(s), n)
+}
+
+// contents returns a copy: Bytes would publish a mapping.
+func contents(b *Buffer) []byte {
+	s := b.String()
+	return []byte(s)
+}
+
+// requireContents compares without a diff of megabytes and without a view.
+func requireContents(t testing.TB, b *Buffer, want []byte, msg ...any) {
+	t.Helper()
+	require.Equal(t, len(want), b.Len(), msg...)
+	require.NoError(t, diffBytes(contents(b), want), msg...)
+}
+
+func diffBytes(p, want []byte) error {
+	if bytes.Equal(p, want) {
+		return nil
+	}
+	i := 0
+	for i < len(p) && i < len(want) && p[i] == want[i] {
+		i++
+	}
+	around := func(p []byte) []byte { return p[max(0, i-8):min(len(p), i+24)] }
+	return fmt.Errorf("%d bytes, want %d; they differ from [%d] on: ...%q, want ...%q", len(p), len(want), i, around(p), around(want))
+}
+
+// caught runs f. A panic is as good as an error.
+func caught(f func() error) (err error, panicked bool) {
+	defer func() {
+		switch v := recover().(type) {
+		case nil:
+		case error:
+			err, panicked = v, true
+		default:
+			err, panicked = fmt.Errorf("%v", v), true
+		}
+	}()
+	return f(), false
+}
+
+// reserve calls b.Reserve, which must not panic.
+func reserve(b *Buffer, n int) error {
+	err, panicked := caught(func() error { return b.Reserve(n) })
+	if panicked {
+		return errPanic
+	}
+	return err
+}
+
+var errPanic = errors.New("a panic instead of an error")
+
+// bits returns 1<<n, or the largest int where that is not one.
+func bits(n uint) int {
+	if n >= strconv.IntSize-1 {
+		return math.MaxInt
+	}
+	return 1 << n
+}
+
+func expect(ok bool, format string, args ...any) error {
+	if ok {
+		return nil
+	}
+	return fmt.Errorf(format, args...)
+}
+
+// dirty makes p what must not show through.
+func dirty(p []byte) {
+	for i := range p {
+		p[i] = 0xff
+	}
+}
+
+var errTest = errors.New("test error")
+
+// A reader is an io.Reader.
+type reader func(p []byte) (int, error)
+
+func (r reader) Read(p []byte) (int, error) { return r(p) }
+
+// loop is a reader without an end; a limit keeps its defects affordable.
+var loop = reader(func(p []byte) (int, error) { return copy(p, noise()), nil })
+
+// A writer is an io.Writer that takes no more than max bytes of a Write
+// and reports lie bytes more than it took.
+type writer struct {
+	max, lie int
+	err      error
+	took     []byte
+	calls    rune
+}
+
+func (w *writer) Write(p []byte) (int, error) {
+	p = p[:min(len(p), w.max)]
+	w.took = append(w.took, p...)
+	w.calls++
+	return len(p) + w.lie, w.err
+}
+
+type writerFunc func(p []byte) (int, error)
+
+func (w writerFunc) Write(p []byte) (int, error) { return w(p) }

@@ -1,0 +1,255 @@
+//go:build linux && !nommap && (amd64 || arm64 || loong64 || mips64 || mips64le || ppc64 || ppc64le || riscv64 || s390x)
+
+package mmapbuf
+
+import (
+	"bytes"
+	"io"
+	"runtime"
+	"runtime/debug"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func TestPeakMemoryIsPayload(t *testing.T) {
+	size := byLength(256*miB, 256*miB, giB)
+	needMemory(t, 2*int64(size))
+	if !inChild(t) {
+		return
+	}
+	chunk := randomBytes(3, 64*kiB)
+	debug.FreeOSMemory()
+	base := status(t, "VmRSS")
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	var b Buffer
+	for b.Len() < size {
+		_, _ = b.Write(chunk)
+	}
+	runtime.ReadMemStats(&after)
+	peak := status(t, "VmHWM") - base
+	t.Logf("peak %s above the start for %s", sizeString(peak), sizeString(size))
+	assert.LessOrEqual(t, peak, size/100*101+8*miB)
+	if mapThreshold >= miB && !raceEnabled { // the slices on the way there; the detector's are twice as large
+		garbage := after.TotalAlloc - before.TotalAlloc
+		t.Logf("%s allocated on the Go heap", sizeString(int(garbage)))
+		assert.LessOrEqual(t, garbage, uint64(3*miB))
+	}
+	assert.NoError(t, b.Close())
+	waitFor(t, func() bool { return status(t, "VmRSS")-base < 16*miB }) // after Close
+}
+
+func TestQueueMemoryFollowsItsBacklog(t *testing.T) {
+	if raceEnabled {
+		t.Skip("there is one goroutine, and the race detector takes its time")
+	}
+	const backlog = 128 * miB
+	needMemory(t, 4*backlog)
+	for _, step := range []int{64 * kiB, 3 * miB} {
+		t.Run(sizeString(step), func(t *testing.T) {
+			var b Buffer
+			defer b.Close()
+			chunk := randomBytes(4, step)
+			for b.Len() < backlog {
+				_, _ = b.Write(chunk)
+			}
+			most := 0
+			for i := range byLength(2, 2, 4) * backlog / step {
+				_, _ = b.Write(chunk)
+				_, err := io.ReadFull(&b, chunk)
+				require.NoError(t, err)
+				if i%(8*miB/step+1) == 0 {
+					most = max(most, vmas(t, b.m.mem)[0].rss)
+				}
+			}
+			assert.LessOrEqual(t, most, backlog*5/4+64*miB)
+			// and all of it goes when it is drained
+			_, err := io.ReadFull(&b, make([]byte, b.Len()-miB))
+			require.NoError(t, err)
+			assert.Less(t, vmas(t, b.m.mem)[0].rss, 80*miB)
+		})
+	}
+}
+
+// A line that ends beyond a step gives back what lies before it, not itself.
+func TestReadBytesGivesMemoryBack(t *testing.T) {
+	const size, lines = 5*miB + 3, 12
+	needMemory(t, giB/2)
+	line := bytes.ReplaceAll(randomBytes(12, size), []byte("\n"), []byte(" "))
+	line[size-1] = '\n'
+	var b Buffer
+	defer b.Close()
+	for i := range lines {
+		line[i] = 'x'
+		_, _ = b.Write(line)
+		line[i] = 'y'
+	}
+	for i := range lines {
+		got, err := b.ReadBytes('\n')
+		require.NoError(t, err)
+		require.Len(t, got, size)
+		require.Equal(t, byte('x'), got[i], "line %d", i)
+		require.True(t, bytes.Equal(line[lines:], got[lines:]), "line %d", i)
+	}
+	require.Zero(t, b.Len())
+	require.NotNil(t, b.m)
+	assert.LessOrEqual(t, residentAt(t, uintptr(base(b.m.mem)), len(b.m.mem)), lines*size-trimStep+size+pageUnit())
+}
+
+func TestSparseWriteAtTouchesNothing(t *testing.T) {
+	var b Buffer
+	defer b.Close()
+	n, err := b.WriteAt([]byte("end"), 8*giB)
+	require.NoError(t, err)
+	require.Equal(t, 3, n)
+	require.Equal(t, 8*giB+3, b.Len())
+	require.Less(t, vmas(t, b.m.mem)[0].rss, 8*miB)
+	p := make([]byte, 5)
+	_, err = b.ReadAt(p, 8*giB-2)
+	require.NoError(t, err)
+	require.Equal(t, "\x00\x00end", string(p))
+}
+
+func TestMemoryIsGivenBack(t *testing.T) {
+	const size = 64 * miB
+	needMemory(t, giB)
+	ways := map[string]func(t *testing.T){
+		"Close": func(t *testing.T) {
+			var b Buffer
+			fill(&b, 1, size)
+			require.NoError(t, b.Close())
+		},
+		"Shrink": func(t *testing.T) {
+			var b Buffer
+			fill(&b, 1, size)
+			_, _ = io.CopyN(io.Discard, &b, size-miB)
+			b.Shrink()
+			require.LessOrEqual(t, b.Cap(), 2*pageUnit())
+			t.Cleanup(func() { require.True(t, isFilled(b.Bytes(), 1, size-miB)) })
+		},
+		"Shrink of spare": func(t *testing.T) {
+			var b Buffer
+			fill(&b, 1, size)
+			b.Truncate(100)
+			b.Shrink()
+			t.Cleanup(func() { require.True(t, isFilled(b.Bytes(), 1, 0)) })
+		},
+		"unreachable": func(t *testing.T) {
+			var b Buffer
+			fill(&b, 1, size)
+		},
+		"view": func(t *testing.T) {
+			var b Buffer
+			fill(&b, 1, size)
+			b.Bytes()
+		},
+		"view, Close": func(t *testing.T) {
+			var b Buffer
+			fill(&b, 1, size)
+			b.Bytes()
+			require.NoError(t, b.Close())
+		},
+		"view, growth, view": func(t *testing.T) {
+			var b Buffer
+			fill(&b, 1, size/2)
+			b.Bytes()
+			fill(&b, 1, size)
+			b.Bytes()
+		},
+	}
+	for name, way := range ways {
+		t.Run(name, func(t *testing.T) {
+			was := settled(t)
+			for range 4 { // 256 MiB, if it stayed
+				way(t)
+			}
+			requireBackTo(t, was)
+		})
+	}
+	t.Run("Close, without a collection", func(t *testing.T) {
+		defer debug.SetGCPercent(debug.SetGCPercent(-1))
+		was := settled(t)
+		var b Buffer
+		fill(&b, 1, size)
+		require.NoError(t, b.Close())
+		waitFor(t, func() bool {
+			return (raceEnabled || status(t, "VmRSS") < was.rss+16*miB) && mapCount(t) <= was.maps+8
+		})
+	})
+}
+
+func TestManyUnclosedBuffersAreCollected(t *testing.T) {
+	const size = 2 * miB
+	data := pattern(3, size)
+	// Writing by small steps leaves slices of up to mapThreshold
+	// behind, which call for the collector; one Write, or Grow, leaves
+	// nothing, and nobody does.
+	makers := []struct {
+		name string
+		make func(i int) bool
+	}{
+		{"half of them viewed", func(i int) bool {
+			var b Buffer
+			fill(&b, i, size)
+			return i%2 == 0 || isFilled(b.Bytes()[size-100:], i, size-100)
+		}},
+		{"nothing else allocates", func(int) bool {
+			var b Buffer
+			n, _ := b.Write(data)
+			return n == size
+		}},
+	}
+	for _, m := range makers {
+		t.Run(m.name, func(t *testing.T) {
+			n, limit := 600, 2*giB
+			if testing.Short() {
+				n = 200
+			}
+			if *soak > 0 {
+				n, limit = 10_000, 4*giB
+				needMemory(t, 8*giB)
+			}
+			needMemory(t, int64(limit))
+			was := settled(t)
+			most := 0
+			for i := range n {
+				require.True(t, m.make(i))
+				if i%50 == 0 {
+					most = max(most, status(t, "VmRSS")-was.rss)
+					require.LessOrEqual(t, most, limit, "memory ran away after %d Buffers", i)
+				}
+			}
+			t.Logf("%d Buffers of %s: at most %s resident", n, sizeString(size), sizeString(most))
+			requireBackTo(t, was)
+		})
+	}
+}
+
+// TestBlockedFinalizerKeepsNoMemory: a finalizer of the program that never returns keeps no
+// memory of Buffers.
+func TestBlockedFinalizerKeepsNoMemory(t *testing.T) {
+	if !inChild(t) {
+		return
+	}
+	needMemory(t, 4*giB)
+	block, running := make(chan int), make(chan int)
+	func() {
+		x := new([32]int)
+		runtime.SetFinalizer(x, func(*[32]int) { close(running); <-block })
+	}()
+	runtime.GC()
+	<-running
+	was := settled(t)
+	for seed := range 30 {
+		var b Buffer
+		fill(&b, seed, 64*miB)
+		b.Bytes()
+		if seed%2 == 0 {
+			_ = b.Close()
+		}
+	}
+	requireWithin(t, was, footprint{maps: 128, data: giB, rss: 64 * miB})
+	close(block)
+}
