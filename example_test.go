@@ -100,7 +100,7 @@ func ExampleBuffer_Shrink() {
 	// Output: the rest true
 }
 
-// Close is never necessary. It gives a large Buffer's memory back at once.
+// Close is optional. It releases the memory, and the Buffer can be used again.
 func ExampleBuffer_Close() {
 	var b mmapbuf.Buffer
 	defer b.Close()
