@@ -269,8 +269,8 @@ func (b *Buffer) shrinkMapping() {
 // and may be called more than once. Views that were taken before stay valid.
 //
 // The memory of a mapping is kept for other Buffers for a short time or
-// unmapped; see the package documentation on idle memory. The Go heap reclaims
-// slices. The error, if any, is that of munmap(2).
+// unmapped; see the package documentation on idle memory. A slice is left to
+// the garbage collector. The error, if any, is that of munmap(2).
 //
 // Because of Close a Buffer is an [io.Closer], and some code closes a Reader or
 // Writer that is one. For example, net/http closes the body of a request.
