@@ -62,17 +62,17 @@
 // contents that were moved for a view, are part of the Go heap.
 //
 // The package starts a garbage collection when unreachable Buffers may hold
-// much memory: when the bytes that were written to mappings since the last
-// collection, and not released, exceed what GOGC allows the Go heap to grow by.
-// Mappings that have survived a collection count as heap for this. The
-// threshold is at least 64 MiB, at least 256 MiB as long as no unreachable
-// mapping has been found, and at least what the program has used and then
-// released by itself before, so that a program that closes its Buffers causes
-// few collections or none. When the Go heap and the mappings together are
-// within a sixteenth of the memory limit, the threshold is lowered to a
-// sixteenth of the limit. A call that adds data may wait for the collection if
-// the program leaves unreachable Buffers faster than they are collected.
-// GOGC=off disables all but the collections near the memory limit.
+// much memory: when mappings have taken more memory since the last collection,
+// without releasing it, than GOGC allows the Go heap to grow by. Mappings that
+// survived a collection count as heap for this. The threshold is at least about
+// a hundred megabytes. It is also at least what the program has used and then
+// released by itself before, as long as it leaves no unreachable mappings, so
+// that a program that closes its Buffers causes few collections or none. When
+// the Go heap and the mappings together are within a sixteenth of the memory
+// limit, the threshold is lowered to a sixteenth of the limit. A call that adds
+// data may wait for the collection if the program leaves unreachable Buffers
+// faster than they are collected. GOGC=off disables all but the collections
+// near the memory limit.
 //
 // All Buffers together use at most about half of the mappings that Linux allows
 // a process (vm.max_map_count). Beyond that they use Go slices.
