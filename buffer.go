@@ -58,8 +58,9 @@
 // the memory limit of the runtime (GOMEMLIMIT) do not include them. [ReadStats]
 // reports them, and the profile of package runtime/pprof with the name
 // github.com/mmapbuf/mmapbuf has the stack that created each of them. A memory
-// limit should leave room for Stats.MappedBytes. Contents in Go slices, and
-// contents that were moved for a view, are part of the Go heap.
+// limit should leave room for them; they use at most Stats.MappedBytes and
+// Stats.IdleBytes together. Contents in Go slices, and contents that were moved
+// for a view, are part of the Go heap.
 //
 // The package starts a garbage collection when unreachable Buffers may hold
 // much memory: when mappings have taken more memory since the last collection,
