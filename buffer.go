@@ -38,9 +38,10 @@
 // A Buffer may be moved by value: it can be returned from a function, sent
 // through a channel, and stored in structs, slices and maps. Two copies that
 // are both used share their contents, as copies of a bytes.Buffer do, until one
-// of them relocates or releases the storage, which growing, reading, Shrink and
-// Close can do. From then on, methods of the other copy that use the storage
-// panic. They never access memory that belongs to something else.
+// of them relocates or releases the storage or a part of it, which a method
+// that modifies the Buffer and the first view can do. From then on, methods of
+// the other copy that use the storage may panic. They never access memory that
+// belongs to something else.
 //
 // # Concurrency
 //
@@ -71,9 +72,9 @@
 // that a program that closes its Buffers causes few collections or none. When
 // the Go heap and the mappings together are within a sixteenth of the memory
 // limit, the threshold is lowered to a sixteenth of the limit. A call that adds
-// data may wait for the collection if the program leaves unreachable Buffers
-// faster than they are collected. GOGC=off disables all but the collections
-// near the memory limit.
+// data may wait for the collection near the memory limit, and if the program
+// leaves unreachable Buffers faster than they are collected. GOGC=off disables
+// all but the collections near the memory limit.
 //
 // All Buffers together use at most about half of the mappings that Linux allows
 // a process (vm.max_map_count). Beyond that they use Go slices.
