@@ -94,8 +94,9 @@
 // early after a collection that the program has requested (runtime.GC,
 // debug.FreeOSMemory), when a Buffer releases memory while the program is
 // within an eighth of its memory limit, and when the kernel refuses memory to a
-// Buffer. Stats.IdleBytes reports it. Bytes of an earlier Buffer are
-// overwritten or cleared before another Buffer can show them.
+// Buffer. No memory is kept in a bubble of testing/synctest. Stats.IdleBytes
+// reports idle memory. Bytes of an earlier Buffer are overwritten or cleared
+// before another Buffer can show them.
 //
 // # Errors
 //
@@ -206,10 +207,10 @@ func NewBufferString(s string) *Buffer { return &Buffer{buf: []byte(s)} }
 // If the contents are in a mapping, Bytes moves them to the Go heap. Up to 4
 // MiB are copied. The pages of larger contents are moved by mremap(2), or
 // copied where that is not possible. The capacity of the slice exceeds its
-// length by a quarter at most, rounded up to whole pages; spare capacity beyond
-// that, such as Grow has reserved, is given up. Later writes that need more
-// capacity copy the contents to a new mapping. Read, ReadAt and WriteTo do not
-// have these costs.
+// length by a quarter at most, which is rounded up to whole pages if the
+// contents are moved. Spare capacity beyond that, such as Grow has reserved, is
+// given up. Later writes that need more capacity copy the contents to a new
+// mapping. Read, ReadAt and WriteTo do not have these costs.
 //
 // Bytes panics with an error that wraps ErrTooLarge if there is not enough
 // memory for the Go heap; the contents are then unchanged.
