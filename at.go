@@ -29,13 +29,13 @@ var (
 	errWriteAtNegative = errors.New("mmapbuf: WriteAt: negative offset")
 )
 
-// ReadAt copies contents from offset off on to p and returns how many bytes
-// that were, with [io.EOF] if they are fewer than len(p) or off is not below
-// Len. Offset 0 is the first byte not yet consumed: ReadAt sees Bytes()[off:].
-// It consumes nothing, and a negative offset is an error.
+// ReadAt copies contents to p, beginning at offset off, and consumes nothing.
+// Offset 0 is the first unread byte. ReadAt returns the number of bytes copied,
+// with [io.EOF] if it is less than len(p) or if off is not less than Len. A
+// negative off is an error.
 //
-// ReadAt may run beside other calls of ReadAt, and of WriteAt on other ranges,
-// but beside no other method that changes the Buffer.
+// ReadAt may run concurrently with methods that do not modify the Buffer, and
+// with WriteAt on other ranges.
 func (b *Buffer) ReadAt(p []byte, off int64) (n int, err error) {
 	if off < 0 {
 		return 0, errReadAtNegative
@@ -58,14 +58,18 @@ func (b *Buffer) readAt(p []byte, off int64) (n int, err error) {
 	return n, err
 }
 
-// WriteAt copies p over the contents from offset off on, lengthening them if
-// they end before off+len(p). Bytes between the old end and off become zero.
-// Offset 0 is the first byte not yet consumed. It returns len(p), or 0 with an
-// error if off is negative, if the contents would exceed MaxLen, or if there
-// is no memory; the last two wrap ErrTooLarge. An empty p changes nothing.
+// WriteAt overwrites the contents with p, beginning at offset off. Offset 0 is
+// the first unread byte. If the contents end before off+len(p), they are
+// extended, and bytes between their old end and off become zero. Whole pages of
+// such a gap in a mapping use no memory until they are written.
 //
-// WriteAt may run beside other calls of WriteAt and ReadAt on other ranges,
-// also when they lengthen the contents, but beside no other method.
+// WriteAt returns len(p), or 0 and an error. The error wraps ErrTooLarge if the
+// contents would exceed MaxLen or if there is not enough memory; a negative off
+// is another error. The contents are then unchanged. An empty p changes
+// nothing.
+//
+// WriteAt may run concurrently with ReadAt and WriteAt on other ranges, even if
+// it extends the contents, but not with any other method.
 func (b *Buffer) WriteAt(p []byte, off int64) (n int, err error) {
 	if off < 0 {
 		return 0, errWriteAtNegative

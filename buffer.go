@@ -1,45 +1,125 @@
-// Package mmapbuf has the type [Buffer], a [bytes.Buffer] for large data, and
-// [File], which reads and writes a Buffer at an offset, as an [os.File] does.
+// Package mmapbuf provides [Buffer], a replacement for [bytes.Buffer] for large
+// data, and [File], which reads and writes the contents of a Buffer at an
+// offset, as an [os.File] does.
 //
-// Contents of up to 1 MiB are in an ordinary Go slice. Larger ones are in an
-// anonymous memory mapping, which mremap(2) grows and shrinks without copying.
-// Filling gigabytes costs little more than writing them once, and the memory in
-// use is the size of the contents, not two or three times that.
+// Small contents are stored in an ordinary Go slice. A Buffer that needs a
+// capacity of more than 1 MiB uses an anonymous memory mapping, which mremap(2)
+// enlarges without copying the contents. Filling a Buffer therefore takes about
+// as long as writing each byte once, and about as much memory as the contents.
+// A bytes.Buffer copies the contents each time it grows, and holds the old and
+// the new array meanwhile. If idle memory is available (see below), a Buffer
+// uses a mapping from a capacity of 32 KiB on.
 //
 // # Lifetime
 //
-// A Buffer needs no Close. Its mapping is unmapped when the collector finds it
-// unreachable; [Buffer.Close] does that sooner. Slices that a Buffer returns
-// ([Buffer.Bytes], [Buffer.Next], [Buffer.Peek], [Buffer.AvailableBuffer]) are
-// memory of the Go heap, which lives for as long as they are held: the first of
-// these calls moves the contents there, by page table if they are large.
+// A Buffer does not have to be closed. The memory of a Buffer that is no longer
+// reachable is released after the garbage collector has found that out.
+// [Buffer.Close] releases it without waiting for a collection.
 //
-// # Concurrency
+// The slices that [Buffer.Bytes], [Buffer.Next], [Buffer.Peek] and
+// [Buffer.AvailableBuffer] return are called views. They are memory of the Go
+// heap and stay valid for as long as they are referenced, even after Close. As
+// with bytes.Buffer, a view shows the contents only until the Buffer is next
+// modified. The first view of a mapping moves the contents to the Go heap. Up
+// to 4 MiB are copied; the pages of larger contents are moved by mremap(2),
+// which takes some milliseconds for a gigabyte. If the Buffer later outgrows
+// its memory on the heap, the contents are copied to a new mapping. The other
+// methods that read, among them Read, ReadAt, ReadBytes, String and WriteTo,
+// leave the contents where they are.
 //
-// As with bytes.Buffer, methods that change a Buffer must not run at the same
-// time as any other. Methods that only look at it may run at once, in any number
-// of goroutines: Bytes, Peek, AvailableBuffer, String, Len, Cap, Available and
-// ReadAt. They may also be called by the Reader of [Buffer.ReadFrom] and by the
-// Writer of [Buffer.WriteTo]. WriteAt may run at the same time as ReadAt and
-// WriteAt on other ranges. See [File] for what holds of Files.
+// [Buffer.ReadFrom] passes a part of the storage to its Reader, and
+// [Buffer.WriteTo] and [File.WriteTo] to their Writer. That slice is valid only
+// during the call; [io.Reader] and [io.Writer] forbid retaining it. Access to
+// it after the call can crash the program or reach the contents of another
+// Buffer.
 //
 // # Copies
 //
-// A Buffer may be moved by value: returned, sent through a channel, kept in
-// structs, slices and maps. If both of two copies are used, they share their
-// contents, as copies of a bytes.Buffer do, until one of them moves or frees the
-// storage; the other then panics when it is used.
+// A Buffer may be moved by value: it can be returned from a function, sent
+// through a channel, and stored in structs, slices and maps. Two copies that
+// are both used share their contents, as copies of a bytes.Buffer do, until one
+// of them relocates or releases the storage or a part of it, which a method
+// that modifies the Buffer and the first view can do. From then on, methods of
+// the other copy that use the storage may panic. They never access memory that
+// belongs to something else.
+//
+// # Concurrency
+//
+// As with bytes.Buffer, a method that modifies a Buffer must not run at the
+// same time as any other method. Bytes, Peek, AvailableBuffer, String, Len,
+// Cap, Available and ReadAt do not modify it. They may run concurrently, and
+// they may be called by the Reader during ReadFrom and by the Writer during
+// WriteTo. WriteAt may run concurrently with ReadAt and WriteAt on ranges that
+// do not overlap. The documentation of [File] describes the concurrent use of
+// Files.
 //
 // # Memory accounting
 //
-// Mappings are not part of the Go heap. The package starts a collection when as
-// much has been written to them since the last one, and not closed, as GOGC or
-// the memory limit would allow a program to allocate. See [Stats].
+// Mappings are outside of the Go heap. Heap profiles, [runtime.MemStats] and
+// the memory limit of the runtime (GOMEMLIMIT) do not include them. [ReadStats]
+// reports them, and the profile of package runtime/pprof with the name
+// github.com/mmapbuf/mmapbuf has the stack that created each of them. A memory
+// limit should leave room for them; they use at most Stats.MappedBytes and
+// Stats.IdleBytes together. Contents in Go slices, and contents that were moved
+// for a view, are part of the Go heap.
+//
+// The package starts a garbage collection when unreachable Buffers may hold
+// much memory: when mappings have taken more memory since the last collection,
+// without releasing it, than GOGC allows the Go heap to grow by. Mappings that
+// survived a collection count as heap for this. The threshold is at least about
+// a hundred megabytes. It is also at least what the program has used and then
+// released by itself before, as long as it leaves no unreachable mappings, so
+// that a program that closes its Buffers causes few collections or none. When
+// the Go heap and the mappings together are within a sixteenth of the memory
+// limit, the threshold is lowered to a sixteenth of the limit. A call that adds
+// data may wait for the collection near the memory limit, and if the program
+// leaves unreachable Buffers faster than they are collected. GOGC=off disables
+// all but the collections near the memory limit.
+//
+// All Buffers together use at most about half of the mappings that Linux allows
+// a process (vm.max_map_count). Beyond that they use Go slices.
+//
+// # Idle memory
+//
+// Memory that a Buffer no longer needs is kept for other Buffers for up to
+// about 1.5 seconds, because pages that are used again do not have to be
+// allocated and cleared by the kernel. Such memory comes from Close, from
+// Shrink, from contents that were copied for a view, and from Buffers that the
+// collector found unreachable. The kernel may take it whenever it needs memory
+// (madvise(2), MADV_FREE); until then, it counts as resident. What the
+// collector found is marked so half a second to a second later.
+//
+// Idle memory is at most a sixteenth of the memory of the machine, or of a
+// lower limit on the address space or the data of the process. It is unmapped
+// early after a collection that the program has requested (runtime.GC,
+// debug.FreeOSMemory), when a Buffer releases memory while the program is
+// within an eighth of its memory limit, and when the kernel refuses memory to a
+// Buffer. No memory is kept in a bubble of testing/synctest. Stats.IdleBytes
+// reports idle memory. Bytes of an earlier Buffer are overwritten or cleared
+// before another Buffer can show them.
+//
+// # Errors
+//
+// Methods that bytes.Buffer has panic when the system refuses memory, because
+// callers of bytes.Buffer rarely check for errors. The value is [ErrTooLarge],
+// or an error that wraps both it and the error of the system call. The program
+// can recover from the panic: the contents are unchanged and the Buffer remains
+// usable. Reserve, WriteAt and the methods of a File return the error. This
+// holds for mappings and for views. It does not hold for the Go slices that
+// small contents are stored in: a program that cannot allocate those ends. Nor
+// can the package prevent the kernel from killing a process when the machine or
+// the control group runs out of memory. MaxLen bounds the size of a Buffer.
+//
+// A write that would exceed MaxLen returns an error that wraps ErrTooLarge.
+// Grow panics with such an error.
 //
 // # Platforms
 //
-// Where there is no mremap(2) (other systems than Linux, 32-bit machines,
-// builds with the tag nommap) a Buffer does the same on Go slices alone.
+// Mappings are used on Linux on 64-bit machines (amd64, arm64, loong64, mips64,
+// mips64le, ppc64, ppc64le, riscv64, s390x). On other platforms, and in builds
+// with the tag nommap, a Buffer stores its contents in Go slices: its methods
+// return the same results, at the cost of those of bytes.Buffer. Where Linux
+// refuses mmap(2) or mremap(2), as in some sandboxes, a Buffer copies instead.
 package mmapbuf
 
 import (
@@ -48,25 +128,24 @@ import (
 	"io"
 )
 
-// A Buffer is a variable-sized buffer of bytes with all the methods of
-// [bytes.Buffer], meant for contents from megabytes up to what the machine
-// has. The zero value is an empty Buffer ready to use.
+// A Buffer is a buffer of bytes of variable size with all the methods of
+// [bytes.Buffer]. It is meant for contents from megabytes up to the memory of
+// the machine. The zero value is an empty Buffer ready to use.
 //
-// A Buffer may be moved by value, and looked at by several goroutines at once;
-// the package documentation says what holds. It is otherwise not safe for
-// concurrent use.
+// A Buffer may be moved by value. It is not safe for concurrent use, except for
+// methods that do not modify it, and for ReadAt and WriteAt; see the package
+// documentation.
 type Buffer struct {
-	// MaxLen bounds Len, in bytes; 0 means no bound. Writes that would
-	// exceed it store what fits and return an error that wraps ErrTooLarge.
-	// It may be changed at any time between calls; contents that are longer
-	// already stay.
+	// MaxLen is the maximum of Len, in bytes. Zero and negative values mean
+	// that there is no maximum. A write that would exceed it stores what
+	// fits and returns an error that wraps ErrTooLarge. MaxLen may be
+	// changed between calls; contents that exceed it already are kept.
 	MaxLen int
 
-	// NoHugePages asks for a mapping of ordinary pages (madvise(2),
-	// MADV_NOHUGEPAGE) where the default is huge ones. It takes effect
-	// with the next mapping that the Buffer makes. Filling then takes
-	// several times as long; it is for machines on which the kernel stalls
-	// looking for huge pages.
+	// NoHugePages requests ordinary pages (madvise(2), MADV_NOHUGEPAGE)
+	// instead of huge ones for the mappings that the Buffer makes from then
+	// on. Filling the Buffer then takes several times as long. It is meant
+	// for machines on which the kernel takes long to find huge pages.
 	NoHugePages bool
 
 	lastRead readOp   // what UnreadByte and UnreadRune may take back
@@ -85,14 +164,14 @@ const (
 	opInvalid readOp = 0  // not a read, or one that returned nothing
 )
 
-// MinRead is the least room, in bytes, that [Buffer.ReadFrom] offers a Reader.
-// A Buffer with at least MinRead bytes to spare beyond what the Reader
-// delivers is not grown by ReadFrom.
+// MinRead is the least room, in bytes, that [Buffer.ReadFrom] offers to a
+// Reader, unless MaxLen leaves less. ReadFrom does not enlarge a Buffer that
+// still has that much room when the Reader reports [io.EOF].
 const MinRead = bytes.MinRead
 
-// ErrTooLarge is the error, or the value of the panic, when a Buffer cannot
-// become as large as is asked. It is [bytes.ErrTooLarge]. Errors that say more
-// wrap it.
+// ErrTooLarge is [bytes.ErrTooLarge]. It is returned or passed to panic,
+// directly or wrapped in an error with details, if a Buffer cannot become as
+// large as requested.
 var ErrTooLarge = bytes.ErrTooLarge
 
 // Programs and their tests match on the words of bytes.Buffer, so a Buffer
@@ -109,27 +188,32 @@ const (
 	panicWriteTo  = "bytes.Buffer.WriteTo: invalid Write count"
 )
 
-// NewBuffer returns a Buffer whose contents are buf. The Buffer owns buf from
-// then on: it reads it, writes into its spare capacity, and leaves it behind
-// when it grows. The caller should not use buf any more.
+// NewBuffer returns a Buffer whose initial contents are buf. The Buffer takes
+// ownership of buf: it may overwrite it, including its spare capacity, and the
+// caller should not use it afterwards. When the Buffer outgrows buf, the
+// contents are copied.
 //
-// In most cases new(Buffer), or declaring a Buffer, is all that is needed.
+// A declared Buffer, or new(Buffer), is enough for most uses.
 func NewBuffer(buf []byte) *Buffer { return &Buffer{buf: buf} }
 
-// NewBufferString returns a Buffer whose contents are a copy of s.
+// NewBufferString returns a Buffer whose initial contents are a copy of s.
 func NewBufferString(s string) *Buffer { return &Buffer{buf: []byte(s)} }
 
-// Bytes returns the contents, a slice of Len bytes. The slice is valid until
-// the next method that changes the Buffer, as with [bytes.Buffer]; until then
-// changes made through it are changes of the contents. Its memory belongs to
-// the Go heap: kept longer, it holds old contents or newer ones, but never
-// becomes invalid.
+// Bytes returns the unread contents as a slice of length Len. The slice is
+// valid until the Buffer is next modified; until then, changes made to it
+// change the contents. A slice that is kept longer remains valid memory, but
+// its bytes may be those of older or newer contents.
 //
-// The first call after a large Buffer has grown moves the contents to the Go
-// heap: contents of up to 4 MiB are copied, the pages of larger ones are moved
-// by mremap(2). Growth after that copies the contents once, as in bytes.Buffer.
-// Bytes panics, with an error that wraps ErrTooLarge and with the contents
-// intact, if the heap cannot have that much memory.
+// If the contents are in a mapping, Bytes moves them to the Go heap. Up to 4
+// MiB are copied. The pages of larger contents are moved by mremap(2), or
+// copied where that is not possible. The capacity of the slice exceeds its
+// length by a quarter at most, which is rounded up to whole pages if the
+// contents are moved. Spare capacity beyond that, such as Grow has reserved, is
+// given up. Later writes that need more capacity copy the contents to a new
+// mapping. Read, ReadAt and WriteTo do not have these costs.
+//
+// Bytes panics with an error that wraps ErrTooLarge if there is not enough
+// memory for the Go heap; the contents are then unchanged.
 func (b *Buffer) Bytes() []byte {
 	if b.m != nil {
 		return b.published()
@@ -137,9 +221,16 @@ func (b *Buffer) Bytes() []byte {
 	return b.unread()
 }
 
-// AvailableBuffer returns an empty slice with a capacity of Available bytes,
-// to be appended to and then passed to the next Write. It is valid until that
-// write; see [Buffer.Bytes] for its memory and for when it panics.
+// AvailableBuffer returns an empty slice with a capacity of Available bytes. It
+// is meant to be appended to and passed to the Write that follows, and is valid
+// until then.
+//
+// As with [Buffer.Bytes], contents in a mapping are moved to the Go heap, here
+// together with all of the spare capacity. If a view with less capacity was
+// taken before, or if there is not enough memory for so much, the slice is
+// newly allocated, and Write copies from it. AvailableBuffer panics as Bytes
+// does. It should not follow a Grow that reserves much more than is going to be
+// appended.
 func (b *Buffer) AvailableBuffer() []byte {
 	if b.m != nil {
 		return b.spare()
@@ -147,10 +238,14 @@ func (b *Buffer) AvailableBuffer() []byte {
 	return b.unread()[b.Len():]
 }
 
-// Peek returns the next n bytes without consuming them, or with [io.EOF] all
-// that there are if they are fewer. The slice is valid until the next read or
-// write; see [Buffer.Bytes] for its memory and for when it panics. Where there
-// is no memory for a view of everything, the slice is a copy.
+// Peek returns the next n bytes without consuming them. If fewer than n bytes
+// are available, it returns those with [io.EOF]. The slice is valid until the
+// Buffer is next modified.
+//
+// Peek has the cost of [Buffer.Bytes]: it moves all of the contents to the Go
+// heap, not only n bytes. If there is not enough memory for that, the slice is
+// a copy, and if there is not enough for a copy either, Peek panics with an
+// error that wraps ErrTooLarge.
 func (b *Buffer) Peek(n int) ([]byte, error) {
 	if b.m != nil {
 		return b.peek(n)
@@ -162,9 +257,10 @@ func (b *Buffer) Peek(n int) ([]byte, error) {
 	return p[:n], nil
 }
 
-// Next consumes the next n bytes, or all that there are if they are fewer, and
-// returns them. The slice is valid until the next read or write; see
-// [Buffer.Peek] for its memory and [Buffer.Bytes] for when it panics.
+// Next consumes and returns the next n bytes, or all of the contents if they
+// are fewer. The slice is valid until the Buffer is next modified. Next has the
+// cost of [Buffer.Peek] and panics where Peek does. [Buffer.Read] consumes
+// bytes without that cost.
 func (b *Buffer) Next(n int) []byte {
 	b.lastRead = opInvalid // also if n is negative, and this panics
 	n = min(n, b.Len())
@@ -182,7 +278,8 @@ func (b *Buffer) Next(n int) []byte {
 	return p
 }
 
-// String returns a copy of the contents as a string, and "<nil>" if b is nil.
+// String returns a copy of the unread contents as a string. It returns "<nil>"
+// if b is nil.
 func (b *Buffer) String() (s string) {
 	if b == nil {
 		return "<nil>"
@@ -191,12 +288,15 @@ func (b *Buffer) String() (s string) {
 	return s
 }
 
-// Len returns the number of bytes not yet consumed: the length of the
-// contents.
+// Len returns the number of unread bytes.
 func (b *Buffer) Len() int { return len(b.buf) - b.off }
 
-// Cap returns the number of bytes of the Buffer's storage, consumed bytes
-// included. Of a mapping only the part that has been written takes memory.
+// Cap returns the capacity of the storage in bytes, consumed bytes included.
+// Pages of a mapping that have not been written use addresses, not memory.
+//
+// After Bytes, Peek or AvailableBuffer has moved the contents to the Go heap,
+// Cap and [Buffer.Available] report the capacity of the former mapping until
+// the Buffer is next modified.
 func (b *Buffer) Cap() int {
 	if b.m != nil {
 		return int(b.m.size.Load())
@@ -204,11 +304,13 @@ func (b *Buffer) Cap() int {
 	return cap(b.buf)
 }
 
-// Available returns how many bytes can be written before the Buffer grows.
+// Available returns the number of bytes that can be written without enlarging
+// the storage. See [Buffer.Cap] for an exception.
 func (b *Buffer) Available() int { return b.Cap() - len(b.buf) }
 
-// Truncate keeps the first n bytes of the contents and drops the rest. The
-// storage stays. It panics if n is negative or greater than Len.
+// Truncate discards all but the first n unread bytes. It keeps the storage;
+// [Buffer.Shrink] releases what is not needed. Truncate panics if n is negative
+// or greater than Len.
 func (b *Buffer) Truncate(n int) {
 	b.settle()
 	if n == 0 {
@@ -222,18 +324,23 @@ func (b *Buffer) Truncate(n int) {
 	b.setEnd(b.off + n)
 }
 
-// Reset empties the Buffer. The storage stays, for later writes; [Buffer.Close]
-// gives it back.
+// Reset empties the Buffer and keeps the storage for later writes.
+// [Buffer.Close] releases it.
 func (b *Buffer) Reset() {
 	b.settle()
 	b.rewind()
 }
 
-// Grow makes room for n more bytes, so that writing them does not move the
-// contents. It panics if n is negative, and with ErrTooLarge or an error that
-// wraps it if the room cannot be had; the contents are then intact.
+// Grow makes room for n more bytes: they can then be written without the
+// contents being copied. In a mapping, room that is not written uses addresses
+// and no memory, so it is cheap to reserve much more than may be needed; a
+// slice of up to 1 MiB is allocated at once. A reservation ends with Close,
+// with Shrink, and with the next view, which keeps only a part of it; see
+// [Buffer.Bytes].
 //
-// Room that is not written to costs addresses, not memory.
+// Grow panics if n is negative. It panics with ErrTooLarge, or with an error
+// that wraps it, if there is not enough memory or if Len+n exceeds MaxLen; the
+// contents are then unchanged. [Buffer.Reserve] returns an error instead.
 func (b *Buffer) Grow(n int) {
 	if n < 0 {
 		panic(panicGrow)
@@ -269,9 +376,11 @@ func (b *Buffer) extend(n int) (i, got int, err error) {
 	return i, got, err
 }
 
-// Write appends p to the contents. It returns len(p) and nil unless MaxLen is
-// in the way, and panics with ErrTooLarge or an error that wraps it if there
-// is no memory; the contents are then as before.
+// Write appends p to the contents. It returns len(p) and a nil error, except
+// that with MaxLen set it appends only what fits and returns an error that
+// wraps ErrTooLarge if that is not all. It panics with ErrTooLarge, or with an
+// error that wraps it, if there is not enough memory; the contents are then
+// unchanged.
 func (b *Buffer) Write(p []byte) (n int, err error) {
 	b.lastRead = opInvalid
 	if b.fits(len(p)) {
@@ -287,7 +396,8 @@ func (b *Buffer) Write(p []byte) (n int, err error) {
 	return n, err
 }
 
-// WriteString appends s to the contents; see [Buffer.Write].
+// WriteString appends s to the contents. It returns and panics as
+// [Buffer.Write] does.
 func (b *Buffer) WriteString(s string) (n int, err error) {
 	b.lastRead = opInvalid
 	if b.fits(len(s)) {
@@ -301,7 +411,8 @@ func (b *Buffer) WriteString(s string) (n int, err error) {
 	return n, err
 }
 
-// WriteByte appends c to the contents; see [Buffer.Write].
+// WriteByte appends the byte c to the contents. It returns and panics as
+// [Buffer.Write] does.
 func (b *Buffer) WriteByte(c byte) error {
 	b.lastRead = opInvalid
 	if b.appendByte(c) {
@@ -314,12 +425,16 @@ func (b *Buffer) WriteByte(c byte) error {
 	return err
 }
 
-// ReadFrom appends what r delivers until it returns [io.EOF], and returns the
-// number of bytes appended, with any other error of r. It panics if r returns
-// a negative count, and where Write would for want of memory.
+// ReadFrom appends data from r until r returns [io.EOF]. It returns the number
+// of bytes appended and any error of r other than io.EOF. It panics if r
+// returns a negative count, and, as [Buffer.Write] does, if there is not enough
+// memory.
 //
-// With MaxLen set, ReadFrom stores what fits. A Reader that has more is an
-// error that wraps ErrTooLarge; to tell, ReadFrom takes one byte more from it.
+// r reads directly into the storage, up to 8 MiB at a time; see the package
+// documentation for how long the slice that it gets is valid. With MaxLen set,
+// ReadFrom appends what fits. To find out whether r has more, it then reads one
+// more byte from r. If there is one, it is lost, and ReadFrom returns an error
+// that wraps ErrTooLarge.
 func (b *Buffer) ReadFrom(r io.Reader) (n int64, err error) {
 	b.settle()
 	b.lastRead = opInvalid
@@ -367,13 +482,14 @@ func (b *Buffer) readEnd(r io.Reader) error {
 	}
 }
 
-// WriteTo writes the contents to w, consumes what w accepted, and returns how
-// much that was, with any error of w. If w accepts less and reports no error,
-// that is [io.ErrShortWrite]. It panics if w reports more than it was given.
+// WriteTo writes the contents to w and consumes what w has accepted. It returns
+// the number of bytes written and any error of w. If w accepts fewer bytes
+// without reporting an error, WriteTo returns [io.ErrShortWrite]. It panics if
+// w returns a count that is negative or too large.
 //
-// The contents are handed to w in one call, and not copied; as for every
-// [io.Writer], w must not keep the slice. If w itself consumes contents, or
-// closes the Buffer, what it has consumed is not consumed again.
+// w gets the contents in a single call, without a copy; see the package
+// documentation for how long that slice is valid. If w itself reads from the
+// Buffer or closes it, the bytes consumed by that are not consumed again.
 func (b *Buffer) WriteTo(w io.Writer) (n int64, err error) {
 	b.settle()
 	b.lastRead = opInvalid
@@ -390,8 +506,12 @@ func (b *Buffer) WriteTo(w io.Writer) (n int64, err error) {
 	return n, nil
 }
 
-// Read consumes up to len(p) bytes, copying them to p, and returns their
-// number. It returns [io.EOF] if the Buffer is empty, unless len(p) is 0.
+// Read copies up to len(p) bytes to p and consumes them. It returns their
+// number, and [io.EOF] if the Buffer is empty and len(p) is not 0.
+//
+// The memory of a consumed prefix of a mapping is returned to the kernel in
+// steps of 32 MiB. A Buffer that is written as well, such as a queue, keeps a
+// part of it and uses it for what is written next.
 func (b *Buffer) Read(p []byte) (n int, err error) {
 	b.settle()
 	b.lastRead = opInvalid
@@ -421,8 +541,8 @@ func (b *Buffer) trimFrom(start int) {
 	}
 }
 
-// ReadByte consumes and returns the next byte, or returns [io.EOF] if there is
-// none.
+// ReadByte consumes and returns the next byte. It returns [io.EOF] if the
+// Buffer is empty.
 func (b *Buffer) ReadByte() (byte, error) {
 	b.settle()
 	i := b.off
@@ -436,9 +556,10 @@ func (b *Buffer) ReadByte() (byte, error) {
 	return c, nil
 }
 
-// ReadRune consumes the next rune and returns it with its size in bytes, or
-// returns [io.EOF] if there is none. A byte that is not valid UTF-8 is
-// consumed alone and returned as U+FFFD with size 1.
+// ReadRune consumes the next rune and returns it with its size in bytes. It
+// returns [io.EOF] if the Buffer is empty. If the next byte does not begin a
+// valid UTF-8 encoding, ReadRune consumes that byte and returns U+FFFD with
+// size 1.
 func (b *Buffer) ReadRune() (r rune, size int, err error) {
 	b.settle()
 	if b.off >= len(b.buf) {
@@ -451,8 +572,8 @@ func (b *Buffer) ReadRune() (r rune, size int, err error) {
 	return r, size, nil
 }
 
-// UnreadRune takes back the rune that ReadRune returned. It is an error if the
-// last operation was not a ReadRune that returned one.
+// UnreadRune makes the rune that ReadRune has returned unread again. It returns
+// an error if the last operation was not a ReadRune that returned a rune.
 func (b *Buffer) UnreadRune() error {
 	if b.lastRead <= opInvalid {
 		return errUnreadRune
@@ -464,8 +585,8 @@ func (b *Buffer) UnreadRune() error {
 	return nil
 }
 
-// UnreadByte takes back the last byte that was read. It is an error if the
-// last operation was not a read that returned at least one byte.
+// UnreadByte makes the last byte that was read unread again. It returns an
+// error if the last operation was not a read that returned at least one byte.
 func (b *Buffer) UnreadByte() error {
 	if b.lastRead == opInvalid {
 		return errUnreadByte
@@ -476,8 +597,8 @@ func (b *Buffer) UnreadByte() error {
 }
 
 // ReadBytes consumes the contents up to and including the first delim and
-// returns a copy of them. If there is no delim, it returns all the contents
-// and [io.EOF].
+// returns a copy of them. If the contents have no delim, it returns a copy of
+// all of them and [io.EOF].
 func (b *Buffer) ReadBytes(delim byte) (line []byte, err error) {
 	n, err := b.find(delim)
 	line = b.clone(n)
@@ -488,7 +609,7 @@ func (b *Buffer) ReadBytes(delim byte) (line []byte, err error) {
 	return line, err
 }
 
-// ReadString is [Buffer.ReadBytes] that returns a string.
+// ReadString does what [Buffer.ReadBytes] does and returns a string.
 func (b *Buffer) ReadString(delim byte) (line string, err error) {
 	n, err := b.find(delim)
 	line = b.cloneString(n)

@@ -20,7 +20,7 @@ func ExampleBuffer() {
 	// Output: hello world!
 }
 
-// A view keeps its contents, whatever becomes of the Buffer.
+// A slice that Bytes has returned remains valid after Close.
 func ExampleBuffer_Bytes() {
 	b := mmapbuf.NewBufferString("header: ")
 	b.Write(make([]byte, 8<<20))
@@ -47,7 +47,7 @@ func ExampleBuffer_ReadAt() {
 	// 4 bytes still unread
 }
 
-// What lies between the end and the offset reads as zero.
+// Bytes between the end of the contents and the offset become zero.
 func ExampleBuffer_WriteAt() {
 	b := mmapbuf.NewBufferString("abc")
 	b.WriteAt([]byte("B"), 1)
@@ -56,7 +56,7 @@ func ExampleBuffer_WriteAt() {
 	// Output: "aBc\x00\x00xyz"
 }
 
-// MaxLen bounds what a peer can make the program hold.
+// MaxLen limits how much untrusted input a program holds.
 func ExampleBuffer_maxLen() {
 	peer := strings.NewReader("more than we are willing to take")
 	b := mmapbuf.Buffer{MaxLen: 9}
@@ -71,7 +71,7 @@ func ExampleBuffer_maxLen() {
 	// 1 byte, "than!", <nil>
 }
 
-// Reserve is a Grow that reports failure instead of panicking.
+// Reserve returns an error where Grow panics.
 func ExampleBuffer_Reserve() {
 	var b mmapbuf.Buffer
 	if err := b.Reserve(1 << 20); err != nil {
@@ -100,7 +100,7 @@ func ExampleBuffer_Shrink() {
 	// Output: the rest true
 }
 
-// Close is never necessary. It gives a large Buffer's memory back at once.
+// Close is optional. It releases the memory, and the Buffer can be used again.
 func ExampleBuffer_Close() {
 	var b mmapbuf.Buffer
 	defer b.Close()
@@ -117,7 +117,7 @@ func ExampleBuffer_Close() {
 	// used again
 }
 
-// Reset keeps the storage for the next user of a pool.
+// Reset keeps the storage, so Buffers from a pool do not have to allocate it.
 func ExampleBuffer_pool() {
 	pool := sync.Pool{New: func() any { return new(mmapbuf.Buffer) }}
 	render := func(w io.Writer, name string) {
@@ -134,7 +134,7 @@ func ExampleBuffer_pool() {
 	// Dear Grace,
 }
 
-// A SectionReader adds Seek and reads again and again what stays in b.
+// A SectionReader adds Seek, and does not consume what it reads.
 func ExampleBuffer_sectionReader() {
 	b := mmapbuf.NewBufferString("first\nsecond\nthird\n")
 	r := io.NewSectionReader(b, 0, int64(b.Len()))
@@ -150,7 +150,7 @@ func ExampleBuffer_sectionReader() {
 	// 19
 }
 
-// A header says how much follows it, which is known at the end.
+// The size in a header is known, and written, after the data.
 func ExampleFile() {
 	var b mmapbuf.Buffer
 	f := mmapbuf.NewFile(&b)
@@ -165,7 +165,7 @@ func ExampleFile() {
 	// Output: size=0015 one, two, three
 }
 
-// Files on one Buffer have an offset each, and consume nothing of it.
+// Files of the same Buffer have an offset each, and consume nothing.
 func ExampleNewFile() {
 	b := mmapbuf.NewBufferString("first\nsecond\n")
 	one, other := mmapbuf.NewFile(b), mmapbuf.NewFile(b)
@@ -181,7 +181,7 @@ func ExampleNewFile() {
 	// 13 bytes in b
 }
 
-// What is left out reads as zero, and takes no memory where it is large.
+// A gap reads as zero. Whole pages of it in a mapping use no memory.
 func ExampleFile_Seek() {
 	var b mmapbuf.Buffer
 	f := mmapbuf.NewFile(&b)
@@ -197,7 +197,7 @@ func ExampleFile_Seek() {
 	// seek mmapbuf.File: invalid argument
 }
 
-// Truncate lengthens as well.
+// Truncate can also extend the contents.
 func ExampleFile_Truncate() {
 	var b mmapbuf.Buffer
 	f := mmapbuf.NewFile(&b)
@@ -211,7 +211,7 @@ func ExampleFile_Truncate() {
 	// "a"
 }
 
-// A Write that reaches MaxLen returns how much it has written.
+// A Write that MaxLen limits returns how much it has written.
 func ExampleFile_Write_maxLen() {
 	b := mmapbuf.Buffer{MaxLen: 5}
 	n, err := mmapbuf.NewFile(&b).WriteString("more than that")
@@ -222,7 +222,7 @@ func ExampleFile_Write_maxLen() {
 	// "more "
 }
 
-// Closing a File leaves its Buffer alone.
+// Closing a File does not affect its Buffer.
 func ExampleFile_Close() {
 	b := mmapbuf.NewBufferString("still there")
 	f := mmapbuf.NewFile(b)

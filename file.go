@@ -10,48 +10,49 @@ import (
 )
 
 // A File reads and writes the contents of a [Buffer] at an offset, as an
-// [os.File] that is opened with [os.O_RDWR] does. It is for code that goes back
-// to patch a header, or that needs an [io.ReadSeeker] or [io.WriteSeeker].
-// [NewFile] makes one.
+// [os.File] opened with [os.O_RDWR] does. It serves code that goes back to
+// patch a header, or that requires an [io.ReadSeeker] or [io.WriteSeeker].
+// [NewFile] returns one.
 //
 // # Files and their Buffer
 //
-// The contents belong to the Buffer, the offset to the File. Any number of Files
-// can be made on a Buffer; each sees what is written through the others and
-// through the Buffer. Close of a File leaves the Buffer and its memory alone.
-// Close of the Buffer empties it; its Files stay open.
+// The contents belong to the Buffer, the offset to the File. A Buffer can have
+// any number of Files. Each sees what is written through the others and through
+// the Buffer. Closing a File does not affect the Buffer. Closing the Buffer
+// empties it; its Files stay open.
 //
-// Offset 0 is the first byte of the Buffer that is not yet consumed, as for
-// [Buffer.ReadAt]. Reading through a File consumes nothing. Consuming n bytes
-// from the Buffer takes the first n bytes away from all its Files, whose offsets
-// stay as they are.
+// Offset 0 is the first unread byte of the Buffer, as for [Buffer.ReadAt].
+// Reading through a File consumes nothing. If n bytes are consumed from the
+// Buffer, its Files lose their first n bytes and keep their offsets.
 //
-// A File keeps the address of its Buffer. When the Buffer is moved by value, a
-// File made before goes on with the old copy; make a new one.
+// A File holds a pointer to its Buffer. If the Buffer is moved by value, the
+// File still refers to the old copy.
 //
 // # Concurrency
 //
-// ReadAt and WriteAt may run beside each other and beside those of the Buffer
-// and of other Files, on other ranges, also when they lengthen the contents.
+// ReadAt and WriteAt may run concurrently with ReadAt and WriteAt of the same
+// File, of other Files and of the Buffer, on ranges that do not overlap, even
+// if they extend the contents.
 //
-// Several goroutines, each with a File of its own, may read one Buffer at the
-// same time (Read, Seek, ReadAt, WriteTo, Size), as long as nobody changes it.
+// Goroutines that each have a File of their own may read the same Buffer
+// concurrently (Read, Seek, ReadAt, WriteTo, Size) as long as none modifies it.
 //
-// Everything else needs the File and its Buffer for itself.
+// No other method may run at the same time as another one of the File or of its
+// Buffer.
 //
 // # Errors
 //
-// As with an os.File, an error is an [*fs.PathError], except for [io.EOF], for
-// errors of the Reader or Writer that is passed to ReadFrom or WriteTo, and for
-// [os.ErrInvalid], which the methods of a nil *File return. It wraps
+// As with an os.File, an error is an [*fs.PathError]. Exceptions are [io.EOF],
+// errors of the Reader or Writer that is passed to ReadFrom or WriteTo, and
+// [os.ErrInvalid], which the methods of a nil *File return. The error wraps
 //
 //   - [os.ErrClosed] after Close,
 //   - [os.ErrInvalid] if an offset, a size or a whence is out of range,
 //   - [ErrTooLarge] if the contents would exceed MaxLen of the Buffer, or if
-//     there is no memory.
+//     there is not enough memory.
 //
-// No method panics for lack of memory. No method allocates, except for errors,
-// for the storage of the Buffer, and for the 64 KiB of the first ReadFrom.
+// No method panics for lack of memory. Methods allocate memory only for errors,
+// for the storage of the Buffer, and for 64 KiB in the first ReadFrom.
 type File struct {
 	b     *Buffer // nil if closed
 	off   int64   // of the next Read or Write, not negative
@@ -66,7 +67,7 @@ var (
 	errWriteCount     = errors.New("mmapbuf: WriteTo: invalid count from Write")
 )
 
-// NewFile returns a File on the contents of b, with offset 0. It copies
+// NewFile returns a File for the contents of b, with offset 0. It copies
 // nothing.
 func NewFile(b *Buffer) *File { return &File{b: b} }
 
@@ -103,9 +104,9 @@ func pathError(op string, err error) error {
 	return &fs.PathError{Op: op, Path: "mmapbuf.File", Err: err}
 }
 
-// Close closes the File: from then on its methods return errors that wrap
-// [os.ErrClosed], and so does a second Close. The Buffer keeps its contents and
-// its memory; [Buffer.Close] frees that.
+// Close closes the File. Its methods, including Close, then return errors that
+// wrap [os.ErrClosed]. The Buffer keeps its contents and its memory, which
+// [Buffer.Close] releases.
 func (f *File) Close() error {
 	if _, err := f.buffer("close"); err != nil {
 		return err
@@ -114,8 +115,8 @@ func (f *File) Close() error {
 	return nil
 }
 
-// Size returns the length of the contents in bytes: Len of the Buffer. It is 0
-// after Close.
+// Size returns the length of the contents in bytes, which is Len of the Buffer.
+// It returns 0 after Close.
 func (f *File) Size() int64 {
 	b, err := f.buffer("stat")
 	if err != nil {
@@ -124,9 +125,9 @@ func (f *File) Size() int64 {
 	return int64(b.Len())
 }
 
-// Read copies up to len(p) bytes from the offset on to p, moves the offset by
-// as many, and returns their number. It returns [io.EOF] if there are none,
-// unless len(p) is 0.
+// Read copies up to len(p) bytes at the offset to p and advances the offset by
+// their number, which it returns. It returns [io.EOF] if the offset is at or
+// beyond the end of the contents and len(p) is not 0.
 func (f *File) Read(p []byte) (n int, err error) {
 	b, err := f.buffer("read")
 	if err != nil || len(p) == 0 {
@@ -140,9 +141,9 @@ func (f *File) Read(p []byte) (n int, err error) {
 	return n, err
 }
 
-// ReadAt copies contents from offset off on to p and returns how many bytes that
-// were, with [io.EOF] if they are fewer than len(p). It neither uses nor moves
-// the offset of the File. See [Buffer.ReadAt].
+// ReadAt copies contents to p, beginning at off, and returns the number of
+// bytes copied, with [io.EOF] if it is less than len(p). It does not use or
+// change the offset of the File. See [Buffer.ReadAt].
 func (f *File) ReadAt(p []byte, off int64) (n int, err error) {
 	b, err := f.bufferAt("read", p, off)
 	if b == nil {
@@ -152,14 +153,15 @@ func (f *File) ReadAt(p []byte, off int64) (n int, err error) {
 	return n, pathError("read", err)
 }
 
-// Write copies p over the contents from the offset on, moves the offset by
-// len(p), and returns len(p). It lengthens the contents if they end before
-// that. Bytes between their end and the offset become zero; if the storage is a
-// mapping, whole pages of them (2 MiB, as a rule) take no memory.
+// Write overwrites the contents with p at the offset, advances the offset by
+// len(p), and returns len(p). If the contents end before the end of p, they are
+// extended, and bytes between their old end and the offset become zero. Whole
+// pages of such a gap in a mapping, of 2 MiB on most machines, use no memory
+// until they are written.
 //
-// An error says why less was written. With MaxLen of the Buffer in the way,
-// Write has written the first n bytes, those that fit. For lack of memory n is
-// 0, and the contents are as before.
+// If MaxLen of the Buffer does not allow all of it, Write writes as much as
+// fits and returns that number with an error. If there is not enough memory,
+// Write returns 0 and an error, and the contents are unchanged.
 func (f *File) Write(p []byte) (n int, err error) {
 	if f.atEnd(len(p)) {
 		f.off += int64(len(p))
@@ -172,7 +174,7 @@ func (f *File) Write(p []byte) (n int, err error) {
 	return n, err
 }
 
-// WriteString is [File.Write] of the bytes of s.
+// WriteString writes the bytes of s as [File.Write] does.
 func (f *File) WriteString(s string) (n int, err error) {
 	if f.atEnd(len(s)) {
 		f.off += int64(len(s))
@@ -225,9 +227,10 @@ func (f *File) span(n int) (i, got int, err error) {
 	return b.off + off, got, pathError("write", err)
 }
 
-// WriteAt copies p over the contents from offset off on, and lengthens them, as
-// [Buffer.WriteAt] does: it returns len(p), or an error and 0, and has then
-// changed nothing. It neither uses nor moves the offset of the File.
+// WriteAt overwrites the contents with p, beginning at off, and extends them if
+// necessary, as [Buffer.WriteAt] does. It returns len(p), or 0 and an error
+// with the contents unchanged. It does not use or change the offset of the
+// File.
 func (f *File) WriteAt(p []byte, off int64) (n int, err error) {
 	b, err := f.bufferAt("write", p, off)
 	if b == nil {
@@ -237,12 +240,13 @@ func (f *File) WriteAt(p []byte, off int64) (n int, err error) {
 	return n, pathError("write", err)
 }
 
-// Seek sets the offset of the next Read or Write to offset, counted from the
-// start ([io.SeekStart]), from the present offset ([io.SeekCurrent]) or from the
-// end of the contents ([io.SeekEnd]), and returns it, counted from the start. It
-// may be beyond the end: a Read there returns [io.EOF], and a Write leaves a gap.
-// An offset before the start, and an unknown whence, are errors that wrap
-// [os.ErrInvalid]; the offset stays then.
+// Seek sets the offset for the next Read or Write and returns it. The argument
+// is relative to the start of the contents ([io.SeekStart]), to the current
+// offset ([io.SeekCurrent]) or to the end of the contents ([io.SeekEnd]); the
+// result is relative to the start. An offset beyond the end is allowed: Read
+// returns [io.EOF] there, and Write leaves a gap. An offset before the start
+// and an unknown whence are errors that wrap [os.ErrInvalid] and do not change
+// the offset.
 func (f *File) Seek(offset int64, whence int) (int64, error) {
 	b, err := f.buffer("seek")
 	if err != nil {
@@ -264,12 +268,12 @@ func (f *File) Seek(offset int64, whence int) (int64, error) {
 	return f.off, nil
 }
 
-// Truncate makes the contents size bytes long. It lengthens them by zeros, of
-// which whole pages of a mapping take no memory until they are written. It
-// shortens them as [Buffer.Truncate] does: the storage stays, for later writes,
-// and [Buffer.Shrink] frees it. The offset stays as well. An error, for a negative
-// size, for MaxLen of the Buffer or for lack of memory, leaves the contents as
-// they were.
+// Truncate sets the length of the contents to size bytes and does not change
+// the offset. Bytes that are added are zero; whole pages of them in a mapping
+// use no memory until they are written. If the contents become shorter, the
+// storage is kept, as by [Buffer.Truncate]; [Buffer.Shrink] releases it.
+// Truncate returns an error, with the contents unchanged, if size is negative,
+// exceeds MaxLen of the Buffer, or requires more memory than there is.
 func (f *File) Truncate(size int64) error {
 	b, err := f.buffer("truncate")
 	switch {
@@ -287,10 +291,11 @@ func (f *File) Truncate(size int64) error {
 	return pathError("truncate", b.extendTo(int(size), int(size)))
 }
 
-// ReadFrom writes what r delivers until it returns [io.EOF], as Write does, and
-// returns the number of bytes written, with any other error of r or of a Write.
-// r may use the Buffer. Data passes through a chunk of 64 KiB, which f keeps for
-// the next time; if r is an [io.WriterTo], that is used instead.
+// ReadFrom writes data from r to f, as Write does, until r returns [io.EOF]. It
+// returns the number of bytes written and any error of Write, or of r other
+// than io.EOF. The data is copied in chunks of 64 KiB; f keeps the chunk for
+// the next call. If r is an [io.WriterTo], ReadFrom uses its WriteTo instead. r
+// may use the Buffer.
 func (f *File) ReadFrom(r io.Reader) (n int64, err error) {
 	if _, err := f.buffer("write"); err != nil {
 		return 0, err
@@ -310,12 +315,13 @@ type onlyWriter struct{ f *File }
 func (w onlyWriter) Write(p []byte) (int, error)       { return w.f.Write(p) }
 func (w onlyWriter) WriteString(s string) (int, error) { return w.f.WriteString(s) }
 
-// WriteTo writes the contents from the offset on to w, moves the offset by what
-// w accepted, and returns how much that was, with any error of w. If w accepts
-// less and reports no error, that is [io.ErrShortWrite].
+// WriteTo writes the contents from the offset on to w and advances the offset
+// by the number of bytes that w has accepted, which it returns with any error
+// of w. If w accepts fewer bytes without reporting an error, WriteTo returns
+// [io.ErrShortWrite].
 //
-// The contents are passed to w in one call, and not copied; as for every
-// [io.Writer], w must not keep the slice. w may use the Buffer.
+// w gets the contents in a single call, without a copy; see the package
+// documentation for how long that slice is valid. w may use the Buffer.
 func (f *File) WriteTo(w io.Writer) (n int64, err error) {
 	b, err := f.buffer("read")
 	if err != nil || f.off >= int64(b.Len()) {

@@ -204,9 +204,10 @@ func (b *Buffer) maxLenError(n int) error {
 	return &maxLenError{len: b.Len(), n: n, max: b.MaxLen}
 }
 
-// Reserve is [Buffer.Grow] that returns an error instead of panicking: if n is
-// negative, if Len+n exceeds MaxLen, or if room for n more bytes cannot be
-// had. The last two wrap ErrTooLarge. The contents are intact in any case.
+// Reserve makes room for n more bytes, as [Buffer.Grow] does, and returns an
+// error instead of panicking. The error wraps ErrTooLarge if Len+n exceeds
+// MaxLen or if there is not enough memory; a negative n is another error. The
+// contents are unchanged in any case.
 func (b *Buffer) Reserve(n int) error {
 	pace(b.m)
 	return b.reserve(n)
@@ -225,9 +226,12 @@ func (b *Buffer) reserve(n int) error {
 	return b.grow(n)
 }
 
-// Shrink gives the consumed prefix and the spare capacity back to the system,
-// those of a mapping in whole pages. The contents stay. UnreadByte and
-// UnreadRune do not reach back over it.
+// Shrink releases the consumed prefix and the spare capacity and keeps the
+// contents. A mapping is cut to the pages in use, of 2 MiB on most machines.
+// The contents of other storage, and of a mapping if they are 1 MiB or less,
+// are copied to new storage of the right size. Storage that cannot be reduced
+// stays as it is. Shrink of an empty Buffer is [Buffer.Close]. After Shrink,
+// UnreadByte and UnreadRune return errors.
 func (b *Buffer) Shrink() {
 	b.settle()
 	b.lastRead = opInvalid
@@ -260,14 +264,17 @@ func (b *Buffer) shrinkMapping() {
 	})
 }
 
-// Close empties the Buffer and frees its memory: a mapping at once, by
-// munmap(2); a slice is left to the collector. The Buffer is then like a new
-// one, with its MaxLen and NoHugePages. Close is optional, and may be called
-// again. Slices that the Buffer has returned stay valid. An error is that of
-// munmap(2).
+// Close empties the Buffer and releases its memory. The Buffer can be used
+// again as a new one with the same MaxLen and NoHugePages. Close is optional
+// and may be called more than once. Views that were taken before stay valid.
 //
-// Having a Close makes a Buffer an [io.Closer], which some code closes unasked:
-// net/http closes the body of a request. struct{ io.Reader }{b} hides it.
+// The memory of a mapping is kept for other Buffers for a short time or
+// unmapped; see the package documentation on idle memory. A slice is left to
+// the garbage collector. The error, if any, is that of munmap(2).
+//
+// Because of Close a Buffer is an [io.Closer], and some code closes a Reader or
+// Writer that is one. For example, net/http closes the body of a request.
+// Passing struct{ io.Reader }{b} prevents that.
 func (b *Buffer) Close() (err error) {
 	b.lastRead = opInvalid
 	if b.m != nil && b.current() {

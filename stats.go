@@ -5,39 +5,32 @@ import (
 	"sync/atomic"
 )
 
-// Stats are figures of all Buffers of the process. Those of the first group
-// are of now, PeakMappedBytes is the most there has been, and the others are
-// totals since the start.
+// Stats has figures about all Buffers of the process. Mappings, MappedBytes and
+// IdleBytes are current values, PeakMappedBytes is a maximum, and the others
+// are totals since the program started. All are 0 where there are no mappings,
+// except Refusals.
 //
-// The Go runtime does not see mappings: they are in no heap profile and no
-// field of [runtime.MemStats]. The package counts them when it decides whether a
-// collection is due, by GOGC and by the memory limit (GOMEMLIMIT,
-// [runtime/debug.SetMemoryLimit]), but the runtime itself does not, so a limit
-// should leave room for MappedBytes. Contents of up to 1 MiB and what has been
-// published are Go heap and are counted there.
-//
-// Where the live mappings come from is told by the profile of package
-// runtime/pprof that is named by the import path,
-// github.com/mmapbuf/mmapbuf: a stack for each.
+// The package documentation describes how mappings relate to the Go heap and to
+// its memory limit. Contents in Go slices are not included.
 type Stats struct {
-	Mappings    int64 // live mappings
-	MappedBytes int64 // their length in bytes; only what is written takes up memory
-	IdleBytes   int64 // memory that was given back and is kept for other Buffers, for a second or two; an upper bound
+	Mappings    int64 // mappings in use
+	MappedBytes int64 // length of these in bytes; pages that were not written use no memory
+	IdleBytes   int64 // released memory kept for other Buffers, in bytes, with what the kernel has taken back
 
-	Maps         int64 // mappings made
-	GrowsInPlace int64 // mappings grown without moving
-	Moves        int64 // mappings moved to grow
+	Maps         int64 // mappings made, of new or idle memory
+	GrowsInPlace int64 // mappings enlarged at their address
+	Moves        int64 // mappings moved to another address to be enlarged
 
-	Publishes      int64 // mappings turned into Go memory, for a view
-	PublishedBytes int64 // bytes of Go memory, with spare capacity, that made
-	Copies         int64 // times that contents were copied because the kernel refused to move or publish them
-	CopiedBytes    int64 // length of those contents
+	Publishes      int64 // mappings whose contents were moved or copied to the Go heap for a view
+	PublishedBytes int64 // memory of the Go heap that these took, in bytes, with spare capacity
+	Copies         int64 // copies of contents because their pages could not be moved
+	CopiedBytes    int64 // length of these contents in bytes
 
-	Collections int64 // collections that the package has started, for garbage in mappings
-	Collected   int64 // mappings that the collector has found, which nobody had closed
+	Collections int64 // garbage collections that the package started
+	Collected   int64 // mappings released because the collector found them unreachable
 
-	PeakMappedBytes int64 // most that MappedBytes has been
-	Refusals        int64 // times that MaxLen was in the way
+	PeakMappedBytes int64 // maximum of MappedBytes
+	Refusals        int64 // operations that MaxLen limited
 }
 
 var stats struct {
@@ -49,8 +42,9 @@ var stats struct {
 	copiedBytes, collected, peakMappedBytes, refusals atomic.Int64
 }
 
-// ReadStats returns the figures of now. It is cheap, a few loads; figures that
-// change meanwhile may disagree by a mapping or two.
+// ReadStats returns the current figures. It is fast, because it only loads
+// counters. The counters are not loaded at a single point in time, so they may
+// disagree slightly while Buffers are in use.
 func ReadStats() Stats {
 	return Stats{
 		Mappings:       stats.mappings.Load(),

@@ -178,9 +178,10 @@ func (b *Buffer) appendByte(c byte) bool {
 	return true
 }
 
-// WriteRune appends r in UTF-8 and returns the number of bytes that takes. A
-// rune for which MaxLen leaves too little room is not written at all; see
-// [Buffer.Write] otherwise.
+// WriteRune appends the UTF-8 encoding of r and returns the number of bytes
+// written. If MaxLen leaves too little room for all of it, WriteRune writes
+// nothing and returns an error that wraps ErrTooLarge. It panics as
+// [Buffer.Write] does.
 func (b *Buffer) WriteRune(r rune) (n int, err error) { // here, because to append in a function of its own takes half as long again
 	if uint32(r) < utf8.RuneSelf { // uint32: negative runes are no ASCII
 		if err := b.WriteByte(byte(r)); err != nil {

@@ -1,4 +1,4 @@
-// Package migrate proves what the README of mmapbuf says about moving from
+// Package migrate tests what MIGRATING.md of mmapbuf says about moving from
 // bytes.Buffer: that the standard library knows that type in no other places
 // than those listed there, and that the advice for each of them is right.
 package migrate
@@ -51,7 +51,7 @@ func goRoot(t *testing.T, dir string) string {
 }
 
 // TestListIsComplete fails when the API of the standard library has a
-// bytes.Buffer in a place that the README does not name.
+// bytes.Buffer in a place that MIGRATING.md does not name.
 func TestListIsComplete(t *testing.T) {
 	files, err := filepath.Glob(filepath.Join(goRoot(t, "api"), "go*.txt"))
 	require.NoError(t, err)
@@ -237,7 +237,7 @@ func moved(t *testing.T) (url string, got *http.Request, body *mmapbuf.Buffer) {
 }
 
 // TestRequest: a request whose body is a Buffer is not that of a bytes.Buffer,
-// and what the README says to do instead is.
+// and what MIGRATING.md says to do instead is.
 func TestRequest(t *testing.T) {
 	src := document(t)
 	post := func(body func(b *mmapbuf.Buffer) io.Reader) func(url string, b *mmapbuf.Buffer) (*http.Request, error) {

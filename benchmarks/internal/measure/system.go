@@ -77,8 +77,8 @@ func Fits(what string, need float64) error {
 	return nil
 }
 
-// PeakFactor is how many times its size a bytes.Buffer may take up: the old array
-// and the new one while it copies, and what the collector has not found yet.
+// PeakFactor is how many times its size a bytes.Buffer may occupy: the old array
+// and the new one while it copies, and garbage not yet collected.
 const PeakFactor = 4
 
 // Machine describes the computer, as far as it tells.
