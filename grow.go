@@ -50,6 +50,8 @@ func (b *Buffer) grow(n int) error {
 		return nil
 	case size > math.MaxInt-size-n:
 		return ErrTooLarge
+	case b.m != nil && b.m.widen(used+n):
+		return nil
 	case b.m != nil && !b.pinned():
 		if canRemap() {
 			if err := b.remap(n); err == nil || !refused(err) && remapWorks() {
@@ -129,6 +131,7 @@ func (b *Buffer) move(c, need int) error {
 	if c <= mapThreshold || !canMap() {
 		if c >= idleMin {
 			if m := idleMapping(c, !b.NoHugePages); m != nil {
+				m.offer(c)
 				b.copyToMapping(m)
 				return nil
 			}

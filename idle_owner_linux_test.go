@@ -87,6 +87,13 @@ func TestIdleMemoryMakesNoLargeViews(t *testing.T) {
 		view := b.Bytes()
 		require.True(t, isFilled(view, 2, 0))
 		require.LessOrEqual(t, cap(view), 2*n)
+
+		var c Buffer
+		fill(&c, 2, n)
+		require.NotNil(t, c.m, "no idle memory")
+		spare := c.AvailableBuffer()
+		require.Equal(t, c.Available(), cap(spare))
+		require.LessOrEqual(t, cap(spare), 2*max(n, smallUse))
 	}
 }
 

@@ -173,7 +173,7 @@ func invariants(b *Buffer) error {
 	switch {
 	case b.m.pins != 0 || b.m.left:
 		return fmt.Errorf("the mapping is pinned %d times, left: %t", b.m.pins, b.m.left)
-	case int(b.m.size.Load()) != len(mem):
+	case int(b.m.size.Load()) != len(mem) && len(mem) != pageUnit() || b.Cap() > len(mem):
 		return fmt.Errorf("a mapping of %d bytes, size = %d", len(mem), b.m.size.Load())
 	case b.m.used > len(mem) || b.m.gone > b.m.used || b.m.held.Load() > int64(b.m.top()):
 		return fmt.Errorf("a mapping of %d bytes: used %d, gone %d, held %d", len(mem), b.m.used, b.m.gone, b.m.held.Load())

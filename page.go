@@ -64,15 +64,20 @@ const (
 // use takes at least the first n bytes of mem into use, and returns how many
 // are. n is any number up to len(mem).
 func (p *pages) use(n int) int {
-	step := useStep
-	for step > smallUse && step/2 >= n {
-		step /= 2
-	}
-	n = max(min((n+step-1)&^(step-1), len(p.mem)), p.used)
+	n = max(min(useRound(n), len(p.mem)), p.used)
 	was := p.top()
 	p.used = n
 	p.count(p.top() - was)
 	return n
+}
+
+// useRound returns how many bytes to take into use for n.
+func useRound(n int) int {
+	step := useStep
+	for step > smallUse && step/2 >= n {
+		step /= 2
+	}
+	return (n + step - 1) &^ (step - 1)
 }
 
 // top returns up to where mem may have memory.

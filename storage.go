@@ -27,7 +27,7 @@ import (
 type mapping struct {
 	*pages
 	gen  atomic.Uint32             // never 0
-	size atomic.Int64              // len(mem) until it is published
+	size atomic.Int64              // capacity: len(mem), or less where that is more than was asked for, see widen
 	pub  atomic.Pointer[published] // what has taken the place of mem
 
 	// The following are guarded by mu.
@@ -397,6 +397,21 @@ func (b *Buffer) pinned() bool {
 	defer b.m.mu.RUnlock()
 	return b.m.pins > 0
 }
+
+// widen makes the capacity at least n bytes, and doubles it, if mem has as many.
+// It is less than len(mem) for a Buffer that has asked for less than a unit and
+// got idle memory: AvailableBuffer makes as much Go memory as there is capacity.
+func (m *mapping) widen(n int) bool {
+	have := len(m.mem)
+	if n > have {
+		return false
+	}
+	m.offer(max(2*int(m.size.Load()), n))
+	return true
+}
+
+// offer makes the capacity n bytes, or more where more will be in use then.
+func (m *mapping) offer(n int) { m.size.Store(int64(min(useRound(n), len(m.mem)))) }
 
 // change runs f, which moves or cuts the memory of the mapping, and then makes
 // buf current again. f returns how many bytes it has cut from the front. The
