@@ -61,7 +61,7 @@ func takeIdle(n int, huge bool) *pages {
 		return nil
 	}
 	p := newPages(e.mem[:n], huge)
-	p.dirty = e.dirty
+	p.dirty, p.fresh = e.dirty, e.fresh
 	p.count(e.dirty)
 	idle.mu.Lock()
 	if idle.lent == nil {
@@ -100,7 +100,7 @@ func popIdle(n int, huge bool) (e idlePages) {
 // keepIdle makes mem idle memory. It reports false if it has not, and mem stays
 // the caller's.
 //
-// The owner has written nothing after mem[:used], and nobody anything after
+// The kernel may take mem[used:], and nobody has written anything after
 // mem[:dirty]. With lazy the kernel learns only later that it may take mem.
 func keepIdle(mem []byte, used, dirty int, huge, lazy bool) bool {
 	most := pageFloor(idleMax())

@@ -49,6 +49,7 @@ type pages struct {
 	clean int          // mem[:clean] holds nothing that the owner has not written
 	gone  int          // mem[:gone] has been returned to the kernel
 	seen  int          // used, when discardFront was called last
+	fresh int          // mem[fresh:], as far as it is dirty, the kernel may take; see lazyFree
 	held  atomic.Int64 // bytes of mem that have memory, as far as that is known
 	holes atomic.Int64 // bytes of mem[:used] that punch has returned and nobody has written since
 }
@@ -146,7 +147,7 @@ func (p *pages) dropFront(k int) error {
 
 // shift is told that mem begins k bytes later than it did.
 func (p *pages) shift(k int) {
-	for _, n := range []*int{&p.gone, &p.seen, &p.used, &p.dirty, &p.clean, &p.prefaulted} {
+	for _, n := range []*int{&p.gone, &p.seen, &p.fresh, &p.used, &p.dirty, &p.clean, &p.prefaulted} {
 		*n = max(*n-k, 0)
 	}
 	for i := range p.seams {
@@ -203,7 +204,7 @@ func (p *pages) recycle(k, n int) (cut int) {
 func (p *pages) dropBack(k int) error {
 	mem := p.mem[:cap(p.mem)]
 	one := len(p.seams) == 0 || p.seams[len(p.seams)-1] <= k // VMA
-	if one && !p.refused && keepIdle(mem[k:], max(p.used-k, 0), max(p.top(), k)-k, p.huge, false) {
+	if one && !p.refused && keepIdle(mem[k:], max(p.used-k, p.fresh-k, 0), max(p.top(), k)-k, p.huge, false) {
 		p.set(mem[:k:k])
 	} else if err := p.unmapBack(k); err != nil {
 		return err
@@ -229,7 +230,7 @@ func (p *pages) free(lazy bool) error {
 	for _, at := range slices.Backward(slices.Clone(p.seams)) {
 		_ = p.dropBack(at) // idle memory is of one VMA
 	}
-	if !p.refused && keepIdle(p.mem[:cap(p.mem)], p.used, p.top(), p.huge, lazy) {
+	if !p.refused && keepIdle(p.mem[:cap(p.mem)], max(p.used, p.fresh), p.top(), p.huge, lazy) {
 		p.set(nil)
 		return nil
 	}
@@ -261,11 +262,10 @@ func (p *pages) freeExcess() bool {
 	defer p.mu.Unlock()
 	const step = 64 * kiB // a multiple of any page
 	if used := (p.used + step - 1) &^ (step - 1); p.mem != nil && used < p.dirty {
-		if p.discard(used, p.dirty) != nil {
-			return false
+		if p.discard(used, p.dirty) == nil { // else it is locked (mlock(2)), and stays
+			p.count(used - p.dirty)
+			p.dirty = used
 		}
-		p.count(used - p.dirty)
-		p.dirty = used
 	}
 	return true
 }
