@@ -223,7 +223,7 @@ func overdue(m *mapping) (over, due int64, garbage bool) {
 	}
 	if heap.limit < noLimit && heap.total+held > heap.limit-heap.limit/16 {
 		due = min(due, max(heap.limit/16, collectMin))
-		garbage = true // as far as is known: who is near a limit cannot wait to find out
+		garbage = true // near a limit there is no time to find out
 	}
 	return over, due, garbage
 }

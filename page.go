@@ -320,7 +320,7 @@ var pageUnit = sync.OnceValue(systemPageUnit)
 // chooseUnit returns the unit for a system with pages of page bytes and huge
 // pages of huge bytes, 0 if it has none, and whether to ask for huge pages.
 // Huge pages beyond 4 MiB (32 MiB and 512 MiB are the sizes on arm64 with
-// larger pages) would waste more memory than the contents take up.
+// larger pages) would waste more memory than the contents use.
 func chooseUnit(page, huge int) (unit int, advise bool) {
 	if page <= huge && huge <= 4*miB {
 		return huge, true

@@ -227,7 +227,7 @@ func mapOnto(to []byte, how uintptr) error {
 		_, _, _ = unix.Syscall(unix.SYS_MUNMAP, at, args[1], 0)
 		return unix.EEXIST
 	}
-	// Where the kernel knows names, only what has the same is merged.
+	// The kernel merges VMAs only if they have the same name, where it knows names.
 	if fault("prctl", nil, nil) == nil {
 		_ = unix.Prctl(unix.PR_SET_VMA, unix.PR_SET_VMA_ANON_NAME, args[0], args[1], uintptr(unsafe.Pointer(&heapName)))
 	}

@@ -60,7 +60,7 @@ func printLimit(w io.Writer) {
 
 // share sets the limit of the Go runtime to what mappings leave of total bytes,
 // again and again until ctx is done. What is mapped counts with its spare
-// capacity, which takes up no memory yet, so it errs to the safe side.
+// capacity, which uses no memory yet, so it errs to the safe side.
 func share(ctx context.Context, total int64, every time.Duration) {
 	for {
 		debug.SetMemoryLimit(limit(total, mmapbuf.ReadStats().MappedBytes))

@@ -35,7 +35,7 @@ import (
 )
 
 // goRoot returns a directory of the Go toolchain, of a version that the lists
-// in the README were made from.
+// in MIGRATING.md were made from.
 func goRoot(t *testing.T, dir string) string {
 	t.Helper()
 	if version.Compare(runtime.Version(), "go1.27") >= 0 {
