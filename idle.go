@@ -55,7 +55,10 @@ func takeIdle(n int, huge bool) *pages {
 	if fakeTime(now) {
 		return nil
 	}
-	n, _ = pageRound(n)
+	n, ok := pageRound(n)
+	if !ok {
+		return nil
+	}
 	e := popIdle(n, huge)
 	if e.mem == nil {
 		return nil

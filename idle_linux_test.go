@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
 	"runtime"
 	"runtime/debug"
@@ -309,6 +310,25 @@ func walkAmongOthers(t *testing.T, r *rand.Rand, value byte) {
 			decay(time.Now().Add(idleFor * time.Duration(r.IntN(3)) * 2 / 3))
 		}
 	}
+	_ = b.Close()
+}
+
+// TestIdleMemoryIsNotForAnySize asks for more than there can be, where only idle
+// memory is left: the size was rounded to a page.
+func TestIdleMemoryIsNotForAnySize(t *testing.T) {
+	noIdle(t)
+	var b Buffer
+	fill(&b, 1, 8*miB)
+	require.NoError(t, b.Close())
+	old := vmaBudget
+	defer func() { vmaBudget = old }()
+	vmaBudget = func() int64 { return 0 }
+	for _, n := range []int{math.MaxInt, math.MaxInt - pageUnit(), maxSlice + 1} {
+		require.ErrorIs(t, b.Reserve(n), ErrTooLarge, "%d", n)
+		require.Zero(t, b.Cap())
+	}
+	require.NoError(t, b.Reserve(miB))
+	require.NotNil(t, b.m)
 	_ = b.Close()
 }
 
