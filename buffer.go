@@ -350,6 +350,59 @@ func (b *Buffer) Grow(n int) {
 	}
 }
 
+// Reserve makes room for n more bytes, as [Buffer.Grow] does, and returns an
+// error instead of panicking. The error wraps ErrTooLarge if Len+n exceeds
+// MaxLen or if there is not enough memory; a negative n is another error. The
+// contents are unchanged in any case.
+func (b *Buffer) Reserve(n int) error {
+	pace(b.m)
+	return b.reserve(n)
+}
+
+// Shrink releases the consumed prefix and the spare capacity and keeps the
+// contents. A mapping is cut to the pages in use, of 2 MiB on most machines.
+// The contents of other storage, and of a mapping if they are 1 MiB or less,
+// are copied to new storage of the right size. Storage that cannot be reduced
+// stays as it is. Shrink of an empty Buffer is [Buffer.Close]. After Shrink,
+// UnreadByte and UnreadRune return errors.
+func (b *Buffer) Shrink() {
+	b.settle()
+	b.lastRead = opInvalid
+	live := b.Len()
+	switch mapped := live > mapThreshold && canMap(); {
+	case live == 0:
+		_ = b.Close()
+	case !mapped && (b.m != nil || live < cap(b.buf)):
+		b.copyTo(make([]byte, live))
+	case mapped && b.m == nil:
+		if c, ok := pageRound(live); ok && c < cap(b.buf) {
+			_ = b.move(c, live) // if it fails, the storage stays
+		}
+	case mapped && !b.pinned():
+		b.shrinkMapping()
+	}
+}
+
+// Close empties the Buffer and releases its memory. The Buffer can be used
+// again as a new one with the same MaxLen and NoHugePages. Close is optional
+// and may be called more than once. Views that were taken before stay valid.
+//
+// The memory of a mapping is kept for other Buffers for a short time or
+// unmapped; see the package documentation on idle memory. A slice is left to
+// the garbage collector. The error, if any, is that of munmap(2).
+//
+// Because of Close a Buffer is an [io.Closer], and some code closes a Reader or
+// Writer that is one. For example, net/http closes the body of a request.
+// Passing struct{ io.Reader }{b} prevents that.
+func (b *Buffer) Close() (err error) {
+	b.lastRead = opInvalid
+	if b.m != nil && b.current() {
+		err = b.release()
+	}
+	b.setSlice(nil, 0)
+	return err
+}
+
 // fits reports whether n more bytes take no more than to move the end of the
 // contents. It is small enough to be inlined.
 func (b *Buffer) fits(n int) bool {

@@ -1,10 +1,8 @@
 package mmapbuf
 
 import (
-	"errors"
 	"fmt"
 	"math"
-	"strconv"
 	"unicode/utf8"
 )
 
@@ -202,20 +200,6 @@ func (b *Buffer) roomToMax() int {
 	return max(b.MaxLen-b.Len(), 0)
 }
 
-func (b *Buffer) maxLenError(n int) error {
-	stats.refusals.Add(1)
-	return &maxLenError{len: b.Len(), n: n, max: b.MaxLen}
-}
-
-// Reserve makes room for n more bytes, as [Buffer.Grow] does, and returns an
-// error instead of panicking. The error wraps ErrTooLarge if Len+n exceeds
-// MaxLen or if there is not enough memory; a negative n is another error. The
-// contents are unchanged in any case.
-func (b *Buffer) Reserve(n int) error {
-	pace(b.m)
-	return b.reserve(n)
-}
-
 // reserve is Reserve for a caller that holds a lock, and must not wait for the
 // collector.
 func (b *Buffer) reserve(n int) error {
@@ -227,30 +211,6 @@ func (b *Buffer) reserve(n int) error {
 		return b.maxLenError(n)
 	}
 	return b.grow(n)
-}
-
-// Shrink releases the consumed prefix and the spare capacity and keeps the
-// contents. A mapping is cut to the pages in use, of 2 MiB on most machines.
-// The contents of other storage, and of a mapping if they are 1 MiB or less,
-// are copied to new storage of the right size. Storage that cannot be reduced
-// stays as it is. Shrink of an empty Buffer is [Buffer.Close]. After Shrink,
-// UnreadByte and UnreadRune return errors.
-func (b *Buffer) Shrink() {
-	b.settle()
-	b.lastRead = opInvalid
-	live := b.Len()
-	switch mapped := live > mapThreshold && canMap(); {
-	case live == 0:
-		_ = b.Close()
-	case !mapped && (b.m != nil || live < cap(b.buf)):
-		b.copyTo(make([]byte, live))
-	case mapped && b.m == nil:
-		if c, ok := pageRound(live); ok && c < cap(b.buf) {
-			_ = b.move(c, live) // if it fails, the storage stays
-		}
-	case mapped && !b.pinned():
-		b.shrinkMapping()
-	}
 }
 
 // shrinkMapping cuts the mapping to the pages of the contents. What cannot be
@@ -265,54 +225,4 @@ func (b *Buffer) shrinkMapping() {
 		}
 		return cut, nil
 	})
-}
-
-// Close empties the Buffer and releases its memory. The Buffer can be used
-// again as a new one with the same MaxLen and NoHugePages. Close is optional
-// and may be called more than once. Views that were taken before stay valid.
-//
-// The memory of a mapping is kept for other Buffers for a short time or
-// unmapped; see the package documentation on idle memory. A slice is left to
-// the garbage collector. The error, if any, is that of munmap(2).
-//
-// Because of Close a Buffer is an [io.Closer], and some code closes a Reader or
-// Writer that is one. For example, net/http closes the body of a request.
-// Passing struct{ io.Reader }{b} prevents that.
-func (b *Buffer) Close() (err error) {
-	b.lastRead = opInvalid
-	if b.m != nil && b.current() {
-		err = b.release()
-	}
-	b.setSlice(nil, 0)
-	return err
-}
-
-var errNegativeReserve = errors.New("mmapbuf: Reserve: negative count")
-
-// A memoryError says what the system refused. It wraps ErrTooLarge as well.
-type memoryError struct {
-	what string
-	err  error
-}
-
-func (e *memoryError) Error() string   { return "mmapbuf: " + e.what + ": " + e.err.Error() }
-func (e *memoryError) Unwrap() []error { return []error{ErrTooLarge, e.err} }
-
-// A maxLenError says that n more bytes do not fit below MaxLen.
-type maxLenError struct{ len, n, max int }
-
-func (e *maxLenError) Error() string {
-	return fmt.Sprintf("mmapbuf: %d bytes and %d more exceed MaxLen %d", e.len, e.n, e.max)
-}
-
-func (e *maxLenError) Unwrap() error { return ErrTooLarge }
-
-// sizeString formats n bytes in the largest binary unit that is not above it.
-func sizeString(n int) string {
-	units := []string{"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"}
-	x, u := float64(n), 0
-	for x >= 1024 && u < len(units)-1 {
-		x, u = x/1024, u+1
-	}
-	return strconv.FormatFloat(math.Round(x*10)/10, 'f', -1, 64) + " " + units[u]
 }

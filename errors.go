@@ -1,0 +1,43 @@
+package mmapbuf
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"strconv"
+)
+
+func (b *Buffer) maxLenError(n int) error {
+	stats.refusals.Add(1)
+	return &maxLenError{len: b.Len(), n: n, max: b.MaxLen}
+}
+
+var errNegativeReserve = errors.New("mmapbuf: Reserve: negative count")
+
+// A memoryError says what the system refused. It wraps ErrTooLarge as well.
+type memoryError struct {
+	what string
+	err  error
+}
+
+func (e *memoryError) Error() string   { return "mmapbuf: " + e.what + ": " + e.err.Error() }
+func (e *memoryError) Unwrap() []error { return []error{ErrTooLarge, e.err} }
+
+// A maxLenError says that n more bytes do not fit below MaxLen.
+type maxLenError struct{ len, n, max int }
+
+func (e *maxLenError) Error() string {
+	return fmt.Sprintf("mmapbuf: %d bytes and %d more exceed MaxLen %d", e.len, e.n, e.max)
+}
+
+func (e *maxLenError) Unwrap() error { return ErrTooLarge }
+
+// sizeString formats n bytes in the largest binary unit that is not above it.
+func sizeString(n int) string {
+	units := []string{"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"}
+	x, u := float64(n), 0
+	for x >= 1024 && u < len(units)-1 {
+		x, u = x/1024, u+1
+	}
+	return strconv.FormatFloat(math.Round(x*10)/10, 'f', -1, 64) + " " + units[u]
+}
