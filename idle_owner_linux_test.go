@@ -76,6 +76,7 @@ func TestRecycledMemoryIsNotTakenForClean(t *testing.T) {
 // TestIdleMemoryMakesNoLargeViews: a Buffer of some KiB on idle memory was viewed
 // with all of a huge page.
 func TestIdleMemoryMakesNoLargeViews(t *testing.T) {
+	setThreshold(t, miB) // below it idle memory alone makes a mapping
 	noIdle(t)
 	var other Buffer
 	fill(&other, 1, 10*miB)
@@ -100,6 +101,7 @@ func TestIdleMemoryMakesNoLargeViews(t *testing.T) {
 // TestShrinkOfIdleMemory: contents that fill what is in use of a mapping kept
 // all of it.
 func TestShrinkOfIdleMemory(t *testing.T) {
+	setThreshold(t, miB) // below it idle memory alone makes a mapping
 	noIdle(t)
 	var other, b Buffer
 	fill(&other, 1, 10*miB)
