@@ -122,8 +122,9 @@ func afterCollection(struct{}) {
 	asked := forced > pacer.forced
 	pacer.forced = max(pacer.forced, forced)
 	pacer.mu.Unlock()
-	if asked { // then the program wants memory back
-		emptyIdle()
+	if asked && idle.freeing.TryLock() { // the program wants memory back
+		emptyIdleNow()
+		idle.freeing.Unlock()
 	}
 }
 

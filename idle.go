@@ -38,6 +38,7 @@ type idlePages struct {
 }
 
 var idle struct {
+	freeing sync.Mutex // held while idle memory is unmapped that is not on the list any more
 	mu      sync.Mutex
 	list    []idlePages          // in the order in which they were given back
 	lent    map[*pages]time.Time // mappings made of idle memory, and when
@@ -143,11 +144,19 @@ func keepIdle(mem []byte, used, dirty int, huge, lazy bool) bool {
 	return true
 }
 
-// emptyIdle unmaps all idle memory. It reports whether there was any.
+// emptyIdle unmaps all idle memory, or waits for who does. It reports whether
+// there was any.
 func emptyIdle() bool {
-	if idle.bytes.Load() == 0 {
-		return false
+	waited := !idle.freeing.TryLock()
+	if waited {
+		idle.freeing.Lock()
 	}
+	defer idle.freeing.Unlock()
+	return emptyIdleNow() || waited
+}
+
+// emptyIdleNow is emptyIdle for a caller that holds idle.freeing.
+func emptyIdleNow() bool {
 	idle.mu.Lock()
 	old := cutIdle(len(idle.list))
 	idle.mu.Unlock()
@@ -204,6 +213,8 @@ func tick() {
 
 // decay is tick at a given time.
 func decay(now time.Time) {
+	idle.freeing.Lock()
+	defer idle.freeing.Unlock()
 	idle.mu.Lock()
 	k := 0
 	for k < len(idle.list) && now.Sub(idle.list[k].since) >= idleFor/2 {
