@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -31,14 +32,19 @@ func TestPeakMemoryIsPayload(t *testing.T) {
 	runtime.ReadMemStats(&after)
 	peak := status(t, "VmHWM") - base
 	t.Logf("peak %s above the start for %s", sizeString(peak), sizeString(size))
-	assert.LessOrEqual(t, peak, size/100*101+8*miB)
+	slack := 8 * miB
+	if raceEnabled { // the detector's shadow of the slices
+		slack = 32 * miB
+	}
+	assert.LessOrEqual(t, peak, size/100*101+slack)
 	if mapThreshold >= miB && !raceEnabled { // the slices on the way there; the detector's are twice as large
 		garbage := after.TotalAlloc - before.TotalAlloc
 		t.Logf("%s allocated on the Go heap", sizeString(int(garbage)))
 		assert.LessOrEqual(t, garbage, uint64(3*miB))
 	}
 	assert.NoError(t, b.Close())
-	waitFor(t, func() bool { return status(t, "VmRSS")-base < 16*miB }) // after Close
+	time.Sleep(2 * idleFor) // rather than to ask again and again, which takes memory as well
+	assert.Less(t, status(t, "VmRSS")-base, 8*miB+slack, "after Close")
 }
 
 func TestQueueMemoryFollowsItsBacklog(t *testing.T) {
