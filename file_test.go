@@ -247,6 +247,9 @@ func fileSeek(offset int64, whence int) fileOp {
 }
 
 func fileTruncate(size int64) fileOp {
+	if runtime.GOOS == "js" {
+		size = max(size, 0) // an os.File does not mind there
+	}
 	return fileOp{name: fmt.Sprintf("Truncate(%d)", size), run: func(f file) result {
 		return result{err: f.Truncate(size)}
 	}}
