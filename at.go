@@ -107,18 +107,21 @@ func (b *Buffer) overwrite(mu *sync.RWMutex, p []byte, off int) bool {
 // lengthen makes the contents end bytes long, if they are shorter, and zeroes
 // what of that lies before off. The rest is the caller's to write.
 func (b *Buffer) lengthen(mu *sync.RWMutex, off, end int) error {
-	m, err := b.lengthenAlone(mu, off, end)
-	pace(m) // not while others wait for the lock
+	m, more, err := b.lengthenAlone(mu, off, end)
+	if more {
+		pace(m) // not while others wait for the lock
+	}
 	return err
 }
 
 // lengthenAlone is lengthen, with nobody else using the Buffer. It returns the
-// mapping as well.
-func (b *Buffer) lengthenAlone(mu *sync.RWMutex, off, end int) (*mapping, error) {
+// mapping, and whether more of it was taken into use, as well.
+func (b *Buffer) lengthenAlone(mu *sync.RWMutex, off, end int) (m *mapping, more bool, err error) {
 	mu.Lock()
 	defer mu.Unlock()
-	err := b.extendTo(off, end)
-	return b.m, err
+	was := cap(b.buf)
+	err = b.extendTo(off, end)
+	return b.m, cap(b.buf) > was, err
 }
 
 // extendTo is lengthen for a caller that has the Buffer for itself, and calls

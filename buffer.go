@@ -355,7 +355,7 @@ func (b *Buffer) Grow(n int) {
 // MaxLen or if there is not enough memory; a negative n is another error. The
 // contents are unchanged in any case.
 func (b *Buffer) Reserve(n int) error {
-	pace(b.m)
+	b.paceFor(n)
 	return b.reserve(n)
 }
 
@@ -409,12 +409,20 @@ func (b *Buffer) fits(n int) bool {
 	return n <= cap(b.buf)-len(b.buf) && b.MaxLen <= 0 && b.current()
 }
 
+// paceFor calls pace if n more bytes take memory into use. Otherwise, with MaxLen
+// set, it would be called for each byte written.
+func (b *Buffer) paceFor(n int) {
+	if n > cap(b.buf)-len(b.buf) {
+		pace(b.m)
+	}
+}
+
 // extend lengthens the contents by n bytes, or by as many as MaxLen leaves,
 // growing the storage if it must. It returns where they begin and how many they
 // are; err is not nil if they are fewer than n. It panics where memory is
 // lacking.
 func (b *Buffer) extend(n int) (i, got int, err error) {
-	pace(b.m)
+	b.paceFor(n)
 	b.settle()
 	got = n
 	if room := b.roomToMax(); n > room {
@@ -492,7 +500,7 @@ func (b *Buffer) ReadFrom(r io.Reader) (n int64, err error) {
 	b.settle()
 	b.lastRead = opInvalid
 	for {
-		pace(b.m)
+		b.paceFor(MinRead)
 		room := b.roomToMax()
 		if room == 0 {
 			return n, b.readEnd(r)

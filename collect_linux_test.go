@@ -4,6 +4,7 @@ package mmapbuf
 
 import (
 	"bytes"
+	"io"
 	"runtime"
 	"runtime/debug"
 	"sync"
@@ -199,4 +200,38 @@ func TestSlowCollectorNearTheLimit(t *testing.T) {
 		most = max(most, status(t, "VmRSS")-was)
 	}
 	require.LessOrEqual(t, most, 320*miB)
+}
+
+// TestPaceOnlyWhereMemoryIsTaken: how many bytes there are to collect is not looked
+// up, which allocates, for a write that takes no memory into use.
+func TestPaceOnlyWhereMemoryIsTaken(t *testing.T) {
+	fresh(t)
+	beside := new(Buffer)
+	defer beside.Close()
+	fill(beside, 1, 64*miB)
+	require.Greater(t, pacer.above.Load(), int64(collectMin))
+	b := &Buffer{MaxLen: giB}
+	defer b.Close()
+	_, _ = b.Write(noise()[:miB])
+	b.Grow(2 * miB)
+	f := NewFile(b)
+	p, r := noise()[:10], bytes.NewReader(nil)
+	var plain io.Reader = struct{ io.Reader }{r}
+	for _, test := range []struct {
+		name string
+		call func()
+	}{
+		{"Write", func() { _, _ = b.Write(p) }},
+		{"WriteByte", func() { _ = b.WriteByte(1) }},
+		{"WriteRune", func() { _, _ = b.WriteRune('é') }},
+		{"WriteString", func() { _, _ = b.WriteString("é") }},
+		{"WriteAt the end", func() { _, _ = b.WriteAt(p, int64(b.Len())) }},
+		{"ReadFrom", func() { r.Reset(p); _, _ = b.ReadFrom(plain) }},
+		{"Reserve", func() { _ = b.Reserve(10) }},
+		{"Grow", func() { b.Grow(10) }},
+		{"File.Write", func() { _, _ = f.Write(p) }},
+		{"File.Truncate", func() { _ = f.Truncate(f.Size() + 1) }},
+	} {
+		assert.Zero(t, testing.AllocsPerRun(10, test.call), test.name)
+	}
 }

@@ -206,9 +206,9 @@ func (f *File) span(n int) (i, got int, err error) {
 	case f.off > int64(math.MaxInt-n):
 		return 0, 0, pathError("write", ErrTooLarge)
 	}
-	pace(b.m)
 	old, off := b.Len(), int(f.off)
 	end := off + n
+	b.paceFor(end - old)
 	if most := max(b.MaxLen, old); b.MaxLen > 0 && end > most {
 		err = b.maxLenError(end - old)
 		end = max(most, off)
@@ -287,7 +287,7 @@ func (f *File) Truncate(size int64) error {
 		b.Truncate(int(size))
 		return nil
 	}
-	pace(b.m)
+	b.paceFor(int(size) - b.Len())
 	return pathError("truncate", b.extendTo(int(size), int(size)))
 }
 

@@ -204,7 +204,7 @@ func (p *pages) recycle(k, n int) (cut int) {
 func (p *pages) dropBack(k int) error {
 	mem := p.mem[:cap(p.mem)]
 	one := len(p.seams) == 0 || p.seams[len(p.seams)-1] <= k // VMA
-	if one && !p.refused && keepIdle(mem[k:], max(p.used-k, p.fresh-k, 0), max(p.top(), k)-k, p.huge, false) {
+	if one && p.worthKeeping() && keepIdle(mem[k:], max(p.used-k, p.fresh-k, 0), max(p.top(), k)-k, p.huge, false) {
 		p.set(mem[:k:k])
 	} else if err := p.unmapBack(k); err != nil {
 		return err
@@ -230,12 +230,16 @@ func (p *pages) free(lazy bool) error {
 	for _, at := range slices.Backward(slices.Clone(p.seams)) {
 		_ = p.dropBack(at) // idle memory is of one VMA
 	}
-	if !p.refused && keepIdle(p.mem[:cap(p.mem)], max(p.used, p.fresh), p.top(), p.huge, lazy) {
+	if p.worthKeeping() && keepIdle(p.mem[:cap(p.mem)], max(p.used, p.fresh), p.top(), p.huge, lazy) {
 		p.set(nil)
 		return nil
 	}
 	return p.unmap()
 }
+
+// worthKeeping reports whether mem can be idle memory. It cannot with holes, for
+// nobody knows then how much memory it has.
+func (p *pages) worthKeeping() bool { return !p.refused && p.holes.Load() == 0 }
 
 // scrub clears what earlier owners have written to mem[lo:hi], which somebody
 // is about to see, and reports whether there was something. mem[:lo] was written
