@@ -409,10 +409,11 @@ func (b *Buffer) fits(n int) bool {
 	return n <= cap(b.buf)-len(b.buf) && b.MaxLen <= 0 && b.current()
 }
 
-// paceFor calls pace if n more bytes take memory into use. Otherwise, with MaxLen
-// set, it would be called for each byte written.
+// paceFor calls pace if n more bytes may take memory of a mapping into use. It is
+// not worth calling for other writes, which with MaxLen set come here as well, or
+// for small Buffers.
 func (b *Buffer) paceFor(n int) {
-	if n > cap(b.buf)-len(b.buf) {
+	if used := len(b.buf); n > cap(b.buf)-used && (b.m != nil || n > min(idleMin, mapThreshold)-used) {
 		pace(b.m)
 	}
 }

@@ -234,4 +234,12 @@ func TestPaceOnlyWhereMemoryIsTaken(t *testing.T) {
 	} {
 		assert.Zero(t, testing.AllocsPerRun(10, test.call), test.name)
 	}
+	if mapThreshold > 2*kiB {
+		assert.LessOrEqual(t, testing.AllocsPerRun(10, func() {
+			var small Buffer
+			for range kiB {
+				_ = small.WriteByte(1)
+			}
+		}), 5.0, "slices of 64 bytes to 1 KiB")
+	}
 }
