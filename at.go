@@ -51,7 +51,7 @@ func (b *Buffer) readAt(p []byte, off int64) (n int, err error) {
 	if off >= int64(b.Len()) {
 		return 0, io.EOF
 	}
-	b.look(func(contents []byte) { n = copy(p, contents[off:]) })
+	b.withContents(func(contents []byte) { n = copy(p, contents[off:]) })
 	if n < len(p) {
 		err = io.EOF
 	}
@@ -85,7 +85,7 @@ func (b *Buffer) WriteAt(p []byte, off int64) (n int, err error) {
 		if b.overwrite(mu, p, int(off)) {
 			return len(p), nil
 		}
-		if err := b.lengthen(mu, int(off), int(off)+len(p)); err != nil {
+		if err := b.extendConcurrently(mu, int(off), int(off)+len(p)); err != nil {
 			return 0, err
 		}
 	}
@@ -100,23 +100,23 @@ func (b *Buffer) overwrite(mu *sync.RWMutex, p []byte, off int) bool {
 		return false
 	}
 	b.put(b.off+off, p)
-	b.fill(len(p))
+	b.noteWritten(len(p))
 	return true
 }
 
-// lengthen makes the contents end bytes long, if they are shorter, and zeroes
+// extendConcurrently makes the contents end bytes long, if they are shorter, and zeroes
 // what of that lies before off. The rest is the caller's to write.
-func (b *Buffer) lengthen(mu *sync.RWMutex, off, end int) error {
-	m, more, err := b.lengthenAlone(mu, off, end)
+func (b *Buffer) extendConcurrently(mu *sync.RWMutex, off, end int) error {
+	m, more, err := b.extendLocked(mu, off, end)
 	if more {
 		pace(m) // not while others wait for the lock
 	}
 	return err
 }
 
-// lengthenAlone is lengthen, with nobody else using the Buffer. It returns the
+// extendLocked is extendConcurrently, with nobody else using the Buffer. It returns the
 // mapping, and whether more of it was taken into use, as well.
-func (b *Buffer) lengthenAlone(mu *sync.RWMutex, off, end int) (m *mapping, more bool, err error) {
+func (b *Buffer) extendLocked(mu *sync.RWMutex, off, end int) (m *mapping, more bool, err error) {
 	mu.Lock()
 	defer mu.Unlock()
 	was := cap(b.buf)
@@ -124,10 +124,10 @@ func (b *Buffer) lengthenAlone(mu *sync.RWMutex, off, end int) (m *mapping, more
 	return b.m, cap(b.buf) > was, err
 }
 
-// extendTo is lengthen for a caller that has the Buffer for itself, and calls
+// extendTo is extendConcurrently for a caller that has the Buffer for itself, and calls
 // pace.
 func (b *Buffer) extendTo(off, end int) error {
-	b.settle()
+	b.refresh()
 	n := end - b.Len()
 	if n <= 0 {
 		return nil
@@ -136,6 +136,6 @@ func (b *Buffer) extendTo(off, end int) error {
 		return err
 	}
 	b.lastRead = opInvalid
-	b.stretch(b.off+off, b.off+end)
+	b.extendZero(b.off+off, b.off+end)
 	return nil
 }

@@ -216,7 +216,7 @@ func NewBufferString(s string) *Buffer { return &Buffer{buf: []byte(s)} }
 // memory for the Go heap; the contents are then unchanged.
 func (b *Buffer) Bytes() []byte {
 	if b.m != nil {
-		return b.published()
+		return b.mustView()
 	}
 	return b.unread()
 }
@@ -267,7 +267,7 @@ func (b *Buffer) Next(n int) []byte {
 	var p []byte
 	if b.m != nil {
 		p = b.viewOf(n)
-		b.settle()
+		b.refresh()
 	} else {
 		p = b.unread()[:n]
 	}
@@ -284,7 +284,7 @@ func (b *Buffer) String() (s string) {
 	if b == nil {
 		return "<nil>"
 	}
-	b.look(func(contents []byte) { s = string(contents) })
+	b.withContents(func(contents []byte) { s = string(contents) })
 	return s
 }
 
@@ -299,7 +299,7 @@ func (b *Buffer) Len() int { return len(b.buf) - b.off }
 // the Buffer is next modified.
 func (b *Buffer) Cap() int {
 	if b.m != nil {
-		return int(b.m.size.Load())
+		return int(b.m.capacity.Load())
 	}
 	return cap(b.buf)
 }
@@ -312,7 +312,7 @@ func (b *Buffer) Available() int { return b.Cap() - len(b.buf) }
 // [Buffer.Shrink] releases what is not needed. Truncate panics if n is negative
 // or greater than Len.
 func (b *Buffer) Truncate(n int) {
-	b.settle()
+	b.refresh()
 	if n == 0 {
 		b.rewind()
 		return
@@ -327,7 +327,7 @@ func (b *Buffer) Truncate(n int) {
 // Reset empties the Buffer and keeps the storage for later writes.
 // [Buffer.Close] releases it.
 func (b *Buffer) Reset() {
-	b.settle()
+	b.refresh()
 	b.rewind()
 }
 
@@ -366,7 +366,7 @@ func (b *Buffer) Reserve(n int) error {
 // stays as it is. Shrink of an empty Buffer is [Buffer.Close]. After Shrink,
 // UnreadByte and UnreadRune return errors.
 func (b *Buffer) Shrink() {
-	b.settle()
+	b.refresh()
 	b.lastRead = opInvalid
 	live := b.Len()
 	switch mapped := live > mapThreshold && canMap(); {
@@ -424,7 +424,7 @@ func (b *Buffer) paceFor(n int) {
 // lacking.
 func (b *Buffer) extend(n int) (i, got int, err error) {
 	b.paceFor(n)
-	b.settle()
+	b.refresh()
 	got = n
 	if room := b.roomToMax(); n > room {
 		got, err = room, b.maxLenError(n)
@@ -432,7 +432,7 @@ func (b *Buffer) extend(n int) (i, got int, err error) {
 	if e := b.grow(got); e != nil {
 		panic(e)
 	}
-	b.open(got)
+	b.commit(got)
 	i = len(b.buf)
 	b.setEnd(i + got)
 	return i, got, err
@@ -498,7 +498,7 @@ func (b *Buffer) WriteByte(c byte) error {
 // more byte from r. If there is one, it is lost, and ReadFrom returns an error
 // that wraps ErrTooLarge.
 func (b *Buffer) ReadFrom(r io.Reader) (n int64, err error) {
-	b.settle()
+	b.refresh()
 	b.lastRead = opInvalid
 	for {
 		b.paceFor(MinRead)
@@ -506,10 +506,10 @@ func (b *Buffer) ReadFrom(r io.Reader) (n int64, err error) {
 		if room == 0 {
 			return n, b.readEnd(r)
 		}
-		if err := b.room(min(MinRead, room)); err != nil {
+		if err := b.growAndCommit(min(MinRead, room)); err != nil {
 			panic(err)
 		}
-		b.open(min(b.Available(), room, maxRead))
+		b.commit(min(b.Available(), room, maxRead))
 		i := len(b.buf)
 		m, err := b.readInto(r, i, i+min(cap(b.buf)-i, room, maxRead))
 		n += int64(m)
@@ -553,13 +553,13 @@ func (b *Buffer) readEnd(r io.Reader) error {
 // documentation for how long that slice is valid. If w itself reads from the
 // Buffer or closes it, the bytes consumed by that are not consumed again.
 func (b *Buffer) WriteTo(w io.Writer) (n int64, err error) {
-	b.settle()
+	b.refresh()
 	b.lastRead = opInvalid
 	if b.Len() > 0 {
 		start := b.off
 		m, err := b.writeOut(w)
 		if err != nil {
-			b.trimFrom(start)
+			b.noteConsumed(start)
 			return int64(m), err
 		}
 		n = int64(m)
@@ -575,7 +575,7 @@ func (b *Buffer) WriteTo(w io.Writer) (n int64, err error) {
 // steps of 32 MiB. A Buffer that is written as well, such as a queue, keeps a
 // part of it and uses it for what is written next.
 func (b *Buffer) Read(p []byte) (n int, err error) {
-	b.settle()
+	b.refresh()
 	b.lastRead = opInvalid
 	start := b.off
 	if start >= len(b.buf) {
@@ -590,23 +590,23 @@ func (b *Buffer) Read(p []byte) (n int, err error) {
 	if n > 0 {
 		b.lastRead = opRead
 	}
-	b.trimFrom(start)
+	b.noteConsumed(start)
 	return n, nil
 }
 
-// trimFrom is called after bytes from offset start on have been consumed: when
-// there is a multiple of trimStep, a power of two, between it and off, the
+// noteConsumed is called after bytes from offset start on have been consumed: when
+// there is a multiple of discardStep, a power of two, between it and off, the
 // consumed prefix is to be trimmed.
-func (b *Buffer) trimFrom(start int) {
-	if start^b.off >= trimStep {
-		b.trim()
+func (b *Buffer) noteConsumed(start int) {
+	if start^b.off >= discardStep {
+		b.discardConsumed()
 	}
 }
 
 // ReadByte consumes and returns the next byte. It returns [io.EOF] if the
 // Buffer is empty.
 func (b *Buffer) ReadByte() (byte, error) {
-	b.settle()
+	b.refresh()
 	i := b.off
 	if uint(i) >= uint(len(b.buf)) {
 		b.rewind()
@@ -623,7 +623,7 @@ func (b *Buffer) ReadByte() (byte, error) {
 // valid UTF-8 encoding, ReadRune consumes that byte and returns U+FFFD with
 // size 1.
 func (b *Buffer) ReadRune() (r rune, size int, err error) {
-	b.settle()
+	b.refresh()
 	if b.off >= len(b.buf) {
 		b.rewind()
 		return 0, 0, io.EOF
@@ -667,7 +667,7 @@ func (b *Buffer) ReadBytes(delim byte) (line []byte, err error) {
 	start := b.off
 	b.off = start + n
 	b.lastRead = opRead
-	b.trimFrom(start)
+	b.noteConsumed(start)
 	return line, err
 }
 
@@ -678,6 +678,6 @@ func (b *Buffer) ReadString(delim byte) (line string, err error) {
 	start := b.off
 	b.off = start + n
 	b.lastRead = opRead
-	b.trimFrom(start)
+	b.noteConsumed(start)
 	return line, err
 }

@@ -110,7 +110,7 @@ func groupMemoryFollows(t *testing.T) {
 	require.Greater(t, groupMemory(t)-was, size-slack, "it is memory of this group")
 
 	_, _ = io.CopyN(io.Discard, &b, size/2)
-	requireGroupMemory(t, was, size/2+trimStep, "half is consumed", idle)
+	requireGroupMemory(t, was, size/2+discardStep, "half is consumed", idle)
 	b.Shrink()
 	requireGroupMemory(t, was, size/2, "Shrink", idle)
 	require.NoError(t, b.Close())
@@ -136,7 +136,7 @@ func groupMemoryFollows(t *testing.T) {
 		if k > 1 {
 			_, _ = io.CopyN(io.Discard, &b, 8*miB)
 		}
-		requireGroupMemory(t, was, 24*miB+2*trimStep, "a queue", idle)
+		requireGroupMemory(t, was, 24*miB+2*discardStep, "a queue", idle)
 	}
 	require.NoError(t, b.Close())
 

@@ -24,32 +24,32 @@ const (
 
 	// GOGC is not applied to less than this: a collection is not for little,
 	// and for even less where no garbage has been found yet.
-	garbageMin = 128 * miB
-	trustMin   = 192 * miB
+	dueMinGarbage = 128 * miB
+	dueMin        = 192 * miB
 )
 
 // pacer counts bytes that were written to mappings.
 var pacer struct {
-	mu      sync.Mutex
-	held    int64 // not given back
-	least   int64 // least held since the last collection: what has survived it, or less
-	before  int64 // the same of the collection before
-	peak    int64 // most held since the program last gave back nearly all above least
-	proven  int64 // most that the program has had above least and then given back
-	falling bool  // held has become less since it became more
-	found   bool  // garbage was found since the last peak
-	garbage bool  // the last news is that the program leaves garbage
-	live    map[*pages]weak.Pointer[mapping]
-	armed   bool                 // next is set
-	next    weak.Pointer[object] // gone after the next collection
-	forced  int64                // collections that the program itself has asked for
-	above   atomic.Int64         // held - least, for who has no time for the lock
+	mu        sync.Mutex
+	held      int64 // not given back
+	least     int64 // least held since the last collection: what has survived it, or less
+	before    int64 // the same of the collection before
+	peak      int64 // most held since the program last gave back nearly all above least
+	proven    int64 // most that the program has had above least and then given back
+	falling   bool  // held has become less since it became more
+	found     bool  // garbage was found since the last peak
+	garbage   bool  // the last news is that the program leaves garbage
+	live      map[*pages]weak.Pointer[mapping]
+	armed     bool                   // next is set
+	next      weak.Pointer[sentinel] // gone after the next collection
+	forced    int64                  // collections that the program itself has asked for
+	sinceLast atomic.Int64           // held - least, for who has no time for the lock
 
 	collecting sync.Mutex // held while a collection runs, and while it is found out what it has left
 }
 
-// hold takes account of n bytes more that are held, or less if n is negative.
-func hold(n int) {
+// addHeld takes account of n bytes more that are held, or less if n is negative.
+func addHeld(n int) {
 	p := &pacer
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -63,11 +63,11 @@ func hold(n int) {
 	p.falling = n < 0
 	p.held += int64(n)
 	p.least, p.peak = min(p.least, p.held), max(p.peak, p.held)
-	p.above.Store(p.held - p.least)
+	p.sinceLast.Store(p.held - p.least)
 }
 
-// enlist has reap know of m, whose memory is p, until p has none.
-func enlist(p *pages, m *mapping) {
+// track has reap know of m, whose memory is p, until p has none.
+func track(p *pages, m *mapping) {
 	pacer.mu.Lock()
 	defer pacer.mu.Unlock()
 	if pacer.live == nil {
@@ -77,7 +77,7 @@ func enlist(p *pages, m *mapping) {
 	arm()
 }
 
-func delist(p *pages) {
+func untrack(p *pages) {
 	pacer.mu.Lock()
 	delete(pacer.live, p)
 	pacer.mu.Unlock()
@@ -104,14 +104,14 @@ func arm() {
 		return
 	}
 	pacer.armed = true
-	obj := new(object)
+	obj := new(sentinel)
 	runtime.AddCleanup(obj, afterCollection, struct{}{})
 	pacer.next = weak.Make(obj)
 }
 
 // An object is for the collector to find. It has a pointer, or it could share its
 // memory with others.
-type object struct{ _ *object }
+type sentinel struct{ _ *sentinel }
 
 func afterCollection(struct{}) {
 	reap()
@@ -159,18 +159,18 @@ func reapNow() {
 	}
 	p.mu.Unlock()
 	for _, q := range dead {
-		q.collected()
+		q.freeUnreachable()
 	}
 	p.mu.Lock()
 	p.before, p.least = p.least, p.held // what has survived
-	p.above.Store(0)
+	p.sinceLast.Store(0)
 	p.mu.Unlock()
 }
 
 // pace starts the collector if it is time. It waits for it if it falls behind
 // with real garbage, so the caller holds no lock. m is a mapping in use, or nil.
 func pace(m *mapping) {
-	if pacer.above.Load() > collectMin {
+	if pacer.sinceLast.Load() > collectMin {
 		collectIfDue(m)
 	}
 }
@@ -216,9 +216,9 @@ func overdue(m *mapping) (over, due int64, garbage bool) {
 	heap := readHeap()
 	due = math.MaxInt64
 	if heap.percent >= 0 {
-		least := int64(trustMin)
+		least := int64(dueMin)
 		if garbage {
-			least = garbageMin
+			least = dueMinGarbage
 		}
 		due = max((heap.live+base)/100*heap.percent, least, proven)
 	}

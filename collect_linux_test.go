@@ -23,7 +23,7 @@ func fresh(t *testing.T) {
 	defer pacer.mu.Unlock()
 	require.Zero(t, pacer.held)
 	pacer.least, pacer.peak, pacer.proven = 0, 0, 0
-	pacer.above.Store(0)
+	pacer.sinceLast.Store(0)
 	pacer.falling, pacer.found, pacer.garbage = false, false, false
 }
 
@@ -160,7 +160,7 @@ func TestWaitForCollectorHoldsNoLock(t *testing.T) {
 	pacer.collecting.Lock() // as if a collection took forever
 	pacer.mu.Lock()
 	pacer.held += 8 * giB
-	pacer.above.Add(8 * giB)
+	pacer.sinceLast.Add(8 * giB)
 	pacer.mu.Unlock()
 	var wg sync.WaitGroup
 	wg.Go(func() { _, _ = b.WriteAt(noise(), 20*miB) })
@@ -172,7 +172,7 @@ func TestWaitForCollectorHoldsNoLock(t *testing.T) {
 	}
 	pacer.mu.Lock()
 	pacer.held -= 8 * giB
-	pacer.above.Add(-8 * giB)
+	pacer.sinceLast.Add(-8 * giB)
 	pacer.mu.Unlock()
 	pacer.collecting.Unlock()
 	wg.Wait()
@@ -209,7 +209,7 @@ func TestPaceOnlyWhereMemoryIsTaken(t *testing.T) {
 	beside := new(Buffer)
 	defer beside.Close()
 	fill(beside, 1, 64*miB)
-	require.Greater(t, pacer.above.Load(), int64(collectMin))
+	require.Greater(t, pacer.sinceLast.Load(), int64(collectMin))
 	b := &Buffer{MaxLen: giB}
 	defer b.Close()
 	_, _ = b.Write(noise()[:miB])

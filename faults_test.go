@@ -137,7 +137,7 @@ func (s *subject) try(name string, mayPanic bool, f func() error) bool {
 // check compares the contents, where they lie: a view would publish them.
 func (s *subject) check(name string) {
 	s.t.Helper()
-	s.b.look(func(got []byte) {
+	s.b.withContents(func(got []byte) {
 		if !bytes.Equal(got, s.want) {
 			require.NoError(s.t, diffBytes(got, s.want), "%s, %s", s.plan, name)
 		}
@@ -447,7 +447,7 @@ var largeScenarios = []scenario{
 		s.write(s.mb)
 		s.shrink()
 	}},
-	{"drained queue", func(s *subject) { // past trimStep
+	{"drained queue", func(s *subject) { // past discardStep
 		s.writeAt(34*miB, 100)
 		s.writeTo(33 * miB)
 		s.write(100)
@@ -779,11 +779,11 @@ func TestFaultCollections(t *testing.T) {
 	const n = 40 * miB
 	needMemory(t, giB)
 	last := append([]func(b *Buffer, seed, n int) bool{
-		func(b *Buffer, seed, n int) bool { // past trimStep, and with an error
+		func(b *Buffer, seed, n int) bool { // past discardStep, and with an error
 			m, err := b.WriteTo(writerFunc(func(p []byte) (int, error) { return n - 5, errTest }))
 			return m == int64(n-5) && err == errTest
 		},
-		func(b *Buffer, seed, n int) bool { // past trimStep
+		func(b *Buffer, seed, n int) bool { // past discardStep
 			p := make([]byte, n-5)
 			m, err := b.Read(p)
 			return m == n-5 && err == nil && isFilled(p, seed, 0)

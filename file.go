@@ -221,7 +221,7 @@ func (f *File) span(n int) (i, got int, err error) {
 		if end > old {
 			b.prefault(b.off + max(off, old))
 		}
-		b.fill(got)
+		b.noteWritten(got)
 		f.off = int64(end)
 	}
 	return b.off + off, got, pathError("write", err)

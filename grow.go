@@ -15,7 +15,7 @@ const (
 	smallSize   = 64       // least capacity of a slice
 	slideMax    = 4 << 20  // contents up to this size are copied down within a mapping, larger ones never
 	prefaultMin = 16 << 10 // a Write of so many bytes is announced to the page layer
-	trimStep    = 32 << 20 // the memory of a consumed prefix is returned each time it has grown by this
+	discardStep = 32 << 20 // the memory of a consumed prefix is returned each time it has grown by this
 
 	// maxSlice bounds storage, in bytes: more addresses than that no process
 	// has, and to ask Go for them is fatal.
@@ -41,14 +41,14 @@ func (b *Buffer) grow(n int) error {
 		// byte more than once for each byte written.
 		b.slide()
 		return nil
-	case b.m != nil && b.recycles(n):
+	case b.m != nil && b.canRecycle(n):
 		b.recycle()
 		return b.grow(n)
 	case n <= size-used:
 		return nil
 	case size > math.MaxInt-size-n:
 		return ErrTooLarge
-	case b.m != nil && b.m.widen(used+n):
+	case b.m != nil && b.m.growCapacity(used+n):
 		return nil
 	case b.m != nil && !b.pinned():
 		if canRemap() {
@@ -60,14 +60,14 @@ func (b *Buffer) grow(n int) error {
 	}
 	// The prefix counts, as for bytes.Buffer: a Buffer that is also read from
 	// wants room to slide in.
-	return b.move(b.bounded(max(2*(size-b.off), live+b.off+n), n), live+n)
+	return b.move(b.limitToMaxLen(max(2*(size-b.off), live+b.off+n), n), live+n)
 }
 
-// room is grow for bytes that are about to be written: they fit into buf then.
-func (b *Buffer) room(n int) error {
+// growAndCommit is grow for bytes that are about to be written: they fit into buf then.
+func (b *Buffer) growAndCommit(n int) error {
 	err := b.grow(n)
 	if err == nil {
-		b.open(n)
+		b.commit(n)
 	}
 	return err
 }
@@ -77,11 +77,11 @@ func (b *Buffer) room(n int) error {
 // the contents and recycleMin units.
 const recycleMin = 8
 
-// recycles reports whether to recycle makes room for n more bytes.
-func (b *Buffer) recycles(n int) bool {
+// canRecycle reports whether to recycle makes room for n more bytes.
+func (b *Buffer) canRecycle(n int) bool {
 	k := b.consumed()
 	return n <= k && k >= b.Len()/4+recycleMin*pageUnit() &&
-		b.m.isUsedUp(len(b.buf)+n) && canRemap() && !b.pinned()
+		b.m.needsMemory(len(b.buf)+n) && canRemap() && !b.pinned()
 }
 
 // consumed returns how many bytes at the start of the storage, whole units, will
@@ -91,18 +91,18 @@ func (b *Buffer) consumed() int { return pageFloor(max(b.off-utf8.UTFMax, 0)) } 
 // recycle makes room of the consumed prefix, or of a part of it.
 func (b *Buffer) recycle() {
 	k, n := b.consumed(), len(b.buf)
-	_ = b.change(func(p *pages) (int, error) { return p.recycle(k, n), nil })
+	_ = b.remapStorage(func(p *pages) (int, error) { return p.recycle(k, n), nil })
 }
 
 // remap makes room for n more bytes in a mapping, by mremap(2).
 func (b *Buffer) remap(n int) error {
 	drop, want := remapPlan(b.Len(), b.off, b.Cap(), n)
-	want = b.bounded(want+drop, n) - drop
-	return b.change(func(p *pages) (int, error) {
-		if drop > 0 && p.dropFront(drop) != nil {
+	want = b.limitToMaxLen(want+drop, n) - drop
+	return b.remapStorage(func(p *pages) (int, error) {
+		if drop > 0 && p.cutFront(drop) != nil {
 			drop = 0 // it stays
 		}
-		return drop, tryCaps(len(p.mem), want, len(b.buf)-drop+n, p.grow)
+		return drop, tryCapacities(len(p.mem), want, len(b.buf)-drop+n, p.grow)
 	})
 }
 
@@ -129,14 +129,14 @@ func (b *Buffer) move(c, need int) error {
 	if c <= mapThreshold || !canMap() {
 		if c >= idleMin {
 			if m := idleMapping(c, !b.NoHugePages); m != nil {
-				m.offer(c)
+				m.setCapacity(c)
 				b.copyToMapping(m)
 				return nil
 			}
 		}
 		return b.moveToSlice(c)
 	}
-	return tryCaps(b.Cap(), c, need, func(c int) error {
+	return tryCapacities(b.Cap(), c, need, func(c int) error {
 		m, err := newMapping(c, !b.NoHugePages)
 		if err != nil {
 			if !canMap() { // not even a smaller one
@@ -166,10 +166,10 @@ func (b *Buffer) moveToSlice(c int) (err error) {
 	return nil
 }
 
-// tryCaps calls try with a capacity of want bytes, and if the memory for that
+// tryCapacities calls try with a capacity of want bytes, and if the memory for that
 // cannot be had, of just need, rounded to whole pages. An error says that the
 // capacity was from.
-func tryCaps(from, want, need int, try func(c int) error) error {
+func tryCapacities(from, want, need int, try func(c int) error) error {
 	least, ok := pageRound(need)
 	if !ok {
 		return ErrTooLarge
@@ -183,9 +183,9 @@ func tryCaps(from, want, need int, try func(c int) error) error {
 	return nil
 }
 
-// bounded lowers a capacity to what MaxLen allows to fill, but not below what
+// limitToMaxLen lowers a capacity to what MaxLen allows to fill, but not below what
 // n more bytes need.
-func (b *Buffer) bounded(c, n int) int {
+func (b *Buffer) limitToMaxLen(c, n int) int {
 	if more := max(b.roomToMax(), n); more < c-len(b.buf) {
 		return len(b.buf) + more
 	}
@@ -203,7 +203,7 @@ func (b *Buffer) roomToMax() int {
 // reserve is Reserve for a caller that holds a lock, and must not wait for the
 // collector.
 func (b *Buffer) reserve(n int) error {
-	b.settle()
+	b.refresh()
 	if n < 0 {
 		return errNegativeReserve
 	}
@@ -216,12 +216,12 @@ func (b *Buffer) reserve(n int) error {
 // shrinkMapping cuts the mapping to the pages of the contents. What cannot be
 // cut stays.
 func (b *Buffer) shrinkMapping() {
-	_ = b.change(func(p *pages) (cut int, err error) {
-		if cut = pageFloor(b.off); cut > 0 && p.dropFront(cut) != nil {
+	_ = b.remapStorage(func(p *pages) (cut int, err error) {
+		if cut = pageFloor(b.off); cut > 0 && p.cutFront(cut) != nil {
 			cut = 0
 		}
 		if end, _ := pageRound(len(b.buf) - cut); end < len(p.mem) {
-			_ = p.dropBack(end)
+			_ = p.cutBack(end)
 		}
 		return cut, nil
 	})

@@ -415,7 +415,7 @@ func requireWithin(t *testing.T, was, more footprint) {
 	ok := func() bool {
 		is = footprintNow(t)
 		// Pages that were published part the heap for good.
-		return is.maps <= was.maps+more.maps+int(splits.count()) && (raceEnabled || is.data <= was.data+more.data && is.rss <= was.rss+more.rss)
+		return is.maps <= was.maps+more.maps+int(heapSplits.count()) && (raceEnabled || is.data <= was.data+more.data && is.rss <= was.rss+more.rss)
 	}
 	for range 500 {
 		if ok() {

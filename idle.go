@@ -30,18 +30,18 @@ const (
 
 // idlePages are a mapping that nobody uses.
 type idlePages struct {
-	mem   []byte
-	dirty int       // mem[dirty:] reads as zero
-	fresh int       // mem[fresh:] the kernel may take
-	huge  bool      // see pages
-	since time.Time // when it was given back
+	mem       []byte
+	dirty     int       // mem[dirty:] reads as zero
+	freedFrom int       // mem[freedFrom:] the kernel may take
+	huge      bool      // see pages
+	since     time.Time // when it was given back
 }
 
 var idle struct {
 	freeing sync.Mutex // held while idle memory is unmapped that is not on the list any more
 	mu      sync.Mutex
 	list    []idlePages          // in the order in which they were given back
-	lent    map[*pages]time.Time // mappings made of idle memory, and when
+	reused  map[*pages]time.Time // mappings made of idle memory, and when
 	ticking bool                 // tick will run
 
 	bytes atomic.Int64 // sum of dirty
@@ -65,13 +65,13 @@ func takeIdle(n int, huge bool) *pages {
 		return nil
 	}
 	p := newPages(e.mem[:n], huge)
-	p.dirty, p.fresh = e.dirty, e.fresh
-	p.count(e.dirty)
+	p.dirty, p.freedFrom = e.dirty, e.freedFrom
+	p.addHeld(e.dirty)
 	idle.mu.Lock()
-	if idle.lent == nil {
-		idle.lent = make(map[*pages]time.Time)
+	if idle.reused == nil {
+		idle.reused = make(map[*pages]time.Time)
 	}
-	idle.lent[p] = now
+	idle.reused[p] = now
 	startTicking()
 	idle.mu.Unlock()
 	return p
@@ -185,17 +185,17 @@ func freeIdle(old []idlePages) {
 	}
 }
 
-// forgetLent is called when p has no memory any more that it does not use.
-func forgetLent(p *pages) {
+// forgetReused is called when p has no memory any more that it does not use.
+func forgetReused(p *pages) {
 	idle.mu.Lock()
-	delete(idle.lent, p)
+	delete(idle.reused, p)
 	idle.mu.Unlock()
 }
 
 // startTicking has tick run, if there is something to do for it. The caller
 // holds idle.mu.
 func startTicking() {
-	if !idle.ticking && (len(idle.list) > 0 || len(idle.lent) > 0) {
+	if !idle.ticking && (len(idle.list) > 0 || len(idle.reused) > 0) {
 		idle.ticking = true
 		time.AfterFunc(idleFor/2, tick)
 	}
@@ -222,7 +222,7 @@ func decay(now time.Time) {
 	}
 	old := cutIdle(k)
 	var lent []*pages
-	for p, since := range idle.lent {
+	for p, since := range idle.reused {
 		if now.Sub(since) >= idleFor {
 			lent = append(lent, p)
 		}
@@ -230,16 +230,16 @@ func decay(now time.Time) {
 	idle.mu.Unlock()
 	kept := old[:0]
 	for _, e := range old {
-		if now.Sub(e.since) >= idleFor || e.fresh > 0 && lazyFree(e.mem[:e.fresh]) != nil {
+		if now.Sub(e.since) >= idleFor || e.freedFrom > 0 && lazyFree(e.mem[:e.freedFrom]) != nil {
 			_ = abandon(e.mem)
 			continue
 		}
-		e.fresh = 0
+		e.freedFrom = 0
 		kept = append(kept, e)
 	}
 	for _, p := range lent {
 		if p.freeExcess() {
-			forgetLent(p)
+			forgetReused(p)
 		}
 	}
 	idle.mu.Lock()

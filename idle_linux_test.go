@@ -47,7 +47,7 @@ func TestIdleMemoryIsUsedAgain(t *testing.T) {
 			require.NoError(t, b.Close())
 			kept := ReadStats().IdleBytes
 			require.GreaterOrEqual(t, kept, int64(size))
-			require.LessOrEqual(t, kept, int64(size+useStep))
+			require.LessOrEqual(t, kept, int64(size+commitStep))
 			require.Positive(t, residentAt(t, uintptr(at), size))
 
 			other := Buffer{NoHugePages: !no}
@@ -97,7 +97,7 @@ func TestIdleMemoryComesFromEverywhere(t *testing.T) {
 				way(&b)
 			})
 			require.Positive(t, kept)
-			require.LessOrEqual(t, kept, int64(size+useStep))
+			require.LessOrEqual(t, kept, int64(size+commitStep))
 			_ = b.Close()
 		})
 	}
@@ -299,7 +299,7 @@ func walkAmongOthers(t *testing.T, r *rand.Rand, value byte) {
 			_ = b.Close()
 			b, c, p = fresh()
 		}
-		if b.look(func(contents []byte) { ok = ok && check(contents, "contents") }); !ok {
+		if b.withContents(func(contents []byte) { ok = ok && check(contents, "contents") }); !ok {
 			return
 		}
 		if b.Len() > 12*miB {

@@ -27,7 +27,7 @@ func TestIdleMemoryIsNotTakenWhileContentsAreCopiedToIt(t *testing.T) {
 			}
 			idle.mu.Lock()
 			var lent []*pages
-			for p := range idle.lent {
+			for p := range idle.reused {
 				lent = append(lent, p)
 			}
 			idle.mu.Unlock()
@@ -62,7 +62,7 @@ func TestRecycledMemoryIsNotTakenForClean(t *testing.T) {
 	defer b.Close()
 	b.Grow(60 * miB)
 	_, _ = b.Write(make([]byte, 41*miB))
-	require.Equal(t, 44*miB, b.m.used, "as far as the other has written")
+	require.Equal(t, 44*miB, b.m.committed, "as far as the other has written")
 	_, _ = io.ReadFull(&b, make([]byte, 30*miB))
 	b.Grow(20 * miB)
 	require.NotEmpty(t, b.m.seams, "nothing was recycled")
@@ -94,7 +94,7 @@ func TestIdleMemoryMakesNoLargeViews(t *testing.T) {
 		require.NotNil(t, c.m, "no idle memory")
 		spare := c.AvailableBuffer()
 		require.Equal(t, c.Available(), cap(spare))
-		require.LessOrEqual(t, cap(spare), 2*max(n, smallUse))
+		require.LessOrEqual(t, cap(spare), 2*max(n, commitStepMin))
 	}
 }
 
@@ -106,9 +106,9 @@ func TestShrinkOfIdleMemory(t *testing.T) {
 	var other, b Buffer
 	fill(&other, 1, 10*miB)
 	require.NoError(t, other.Close())
-	fill(&b, 2, smallUse)
+	fill(&b, 2, commitStepMin)
 	require.NotNil(t, b.m, "no idle memory")
 	b.Shrink()
-	require.LessOrEqual(t, b.Cap(), 2*smallUse)
+	require.LessOrEqual(t, b.Cap(), 2*commitStepMin)
 	require.True(t, isFilled(b.Bytes(), 2, 0))
 }

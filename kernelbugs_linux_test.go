@@ -79,23 +79,23 @@ func TestMoveAfterFork(t *testing.T) {
 	page := unix.Getpagesize()
 	tests := map[string]func(t *testing.T, b *Buffer){
 		"growth": func(t *testing.T, b *Buffer) {
-			require.NoError(t, b.change(func(p *pages) (int, error) { return 0, p.moveAligned(giB, 0) }))
+			require.NoError(t, b.remapStorage(func(p *pages) (int, error) { return 0, p.moveAligned(giB, 0) }))
 			require.NoError(t, b.Reserve(giB))
 		},
 		"publishing": func(t *testing.T, b *Buffer) {
 			_ = b.Bytes()
-			b.settle()
+			b.refresh()
 		},
 		// Where the address has no alignment, huge pages are moved in parts.
 		"without alignment": func(t *testing.T, b *Buffer) {
 			n := cap(b.m.mem)
 			to, err := mapAnywhere(n+2*page, unix.PROT_NONE, unix.MAP_NORESERVE)
 			require.NoError(t, err)
-			require.NoError(t, b.change(func(p *pages) (int, error) {
+			require.NoError(t, b.remapStorage(func(p *pages) (int, error) {
 				to = to[page : page+n : page+n]
 				err := moveOnto(to, p.mem[:n])
 				if err == nil {
-					p.set(to)
+					p.setMem(to)
 				}
 				return 0, err
 			}))

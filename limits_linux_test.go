@@ -431,7 +431,7 @@ func TestVMABudgetUsedUp(t *testing.T) {
 	eventually(t, func() bool { return ReadStats().Mappings == 0 })
 	old := vmaBudget
 	defer func() { vmaBudget = old }()
-	vmaBudget = func() int64 { return splits.count() + 3 }
+	vmaBudget = func() int64 { return heapSplits.count() + 3 }
 
 	p := randomBytes(9, 5*miB) // what is shorter is copied
 	bufs := make([]Buffer, 5)
@@ -440,10 +440,10 @@ func TestVMABudgetUsedUp(t *testing.T) {
 		assert.Equal(t, i < 3, bufs[i].m != nil)
 	}
 	_ = bufs[1].Close()
-	was := splits.count()
+	was := heapSplits.count()
 	vmaBudget = func() int64 { return was }
 	assert.True(t, bytes.Equal(p, bufs[2].Bytes()), "published by copying")
-	assert.Equal(t, was, splits.count())
+	assert.Equal(t, was, heapSplits.count())
 	for i := range bufs {
 		if i != 1 {
 			assert.True(t, bytes.Equal(p, contents(&bufs[i])))

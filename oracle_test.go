@@ -171,19 +171,19 @@ func invariants(b *Buffer) error {
 	mem, s := b.m.mem, ReadStats()
 	at := uintptr(unsafe.Pointer(unsafe.SliceData(mem)))
 	switch {
-	case b.m.pins != 0 || b.m.left:
-		return fmt.Errorf("the mapping is pinned %d times, left: %t", b.m.pins, b.m.left)
-	case int(b.m.size.Load()) != len(mem) && len(mem) != pageUnit() || b.Cap() > len(mem):
-		return fmt.Errorf("a mapping of %d bytes, size = %d", len(mem), b.m.size.Load())
-	case b.m.used > len(mem) || b.m.gone > b.m.used || b.m.held.Load() > int64(b.m.top()):
-		return fmt.Errorf("a mapping of %d bytes: used %d, gone %d, held %d", len(mem), b.m.used, b.m.gone, b.m.held.Load())
+	case b.m.pins != 0 || b.m.released:
+		return fmt.Errorf("the mapping is pinned %d times, left: %t", b.m.pins, b.m.released)
+	case int(b.m.capacity.Load()) != len(mem) && len(mem) != pageUnit() || b.Cap() > len(mem):
+		return fmt.Errorf("a mapping of %d bytes, size = %d", len(mem), b.m.capacity.Load())
+	case b.m.committed > len(mem) || b.m.discarded > b.m.committed || b.m.held.Load() > int64(b.m.residentEnd()):
+		return fmt.Errorf("a mapping of %d bytes: used %d, gone %d, held %d", len(mem), b.m.committed, b.m.discarded, b.m.held.Load())
 	case len(mem) == 0 || len(mem)%pageUnit() != 0 || cap(mem)%pageUnit() != 0:
 		return fmt.Errorf("a mapping of %d, %d bytes, the unit is %d", len(mem), cap(mem), pageUnit())
 	case at%uintptr(min(pageUnit(), mostAlignment)) != 0:
 		return fmt.Errorf("the mapping is at %#x, the unit is %d", at, pageUnit())
-	case unsafe.SliceData(b.buf) != unsafe.SliceData(mem) || cap(b.buf) > b.m.used:
-		return fmt.Errorf("buf, of %d bytes, is not the mapping, of which %d are in use", cap(b.buf), b.m.used)
-	case s.Mappings < 1 || s.MappedBytes < int64(len(mem)) || s.Maps < s.Mappings || profile.Count() < 1:
+	case unsafe.SliceData(b.buf) != unsafe.SliceData(mem) || cap(b.buf) > b.m.committed:
+		return fmt.Errorf("buf, of %d bytes, is not the mapping, of which %d are in use", cap(b.buf), b.m.committed)
+	case s.Mappings < 1 || s.MappedBytes < int64(len(mem)) || s.Created < s.Mappings || profile.Count() < 1:
 		return fmt.Errorf("a mapping of %d bytes and %+v", len(mem), s)
 	}
 	return nil

@@ -36,7 +36,7 @@ type pages struct {
 	mem        []byte
 	seams      []int // offsets in mem, ascending, at which one VMA ends and the next begins
 	huge       bool  // whether huge pages were asked for
-	refused    bool  // mremap(2) has refused this mapping for a reason that may not go away
+	noRemap    bool  // mremap(2) has noRemap this mapping for a reason that may not go away
 	prefaulted int   // prefault has done mem[:prefaulted]; beyond len(mem) where it does not pay
 
 	// mu is held shared by methods that only look at mem, which may run at
@@ -44,61 +44,61 @@ type pages struct {
 	// into use.
 	mu sync.RWMutex
 
-	used  int          // mem[used:] has not been written by the owner
-	dirty int          // mem[max(used, dirty):] reads as zero
-	clean int          // mem[:clean] holds nothing that the owner has not written
-	gone  int          // mem[:gone] has been returned to the kernel
-	seen  int          // used, when discardFront was called last
-	fresh int          // mem[fresh:], as far as it is dirty, the kernel may take; see lazyFree
-	held  atomic.Int64 // bytes of mem that have memory, as far as that is known
-	holes atomic.Int64 // bytes of mem[:used] that punch has returned and nobody has written since
+	committed     int          // mem[used:] has not been written by the owner
+	dirty         int          // mem[max(used, dirty):] reads as zero
+	owned         int          // mem[:clean] holds nothing that the owner has not written
+	discarded     int          // mem[:gone] has been returned to the kernel
+	lastCommitted int          // used, when discardFront was called last
+	freedFrom     int          // mem[freedFrom:], as far as it is dirty, the kernel may take; see lazyFree
+	held          atomic.Int64 // bytes of mem that have memory, as far as that is known
+	holes         atomic.Int64 // bytes of mem[:used] that punch has returned and nobody has written since
 }
 
-// A mapping is taken into use in steps of up to useStep bytes, and of about as
+// A mapping is taken into use in steps of up to commitStep bytes, and of about as
 // much as is in use where that is less. What is not in use cannot be written,
 // which is how it is known how much may have been.
 const (
-	useStep  = 4 * miB
-	smallUse = 128 * kiB
+	commitStep    = 4 * miB
+	commitStepMin = 128 * kiB
 )
 
-// use takes at least the first n bytes of mem into use, and returns how many
+// commit takes at least the first n bytes of mem into use, and returns how many
 // are. n is any number up to len(mem).
-func (p *pages) use(n int) int {
-	n = max(min(useRound(n), len(p.mem)), p.used)
-	was := p.top()
-	p.used = n
-	p.count(p.top() - was)
+func (p *pages) commit(n int) int {
+	n = max(min(commitRound(n), len(p.mem)), p.committed)
+	was := p.residentEnd()
+	p.committed = n
+	p.addHeld(p.residentEnd() - was)
 	return n
 }
 
-// useRound returns how many bytes to take into use for n.
-func useRound(n int) int {
-	step := useStep
-	for step > smallUse && step/2 >= n {
+// commitRound returns how many bytes to take into use for n.
+func commitRound(n int) int {
+	step := commitStep
+	for step > commitStepMin && step/2 >= n {
 		step /= 2
 	}
 	return (n + step - 1) &^ (step - 1)
 }
 
-// top returns up to where mem may have memory.
-func (p *pages) top() int { return max(p.used, p.dirty) }
+// residentEnd returns up to where mem may have memory.
+func (p *pages) residentEnd() int { return max(p.committed, p.dirty) }
 
 // punch returns the memory of mem[lo:hi] to the kernel, and takes it into use.
 // It reads as zero then.
 func (p *pages) punch(lo, hi int) error {
 	err := p.discard(lo, hi)
 	if err == nil {
-		was := p.top()
-		p.used = max(p.used, hi)
+		was := p.residentEnd()
+		p.committed = max(p.committed, hi)
 		p.holes.Add(int64(hi - lo))
-		p.count(lo - min(hi, was))
+		p.addHeld(lo - min(hi, was))
 	}
 	return err
 }
 
-// fill is told that n bytes somewhere in mem, any number, are written.
-func (p *pages) fill(n int) {
+// noteWritten is told that n bytes somewhere in mem, any number, are written.
+func (p *pages) noteWritten(n int) {
 	for {
 		holes := p.holes.Load()
 		k := min(int64(n), holes)
@@ -106,7 +106,7 @@ func (p *pages) fill(n int) {
 			return
 		}
 		if p.holes.CompareAndSwap(holes, holes-k) {
-			p.count(int(k))
+			p.addHeld(int(k))
 			return
 		}
 	}
@@ -115,31 +115,31 @@ func (p *pages) fill(n int) {
 // discardFront returns the memory of mem[:n] to the kernel, or all but spare
 // bytes of it if mem is written to as well: recycle can use them.
 func (p *pages) discardFront(n, spare int) {
-	if p.seen > 0 && p.used > p.seen {
+	if p.lastCommitted > 0 && p.committed > p.lastCommitted {
 		n -= spare
 	}
-	p.seen = p.used
-	if n > p.gone && p.discard(p.gone, n) == nil {
-		p.count(p.gone - n)
-		p.gone = n
+	p.lastCommitted = p.committed
+	if n > p.discarded && p.discard(p.discarded, n) == nil {
+		p.addHeld(p.discarded - n)
+		p.discarded = n
 	}
 }
 
-// reuse is told that mem is written from its start again, after n bytes of it
+// noteRewound is told that mem is written from its start again, after n bytes of it
 // had been written.
-func (p *pages) reuse(n int) {
-	p.clean = max(p.clean, n)
-	if n := p.gone; n > 0 {
-		p.gone = 0
-		p.count(n)
+func (p *pages) noteRewound(n int) {
+	p.owned = max(p.owned, n)
+	if n := p.discarded; n > 0 {
+		p.discarded = 0
+		p.addHeld(n)
 	}
 }
 
-// dropFront unmaps mem[:k].
-func (p *pages) dropFront(k int) error {
+// cutFront unmaps mem[:k].
+func (p *pages) cutFront(k int) error {
 	err := p.unmapFront(k)
 	if err == nil {
-		p.count(min(p.gone-k, 0))
+		p.addHeld(min(p.discarded-k, 0))
 		p.shift(k)
 	}
 	return err
@@ -147,7 +147,7 @@ func (p *pages) dropFront(k int) error {
 
 // shift is told that mem begins k bytes later than it did.
 func (p *pages) shift(k int) {
-	for _, n := range []*int{&p.gone, &p.seen, &p.fresh, &p.used, &p.dirty, &p.clean, &p.prefaulted} {
+	for _, n := range []*int{&p.discarded, &p.lastCommitted, &p.freedFrom, &p.committed, &p.dirty, &p.owned, &p.prefaulted} {
 		*n = max(*n-k, 0)
 	}
 	for i := range p.seams {
@@ -156,12 +156,12 @@ func (p *pages) shift(k int) {
 	p.cutSeams()
 }
 
-// isUsedUp reports whether mem[:n] is more than the memory that mem has, as far
+// needsMemory reports whether mem[:n] is more than the memory that mem has, as far
 // as that is known, and there is no reason not to give it more.
-func (p *pages) isUsedUp(n int) bool {
+func (p *pages) needsMemory(n int) bool {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
-	return n > p.top() && !p.refused
+	return n > p.residentEnd() && !p.noRemap
 }
 
 // cutSeams removes the seams that are not within the mapping.
@@ -177,40 +177,40 @@ const maxSeams = 16
 // mem[:k] is unmapped. It returns by how many bytes later mem begins then.
 // The owner has written all of mem[:n], any number.
 func (p *pages) recycle(k, n int) (cut int) {
-	p.clean = max(p.clean, n)
-	if p.gone > 0 { // there is no memory
-		k = min(k, p.gone)
+	p.owned = max(p.owned, n)
+	if p.discarded > 0 { // there is no memory
+		k = min(k, p.discarded)
 	} else if len(p.seams) > 0 {
 		k = min(k, p.seams[0]) // mremap(2) moves what is one VMA
 	}
-	top := p.top()
+	top := p.residentEnd()
 	end, _ := pageRound(top)
-	if p.gone > 0 || len(p.seams) >= maxSeams || p.moveBehind(k, end) != nil {
-		if p.dropFront(k) != nil {
-			p.refused = true
+	if p.discarded > 0 || len(p.seams) >= maxSeams || p.moveBehind(k, end) != nil {
+		if p.cutFront(k) != nil {
+			p.noRemap = true
 			return 0
 		}
 		return k
 	}
-	owned := p.clean >= p.dirty // not p.used: what is in use need not have been written
+	owned := p.owned >= p.dirty // not p.used: what is in use need not have been written
 	p.shift(k)
 	if p.dirty = end; owned {
-		p.clean = end
+		p.owned = end
 	}
 	return k
 }
 
-// dropBack gives mem[k:] back.
-func (p *pages) dropBack(k int) error {
+// cutBack gives mem[k:] back.
+func (p *pages) cutBack(k int) error {
 	mem := p.mem[:cap(p.mem)]
 	one := len(p.seams) == 0 || p.seams[len(p.seams)-1] <= k // VMA
-	if one && p.worthKeeping() && keepIdle(mem[k:], max(p.used-k, p.fresh-k, 0), max(p.top(), k)-k, p.huge, false) {
-		p.set(mem[:k:k])
+	if one && p.worthKeeping() && keepIdle(mem[k:], max(p.committed-k, p.freedFrom-k, 0), max(p.residentEnd(), k)-k, p.huge, false) {
+		p.setMem(mem[:k:k])
 	} else if err := p.unmapBack(k); err != nil {
 		return err
 	}
-	p.count(min(k-p.top(), 0))
-	p.used, p.dirty = min(p.used, k), min(p.dirty, k)
+	p.addHeld(min(k-p.residentEnd(), 0))
+	p.committed, p.dirty = min(p.committed, k), min(p.dirty, k)
 	p.cutSeams()
 	return nil
 }
@@ -222,16 +222,16 @@ func (p *pages) free(lazy bool) error {
 		return nil
 	}
 	if p.dirty > 0 {
-		forgetLent(p)
+		forgetReused(p)
 	}
-	if p.gone > 0 {
-		_ = p.dropFront(p.gone)
+	if p.discarded > 0 {
+		_ = p.cutFront(p.discarded)
 	}
 	for _, at := range slices.Backward(slices.Clone(p.seams)) {
-		_ = p.dropBack(at) // idle memory is of one VMA
+		_ = p.cutBack(at) // idle memory is of one VMA
 	}
-	if p.worthKeeping() && keepIdle(p.mem[:cap(p.mem)], max(p.used, p.fresh), p.top(), p.huge, lazy) {
-		p.set(nil)
+	if p.worthKeeping() && keepIdle(p.mem[:cap(p.mem)], max(p.committed, p.freedFrom), p.residentEnd(), p.huge, lazy) {
+		p.setMem(nil)
 		return nil
 	}
 	return p.unmap()
@@ -239,18 +239,18 @@ func (p *pages) free(lazy bool) error {
 
 // worthKeeping reports whether mem can be idle memory. It cannot with holes, for
 // nobody knows then how much memory it has.
-func (p *pages) worthKeeping() bool { return !p.refused && p.holes.Load() == 0 }
+func (p *pages) worthKeeping() bool { return !p.noRemap && p.holes.Load() == 0 }
 
 // scrub clears what earlier owners have written to mem[lo:hi], which somebody
 // is about to see, and reports whether there was something. mem[:lo] was written
 // by the owner, all of it. The caller holds mu.
 func (p *pages) scrub(lo, hi int) bool {
-	p.clean, lo, hi = max(p.clean, hi), max(lo, p.clean), min(hi, p.dirty)
+	p.owned, lo, hi = max(p.owned, hi), max(lo, p.owned), min(hi, p.dirty)
 	if lo >= hi {
 		return false
 	}
 	if page := pageFloor(lo + pageUnit() - 1); hi == p.dirty && page < hi && p.discard(page, hi) == nil {
-		p.count(page - hi)
+		p.addHeld(page - hi)
 		hi, p.dirty = page, page
 	}
 	clear(p.mem[lo:hi])
@@ -265,32 +265,32 @@ func (p *pages) freeExcess() bool {
 	}
 	defer p.mu.Unlock()
 	const step = 64 * kiB // a multiple of any page
-	if used := (p.used + step - 1) &^ (step - 1); p.mem != nil && used < p.dirty {
+	if used := (p.committed + step - 1) &^ (step - 1); p.mem != nil && used < p.dirty {
 		if p.discard(used, p.dirty) == nil { // else it is locked (mlock(2)), and stays
-			p.count(used - p.dirty)
+			p.addHeld(used - p.dirty)
 			p.dirty = used
 		}
 	}
 	return true
 }
 
-// count adds n to the bytes of mem that were written. It can be more than are
+// addHeld adds n to the bytes of mem that were written. It can be more than are
 // left to add, or to subtract: a place may become a hole twice.
-func (p *pages) count(n int) {
+func (p *pages) addHeld(n int) {
 	if n == 0 {
 		return
 	}
 	now := int(p.held.Add(int64(n)))
-	if over := now - min(max(now, 0), p.top()-p.gone); over != 0 {
+	if over := now - min(max(now, 0), p.residentEnd()-p.discarded); over != 0 {
 		p.held.Add(int64(-over))
 		n -= over
 	}
-	hold(n)
+	addHeld(n)
 }
 
-// collected gives all of mem back after the collector has found that nobody
+// freeUnreachable gives all of mem back after the collector has found that nobody
 // needs it, unless that was done before.
-func (p *pages) collected() {
+func (p *pages) freeUnreachable() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.mem != nil {
@@ -306,7 +306,7 @@ func newPages(mem []byte, huge bool) *pages {
 	if huge {
 		p.prefaulted = math.MaxInt // one fault for each huge page is little
 	}
-	p.set(mem)
+	p.setMem(mem)
 	return p
 }
 

@@ -23,7 +23,9 @@ var mmapRefused, mremapRefused atomic.Bool
 
 // canMap reports whether mappings can be had. It is also false while the
 // process has too many.
-func canMap() bool { return !mmapRefused.Load() && stats.mappings.Load()+splits.count() < vmaBudget() }
+func canMap() bool {
+	return !mmapRefused.Load() && stats.mappings.Load()+heapSplits.count() < vmaBudget()
+}
 
 // publishCopies has views copied where pages would be moved to the Go heap: what
 // is left to do should a release of Go move heap objects. Only tests set it.
@@ -276,7 +278,7 @@ func mmap(n, align, prot int) ([]byte, error) {
 		return mem, err
 	}
 	// Kernels before 6.7 do not align, and none does to 1 GiB: take more and
-	// trim.
+	// discardConsumed.
 	big, err := mapAnywhere(n+align, prot, unix.MAP_NORESERVE)
 	if err != nil {
 		return mem, nil
@@ -328,7 +330,7 @@ func (p *pages) grow(n int) error {
 	err := p.extend(n)
 	switch {
 	case err != nil:
-		p.refused = refused(err)
+		p.noRemap = refused(err)
 		probeRemap(err)
 	case base(p.mem) == was:
 		stats.growsInPlace.Add(1)
@@ -365,9 +367,9 @@ func (p *pages) resize(n, flags int) error {
 		return err
 	}
 	if last > 0 {
-		mem = within(&p.mem[0], 0, n)
+		mem = bytesAt(&p.mem[0], 0, n)
 	}
-	p.set(mem)
+	p.setMem(mem)
 	return nil
 }
 
@@ -387,7 +389,7 @@ func (p *pages) moveAligned(n, room int) error {
 	size := cap(p.mem)
 	err = moveOnto(to[:size], p.mem[:size])
 	if err == nil {
-		p.set(to[:size:size])
+		p.setMem(to[:size:size])
 	}
 	_ = munmap(to[size:])
 	return err
@@ -416,15 +418,15 @@ func (p *pages) moveBehind(k, end int) error {
 		// It is not known whether the target is still mapped. It is not
 		// touched again.
 		_ = munmap(mem[end+k:])
-		p.set(mem[:end:end])
+		p.setMem(mem[:end:end])
 		p.cutSeams()
-		p.refused = true
+		p.noRemap = true
 		return err
 	}
 	p.seams = append(p.seams, end, end+k)
 	slices.Sort(p.seams)
 	p.seams = slices.Compact(p.seams)
-	p.set(mem[k:max(size, end+k)])
+	p.setMem(mem[k:max(size, end+k)])
 	return nil
 }
 
@@ -432,7 +434,7 @@ func (p *pages) moveBehind(k, end int) error {
 func (p *pages) unmapFront(k int) error {
 	err := munmap(p.mem[:k])
 	if err == nil {
-		p.set(p.mem[k:])
+		p.setMem(p.mem[k:])
 	}
 	return err
 }
@@ -441,7 +443,7 @@ func (p *pages) unmapFront(k int) error {
 func (p *pages) unmapBack(k int) error {
 	err := munmap(p.mem[k:cap(p.mem)])
 	if err == nil {
-		p.set(p.mem[:k:k])
+		p.setMem(p.mem[:k:k])
 	}
 	return err
 }
@@ -461,7 +463,7 @@ func (p *pages) populate(lo, hi int) error {
 // unmap unmaps all of mem. It does nothing the second time.
 func (p *pages) unmap() error {
 	mem := p.mem[:cap(p.mem)]
-	p.set(nil)
+	p.setMem(nil)
 	return abandon(mem)
 }
 
@@ -498,17 +500,17 @@ const minObject = 64 * kiB
 // leaves the mapping as it was.
 func (p *pages) moveToHeap(lo, hi int) []byte {
 	n := hi - lo
-	if publishCopies || !canRemap() || len(p.seams) > 0 || splits.count() >= vmaBudget()/2 {
+	if publishCopies || !canRemap() || len(p.seams) > 0 || heapSplits.count() >= vmaBudget()/2 {
 		return nil
 	}
 	obj, skip := heapObject(n)
-	to := within(obj, skip, n)
+	to := bytesAt(obj, skip, n)
 	if err := moveOnto(to, p.mem[lo:hi]); err != nil {
 		// Nobody has a use for obj now, but the kernel may have unmapped its
 		// pages before it failed, and the collector will use the place again.
 		// If the place is not free, it is not known whose pages are there.
 		if mapOnto(to, unix.MAP_FIXED_NOREPLACE) != nil {
-			keep(obj)
+			leak(obj)
 		}
 		probeRemap(err)
 		return nil
@@ -518,24 +520,24 @@ func (p *pages) moveToHeap(lo, hi int) []byte {
 	if !hugePagesAlways() {
 		_ = madvise(to, unix.MADV_NOHUGEPAGE)
 	}
-	splits.add(to)
+	heapSplits.add(to)
 	_ = abandon(p.mem[:lo])
 	// Others may use the rest from now on. Had the move failed, the owner would.
-	if p.dropBack(hi) != nil {
+	if p.cutBack(hi) != nil {
 		_ = abandon(p.mem[hi:cap(p.mem)])
 	}
-	p.set(nil)
+	p.setMem(nil)
 	return to
 }
 
-// within returns n bytes of obj, skip bytes from its start.
-func within(obj *byte, skip, n int) []byte {
+// bytesAt returns n bytes of obj, skip bytes from its start.
+func bytesAt(obj *byte, skip, n int) []byte {
 	return unsafe.Slice((*byte)(unsafe.Add(unsafe.Pointer(obj), skip)), n)
 }
 
-// keep keeps obj for good, so that nobody comes to use a place in the heap that
+// leak keeps obj for good, so that nobody comes to use a place in the heap that
 // may have no pages.
-func keep(obj *byte) {
+func leak(obj *byte) {
 	lost.Lock()
 	lost.objects = append(lost.objects, obj)
 	lost.Unlock()
@@ -572,7 +574,7 @@ func heapCopy(src []byte, n int) []byte {
 	if len(src) == 0 {
 		s.WriteByte(0)
 	}
-	p := within(unsafe.StringData(s.String()), 0, n)
+	p := bytesAt(unsafe.StringData(s.String()), 0, n)
 	clear(p[len(src):])
 	return p
 }
@@ -591,9 +593,9 @@ func probeHeap(n int) error {
 	return munmap(mem)
 }
 
-// splits are the addresses at which publishing has parted the VMAs of the Go
+// heapSplits are the addresses at which publishing has parted the VMAs of the Go
 // heap: at most one VMA more for each.
-var splits vmaSplits
+var heapSplits vmaSplits
 
 type vmaSplits struct {
 	mu sync.Mutex

@@ -113,7 +113,7 @@ func TestPrefault(t *testing.T) {
 	p.prefault(0, 9*page)
 	require.Zero(t, resident(), "populated again")
 
-	require.NoError(t, p.dropFront(pageUnit()))
+	require.NoError(t, p.cutFront(pageUnit()))
 	p.prefault(0, 2*page)
 	require.Equal(t, 2, resident(), "after dropFront")
 	p.prefault(2*page, len(p.mem))

@@ -28,7 +28,7 @@ func (*pages) unmapBack(int) error        { return errors.ErrUnsupported }
 func (*pages) discard(int, int) error     { return errors.ErrUnsupported }
 func (*pages) populate(int, int) error    { return errors.ErrUnsupported }
 func (*pages) moveToHeap(int, int) []byte { return nil }
-func (p *pages) unmap() error             { p.set(nil); return nil }
+func (p *pages) unmap() error             { p.setMem(nil); return nil }
 func abandon([]byte) error                { return nil }
 func lazyFree([]byte) error               { return errors.ErrUnsupported }
 func idleMax() int                        { return 0 }

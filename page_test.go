@@ -222,9 +222,9 @@ func checkBounds(t *testing.T, off, end, size, n, most int) {
 	require.Equal(t, math.MaxInt, b.roomToMax(), "without a bound")
 	for _, c := range []int{end + n, size + n, max(2*(size-off), end+n), math.MaxInt} {
 		b.MaxLen = 0
-		require.Equal(t, c, b.bounded(c, n))
+		require.Equal(t, c, b.limitToMaxLen(c, n))
 		b.MaxLen = most
-		got := b.bounded(c, n)
+		got := b.limitToMaxLen(c, n)
 		require.True(t, end+n <= got && got <= c, "bounded(%d, %d) = %d", c, n, got)
 		if most > 0 {
 			fill := max(most, b.Len()+n)
@@ -249,10 +249,10 @@ func checkRemap(t *testing.T, off, end, size, n, most int) {
 
 	b := imagine(off-drop, end-drop, size-drop)
 	b.MaxLen = most
-	c := b.bounded(want, n)
+	c := b.limitToMaxLen(want, n)
 	require.True(t, need <= c && c <= want, "bounded(%d, %d) = %d, need %d", want, n, c, need)
 	var tried []int
-	err := tryCaps(b.Cap(), c, need, func(c int) error { tried = append(tried, c); return errTest })
+	err := tryCapacities(b.Cap(), c, need, func(c int) error { tried = append(tried, c); return errTest })
 	require.ErrorIs(t, err, ErrTooLarge)
 	least, ok := pageRound(need)
 	if !ok {
@@ -269,7 +269,7 @@ func checkRemap(t *testing.T, off, end, size, n, most int) {
 		require.Equal(t, up, tried[0], "not what was wanted")
 	}
 	first := 0
-	require.NoError(t, tryCaps(b.Cap(), c, need, func(c int) error { first = c; return nil }))
+	require.NoError(t, tryCapacities(b.Cap(), c, need, func(c int) error { first = c; return nil }))
 	require.Equal(t, tried[0], first)
 }
 

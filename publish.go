@@ -32,7 +32,7 @@ func (b *Buffer) view(spare int) ([]byte, error) {
 // published returns the contents as Go memory, or panics.
 //
 //go:noinline
-func (b *Buffer) published() []byte {
+func (b *Buffer) mustView() []byte {
 	p, err := b.view(b.viewSpare())
 	if err != nil {
 		panic(err)
@@ -63,7 +63,7 @@ func (b *Buffer) viewOf(n int) []byte {
 	if n > smallView && probeHeap(n) != nil {
 		panic(err)
 	}
-	b.look(func(contents []byte) { p = append(p, contents[:n]...) })
+	b.withContents(func(contents []byte) { p = append(p, contents[:n]...) })
 	return p
 }
 
@@ -111,8 +111,8 @@ func (m *mapping) publish(b *Buffer, spare int) error {
 	}
 	if err != nil {
 		// What has never been used of the mapping may be what is missing.
-		if used, _ := pageRound(m.used); used < len(m.mem) && m.dropBack(used) == nil {
-			m.size.Store(int64(used))
+		if used, _ := pageRound(m.committed); used < len(m.mem) && m.cutBack(used) == nil {
+			m.capacity.Store(int64(used))
 			err = probeHeap(hi - lo)
 		}
 	}

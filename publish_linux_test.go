@@ -108,15 +108,15 @@ func TestMappingsDoNotPileUp(t *testing.T) {
 		}
 		garbage[i%16] = bytes.Repeat([]byte{1}, 16<<rand.N(19))
 		if i%16 == 0 {
-			require.LessOrEqual(t, mapCount(t), was.maps+64+int(splits.count()))
+			require.LessOrEqual(t, mapCount(t), was.maps+64+int(heapSplits.count()))
 		}
 	}
-	t.Logf("%d published, the heap is parted at %d places", published, splits.count())
+	t.Logf("%d published, the heap is parted at %d places", published, heapSplits.count())
 	// A place is a huge page; the heap was never larger than this.
 	var ms runtime.MemStats
 	runtime.ReadMemStats(&ms)
-	require.LessOrEqual(t, splits.count(), int64(ms.HeapSys)/int64(pageUnit())+1)
-	require.LessOrEqual(t, splits.count(), vmaBudget()/2+2)
+	require.LessOrEqual(t, heapSplits.count(), int64(ms.HeapSys)/int64(pageUnit())+1)
+	require.LessOrEqual(t, heapSplits.count(), vmaBudget()/2+2)
 }
 
 // TestCopiedViewShowsNoOldHeapBytes has publishing copy where the heap has old objects of the

@@ -216,7 +216,7 @@ func TestFailedMoveKeepsHeapReadable(t *testing.T) {
 	was := settled(t)
 	for range 5 {
 		obj, skip := heapObject(8 * miB)
-		in := within(obj, skip, 8*miB)
+		in := bytesAt(obj, skip, 8*miB)
 		clear(in)
 		for _, how := range []uintptr{unix.MAP_FIXED_NOREPLACE, 0} { // 0: kernels before 4.17 take it for a wish
 			require.ErrorIs(t, mapOnto(in, how), unix.EEXIST)

@@ -8,7 +8,7 @@ import (
 // Stats has figures about all Buffers of the process. Mappings, MappedBytes and
 // IdleBytes are current values, PeakMappedBytes is a maximum, and the others
 // are totals since the program started. All are 0 where there are no mappings,
-// except Refusals.
+// except MaxLenExceeded.
 //
 // The package documentation describes how mappings relate to the Go heap and to
 // its memory limit. Contents in Go slices are not included.
@@ -17,20 +17,20 @@ type Stats struct {
 	MappedBytes int64 // length of these in bytes; pages that were not written use no memory
 	IdleBytes   int64 // released memory kept for other Buffers, in bytes, with what the kernel has taken back
 
-	Maps         int64 // mappings made, of new or idle memory
+	Created      int64 // mappings made, of new or idle memory
 	GrowsInPlace int64 // mappings enlarged at their address
 	Moves        int64 // mappings moved to another address to be enlarged
 
-	Publishes      int64 // mappings whose contents were moved or copied to the Go heap for a view
-	PublishedBytes int64 // memory of the Go heap that these took, in bytes, with spare capacity
-	Copies         int64 // copies of contents because their pages could not be moved
-	CopiedBytes    int64 // length of these contents in bytes
+	Views       int64 // mappings whose contents were moved or copied to the Go heap for a view
+	ViewBytes   int64 // memory of the Go heap that these took, in bytes, with spare capacity
+	Copies      int64 // copies of contents because their pages could not be moved
+	CopiedBytes int64 // length of these contents in bytes
 
 	Collections int64 // garbage collections that the package started
 	Collected   int64 // mappings released because the collector found them unreachable
 
 	PeakMappedBytes int64 // maximum of MappedBytes
-	Refusals        int64 // operations that MaxLen limited
+	MaxLenExceeded  int64 // operations that MaxLen limited
 }
 
 var stats struct {
@@ -47,21 +47,21 @@ var stats struct {
 // disagree slightly while Buffers are in use.
 func ReadStats() Stats {
 	return Stats{
-		Mappings:       stats.mappings.Load(),
-		MappedBytes:    stats.mappedBytes.Load(),
-		IdleBytes:      idle.bytes.Load(),
-		Maps:           stats.maps.Load(),
-		GrowsInPlace:   stats.growsInPlace.Load(),
-		Moves:          stats.moves.Load(),
-		Publishes:      stats.publishes.Load(),
-		PublishedBytes: stats.publishedBytes.Load(),
-		Copies:         stats.copies.Load(),
-		Collections:    stats.collections.Load(),
+		Mappings:     stats.mappings.Load(),
+		MappedBytes:  stats.mappedBytes.Load(),
+		IdleBytes:    idle.bytes.Load(),
+		Created:      stats.maps.Load(),
+		GrowsInPlace: stats.growsInPlace.Load(),
+		Moves:        stats.moves.Load(),
+		Views:        stats.publishes.Load(),
+		ViewBytes:    stats.publishedBytes.Load(),
+		Copies:       stats.copies.Load(),
+		Collections:  stats.collections.Load(),
 
 		CopiedBytes:     stats.copiedBytes.Load(),
 		Collected:       stats.collected.Load(),
 		PeakMappedBytes: stats.peakMappedBytes.Load(),
-		Refusals:        stats.refusals.Load(),
+		MaxLenExceeded:  stats.refusals.Load(),
 	}
 }
 
@@ -85,8 +85,8 @@ func raise(x *atomic.Int64, n int64) {
 // Buffer alive.
 var profile = pprof.NewProfile("github.com/mmapbuf/mmapbuf")
 
-// set makes mem the mapping, nil if it is gone, and keeps account of it.
-func (p *pages) set(mem []byte) {
+// setMem makes mem the mapping, nil if it is gone, and keeps account of it.
+func (p *pages) setMem(mem []byte) {
 	was := p.mem
 	p.mem = mem
 	raise(&stats.peakMappedBytes, stats.mappedBytes.Add(int64(cap(mem)-cap(was))))
@@ -98,7 +98,7 @@ func (p *pages) set(mem []byte) {
 	case was != nil && mem == nil:
 		stats.mappings.Add(-1)
 		profile.Remove(p)
-		delist(p)
-		p.count(int(-p.held.Load()))
+		untrack(p)
+		p.addHeld(int(-p.held.Load()))
 	}
 }

@@ -81,13 +81,13 @@ func TestStatsAgreeWithTheKernel(t *testing.T) {
 		require.Equal(t, count, s.Mappings)
 		require.Equal(t, sum, s.MappedBytes)
 		require.Equal(t, int(count), profile.Count())
-		require.Equal(t, viewed, s.Publishes-start.Publishes)
+		require.Equal(t, viewed, s.Views-start.Views)
 		require.True(t, publishCopies || s.Copies == start.Copies)
 	}
 	s := ReadStats()
-	assert.Positive(t, s.Maps-start.Maps)
+	assert.Positive(t, s.Created-start.Created)
 	assert.Positive(t, s.Moves+s.GrowsInPlace-start.Moves-start.GrowsInPlace)
-	assert.Positive(t, s.PublishedBytes-start.PublishedBytes)
+	assert.Positive(t, s.ViewBytes-start.ViewBytes)
 	for _, b := range bufs {
 		_ = b.Close()
 	}
@@ -102,7 +102,7 @@ func TestStatsCountEachEvent(t *testing.T) {
 	since := func() Stats {
 		s := ReadStats()
 		return Stats{Copies: s.Copies - start.Copies, CopiedBytes: s.CopiedBytes - start.CopiedBytes,
-			Collected: s.Collected - start.Collected, Refusals: s.Refusals - start.Refusals}
+			Collected: s.Collected - start.Collected, MaxLenExceeded: s.MaxLenExceeded - start.MaxLenExceeded}
 	}
 
 	b, _ := mapped(t, 5*miB)
@@ -147,7 +147,7 @@ func TestStatsCountEachEvent(t *testing.T) {
 		_, _ = full.Write([]byte("ab"))
 		f()
 		refusals++
-		require.Equal(t, refusals, since().Refusals, name)
+		require.Equal(t, refusals, since().MaxLenExceeded, name)
 	}
 }
 

@@ -24,13 +24,13 @@ import (
 // a copy has moved it, which it cannot.
 type mapping struct {
 	*pages
-	gen  atomic.Uint32             // never 0
-	size atomic.Int64              // capacity: len(mem), or less where that is more than was asked for, see widen
-	pub  atomic.Pointer[published] // what has taken the place of mem
+	gen      atomic.Uint32             // never 0
+	capacity atomic.Int64              // capacity: len(mem), or less where that is more than was asked for, see growCapacity
+	pub      atomic.Pointer[published] // what has taken the place of mem
 
 	// The following are guarded by mu.
-	pins int  // calls of a Reader or Writer in progress that were handed a part of mem
-	left bool // no Buffer needs mem any more; the last of those calls unmaps it
+	pins     int  // calls of a Reader or Writer in progress that were handed a part of mem
+	released bool // no Buffer needs mem any more; the last of those calls unmaps it
 }
 
 // published is the Go memory that holds what was at mem[lo:] of a mapping when
@@ -68,21 +68,21 @@ func idleMapping(n int, huge bool) *mapping {
 func mappingOf(p *pages) *mapping {
 	m := &mapping{pages: p}
 	m.gen.Store(1)
-	m.size.Store(int64(len(p.mem)))
+	m.capacity.Store(int64(len(p.mem)))
 	// No slice of the memory is left when m is unreachable: views are of
 	// published memory, and a Reader or Writer has m pinned.
-	runtime.AddCleanup(m, (*pages).collected, p)
-	enlist(p, m)
+	runtime.AddCleanup(m, (*pages).freeUnreachable, p)
+	track(p, m)
 	return m
 }
 
 // current reports whether buf is where the contents are. Whoever reads or
-// writes buf must know that it is: see settle.
+// writes buf must know that it is: see refresh.
 func (b *Buffer) current() bool { return b.m == nil || b.m.gen.Load() == b.gen }
 
-// settle makes buf current. Each method that changes the Buffer begins with it,
+// refresh makes buf current. Each method that changes the Buffer begins with it,
 // or with fits. It panics if b is a copy whose storage is gone.
-func (b *Buffer) settle() {
+func (b *Buffer) refresh() {
 	if b.m != nil && b.m.gen.Load() != b.gen { // current, in a form that is inlined
 		b.adopt()
 	}
@@ -113,23 +113,23 @@ func (b *Buffer) setSlice(p []byte, off int) {
 // caller holds m.mu.
 func (b *Buffer) setMapping(m *mapping, off, end int) {
 	b.m, b.gen = m, m.gen.Load()
-	b.buf, b.off = m.mem[:end:m.use(end)], off
+	b.buf, b.off = m.mem[:end:m.commit(end)], off
 	runtime.KeepAlive(m)
 }
 
-// open takes n more bytes of the storage into use, which it has.
-func (b *Buffer) open(n int) {
+// commit takes n more bytes of the storage into use, which it has.
+func (b *Buffer) commit(n int) {
 	if n > cap(b.buf)-len(b.buf) {
-		b.openMapping(n)
+		b.commitMapping(n)
 	}
 }
 
-// openMapping is open where there is something to do.
-func (b *Buffer) openMapping(n int) {
+// commitMapping is open where there is something to do.
+func (b *Buffer) commitMapping(n int) {
 	m, end := b.m, len(b.buf)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	b.buf = m.mem[:end:m.use(end+n)]
+	b.buf = m.mem[:end:m.commit(end+n)]
 	runtime.KeepAlive(m)
 }
 
@@ -141,15 +141,15 @@ func (b *Buffer) setEnd(n int) { b.buf = b.buf[:n] }
 // rewind empties the Buffer. Its storage stays.
 func (b *Buffer) rewind() {
 	if b.m != nil {
-		b.reuse()
+		b.noteRewound()
 	}
 	b.buf, b.off, b.lastRead = b.buf[:0], 0, opInvalid
 }
 
-// reuse is told that the mapping is about to be written from its start again.
+// noteRewound is told that the mapping is about to be written from its start again.
 //
 //go:noinline
-func (b *Buffer) reuse() { b.m.reuse(len(b.buf)) }
+func (b *Buffer) noteRewound() { b.m.noteRewound(len(b.buf)) }
 
 // put copies p to buf[i:].
 func (b *Buffer) put(i int, p []byte) {
@@ -198,7 +198,7 @@ func (b *Buffer) WriteRune(r rune) (n int, err error) { // here, because to appe
 		n = utf8.RuneLen(utf8.RuneError)
 	}
 	if n > b.roomToMax() {
-		b.settle()
+		b.refresh()
 		return 0, b.maxLenError(n)
 	}
 	i, _, _ := b.extend(n)
@@ -237,7 +237,7 @@ func (b *Buffer) rune() (r rune, size int) {
 // find makes buf current, and returns the number of bytes up to and including
 // the first delim, or Len and io.EOF.
 func (b *Buffer) find(delim byte) (n int, err error) {
-	b.settle()
+	b.refresh()
 	i := bytes.IndexByte(b.buf[b.off:], delim)
 	runtime.KeepAlive(b)
 	if i < 0 {
@@ -263,17 +263,17 @@ func (b *Buffer) cloneString(n int) string {
 // slide moves the contents to the start of the storage.
 func (b *Buffer) slide() {
 	if b.m != nil {
-		b.reuse()
+		b.noteRewound()
 	}
 	n := copy(b.buf, b.buf[b.off:])
 	b.buf, b.off = b.buf[:n], 0
 	runtime.KeepAlive(b)
 }
 
-// stretch makes the contents end at buf[end], for which there is room, and
+// extendZero makes the contents end at buf[end], for which there is room, and
 // zeroes what of that lies before buf[gap]. Whole pages of a mapping are returned
 // to the kernel for that, so that a gap takes no memory until it is written.
-func (b *Buffer) stretch(gap, end int) {
+func (b *Buffer) extendZero(gap, end int) {
 	old := len(b.buf)
 	gap = max(gap, old)
 	lo, hi := gap, gap
@@ -283,7 +283,7 @@ func (b *Buffer) stretch(gap, end int) {
 			lo, hi = first, last
 		}
 	}
-	b.open(end - old)
+	b.commit(end - old)
 	b.setEnd(end)
 	clear(b.buf[old:lo])
 	clear(b.buf[hi:gap])
@@ -308,10 +308,10 @@ func (b *Buffer) scrub(i, j int) {
 	}
 }
 
-// fill is told that n bytes in the middle of the contents were written.
-func (b *Buffer) fill(n int) {
+// noteWritten is told that n bytes in the middle of the contents were written.
+func (b *Buffer) noteWritten(n int) {
 	if m := b.m; m != nil {
-		m.fill(n)
+		m.noteWritten(n)
 		runtime.KeepAlive(m) // or what is counted after a collection stays counted
 	}
 }
@@ -348,7 +348,7 @@ func (b *Buffer) release() error {
 // drop gives mem back unless it is pinned. The caller holds mu.
 func (m *mapping) drop() error {
 	if m.pins > 0 {
-		m.left = true
+		m.released = true
 		return nil
 	}
 	// The cleanup of m must not run meanwhile: it might unmap as well, and the
@@ -384,7 +384,7 @@ func (b *Buffer) pinClean(i, j int) int {
 func (m *mapping) unpin() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.pins--; m.pins == 0 && m.left {
+	if m.pins--; m.pins == 0 && m.released {
 		_ = m.drop()
 	}
 }
@@ -396,25 +396,25 @@ func (b *Buffer) pinned() bool {
 	return b.m.pins > 0
 }
 
-// widen makes the capacity at least n bytes, and doubles it, if mem has as many.
+// growCapacity makes the capacity at least n bytes, and doubles it, if mem has as many.
 // It is less than len(mem) for a Buffer that has asked for less than a unit and
 // got idle memory: AvailableBuffer makes as much Go memory as there is capacity.
-func (m *mapping) widen(n int) bool {
+func (m *mapping) growCapacity(n int) bool {
 	have := len(m.mem)
 	if n > have {
 		return false
 	}
-	m.offer(max(2*int(m.size.Load()), n))
+	m.setCapacity(max(2*int(m.capacity.Load()), n))
 	return true
 }
 
-// offer makes the capacity n bytes, or more where more will be in use then.
-func (m *mapping) offer(n int) { m.size.Store(int64(min(useRound(n), len(m.mem)))) }
+// setCapacity makes the capacity n bytes, or more where more will be in use then.
+func (m *mapping) setCapacity(n int) { m.capacity.Store(int64(min(commitRound(n), len(m.mem)))) }
 
-// change runs f, which moves or cuts the memory of the mapping, and then makes
+// remapStorage runs f, which moves or cuts the memory of the mapping, and then makes
 // buf current again. f returns how many bytes it has cut from the front. The
 // mapping must not be pinned.
-func (b *Buffer) change(f func(p *pages) (cut int, err error)) error {
+func (b *Buffer) remapStorage(f func(p *pages) (cut int, err error)) error {
 	m := b.m
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -422,15 +422,15 @@ func (b *Buffer) change(f func(p *pages) (cut int, err error)) error {
 	cut, err := f(m.pages)
 	if len(was) != len(m.mem) || &was[0] != &m.mem[0] {
 		m.gen.Add(1)
-		m.size.Store(int64(len(m.mem)))
+		m.capacity.Store(int64(len(m.mem)))
 	}
 	b.setMapping(m, b.off-cut, len(b.buf)-cut)
 	return err
 }
 
-// trim returns the memory of a consumed prefix to the kernel, but not its
+// discardConsumed returns the memory of a consumed prefix to the kernel, but not its
 // addresses, so that a queue takes as much memory as its contents.
-func (b *Buffer) trim() {
+func (b *Buffer) discardConsumed() {
 	m, n := b.m, b.consumed()
 	if m == nil || n == 0 {
 		return
@@ -472,13 +472,13 @@ func (b *Buffer) readInto(r io.Reader, i, j int) (n int, err error) {
 		panic(errNegativeRead)
 	}
 	q := p[:n] // a count beyond len(p) panics as any slice would
-	b.settle()
+	b.refresh()
 	if i < cap(b.buf) && &b.buf[:i+1][i] == &p[0] {
 		b.setEnd(i + n) // whatever r has done to the contents, as in bytes.Buffer
 		return n, err
 	}
 	// r has looked at the contents, or made them grow: they are elsewhere now.
-	if e := b.room(n); e != nil {
+	if e := b.growAndCommit(n); e != nil {
 		panic(e)
 	}
 	end := len(b.buf)
@@ -503,7 +503,7 @@ func (b *Buffer) writeOut(w io.Writer) (n int, err error) {
 	if n < 0 || n > len(p) {
 		panic(panicWriteTo)
 	}
-	b.settle()
+	b.refresh()
 	b.off = min(b.off+n, len(b.buf)) // w may have consumed contents, or closed the Buffer
 	if err == nil && n < len(p) {
 		err = io.ErrShortWrite
@@ -514,8 +514,8 @@ func (b *Buffer) writeOut(w io.Writer) (n int, err error) {
 // The following only look, so they may run at once, with each other and in the
 // middle of readInto and writeOut.
 
-// look calls f with the contents. f must not keep them.
-func (b *Buffer) look(f func(contents []byte)) {
+// withContents calls f with the contents. f must not keep them.
+func (b *Buffer) withContents(f func(contents []byte)) {
 	m := b.m
 	if m == nil {
 		f(b.buf[b.off:])
@@ -540,7 +540,7 @@ func (b *Buffer) lend(w io.Writer, off int) (of, n int, err error) {
 		defer m.unpin()
 	}
 	var p []byte
-	b.look(func(contents []byte) { p = contents[off:len(contents):len(contents)] })
+	b.withContents(func(contents []byte) { p = contents[off:len(contents):len(contents)] })
 	n, err = w.Write(p)
 	return len(p), n, err
 }

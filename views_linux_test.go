@@ -220,7 +220,7 @@ func TestViewKeptAcrossChanges(t *testing.T) {
 	})
 }
 
-// TestChangeDuringCallKeepsWhatWasPassed changes a Buffer while it is lent to a Reader or a
+// TestChangeDuringCallKeepsWhatWasPassed changes a Buffer while it is passed to a Reader or a
 // Writer: what they were given must stay what it was.
 func TestChangeDuringCallKeepsWhatWasPassed(t *testing.T) {
 	changes := map[string]func(b *Buffer){

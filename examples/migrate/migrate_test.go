@@ -261,7 +261,7 @@ func TestRequest(t *testing.T) {
 			var b mmapbuf.Buffer
 			defer b.Close()
 			b.Write(src)
-			published := mmapbuf.ReadStats().Publishes
+			published := mmapbuf.ReadStats().Views
 
 			url, got, body := moved(t)
 			req, err := test.make(url+"/old", &b)
@@ -275,8 +275,8 @@ func TestRequest(t *testing.T) {
 			resp, err := http.DefaultClient.Do(req)
 			require.NoError(t, err)
 			require.NoError(t, resp.Body.Close())
-			if now := mmapbuf.ReadStats(); now.Maps > 0 {
-				assert.Equal(t, test.viewed, now.Publishes > published, "a view was taken")
+			if now := mmapbuf.ReadStats(); now.Created > 0 {
+				assert.Equal(t, test.viewed, now.Views > published, "a view was taken")
 			}
 
 			if test.known {
