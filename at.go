@@ -31,7 +31,7 @@ var (
 
 // ReadAt copies contents to p, beginning at offset off, and consumes nothing.
 // Offset 0 is the first unread byte. ReadAt returns the number of bytes copied,
-// with [io.EOF] if it is less than len(p) or if off is not less than Len. A
+// and [io.EOF] if that is less than len(p) or if off is not less than Len. A
 // negative off is an error.
 //
 // ReadAt may run concurrently with methods that do not modify the Buffer, and
@@ -60,13 +60,13 @@ func (b *Buffer) readAt(p []byte, off int64) (n int, err error) {
 
 // WriteAt overwrites the contents with p, beginning at offset off. Offset 0 is
 // the first unread byte. If the contents end before off+len(p), they are
-// extended, and bytes between their old end and off become zero. Whole pages of
+// extended, and any bytes between their old end and off are zero. Whole pages of
 // such a gap in a mapping use no memory until they are written.
 //
 // WriteAt returns len(p), or 0 and an error. The error wraps ErrTooLarge if the
-// contents would exceed MaxLen or if there is not enough memory; a negative off
-// is another error. The contents are then unchanged. An empty p changes
-// nothing.
+// contents would exceed MaxLen or if there is not enough memory. If off is
+// negative, WriteAt returns another error. The contents are then unchanged. If p
+// is empty, WriteAt does nothing.
 //
 // WriteAt may run concurrently with ReadAt and WriteAt on other ranges, even if
 // it extends the contents, but not with any other method.

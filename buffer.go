@@ -5,121 +5,135 @@
 // Small contents are stored in an ordinary Go slice. A Buffer that needs a
 // capacity of more than 1 MiB uses an anonymous memory mapping, which mremap(2)
 // enlarges without copying the contents. Filling a Buffer therefore takes about
-// as long as writing each byte once, and about as much memory as the contents.
-// A bytes.Buffer copies the contents each time it grows, and holds the old and
-// the new array meanwhile. If idle memory is available (see below), a Buffer
-// uses a mapping from a capacity of 32 KiB on.
+// as long as writing each byte once, and uses about as much memory as the
+// contents, rounded up to whole pages (of 2 MiB on most machines). A
+// bytes.Buffer copies the contents each time it grows, and holds both the old
+// and the new array while it does. If idle memory (see below) is available,
+// mappings are used for capacities of 32 KiB and more.
 //
 // # Lifetime
 //
-// A Buffer does not have to be closed. The memory of a Buffer that is no longer
-// reachable is released after the garbage collector has found that out.
-// [Buffer.Close] releases it without waiting for a collection.
+// A Buffer does not have to be closed. Its memory is released after the garbage
+// collector has found it unreachable. [Buffer.Close] releases the memory
+// without waiting for a collection.
 //
 // The slices that [Buffer.Bytes], [Buffer.Next], [Buffer.Peek] and
-// [Buffer.AvailableBuffer] return are called views. They are memory of the Go
-// heap and stay valid for as long as they are referenced, even after Close. As
-// with bytes.Buffer, a view shows the contents only until the Buffer is next
-// modified. The first view of a mapping moves the contents to the Go heap. Up
-// to 4 MiB are copied; the pages of larger contents are moved by mremap(2),
-// which takes some milliseconds for a gigabyte. If the Buffer later outgrows
-// its memory on the heap, the contents are copied to a new mapping. The other
-// methods that read, among them Read, ReadAt, ReadBytes, String and WriteTo,
-// leave the contents where they are.
+// [Buffer.AvailableBuffer] return are called views. They point to memory on the
+// Go heap and stay valid for as long as they are referenced, even after Close.
+// As with bytes.Buffer, a view shows the contents only until the Buffer is next
+// modified. The first view of a mapping moves the contents to the Go heap:
+// contents of up to 4 MiB are copied; the pages of larger contents are moved by
+// mremap(2), which takes a few milliseconds per gigabyte. If the Buffer later
+// outgrows its memory on the heap, the contents are copied to a new mapping.
+// The other methods that read, including Read, ReadAt, ReadBytes, String and
+// WriteTo, leave the contents where they are.
 //
-// [Buffer.ReadFrom] passes a part of the storage to its Reader, and
-// [Buffer.WriteTo] and [File.WriteTo] to their Writer. That slice is valid only
-// during the call; [io.Reader] and [io.Writer] forbid retaining it. Access to
-// it after the call can crash the program or reach the contents of another
-// Buffer.
+// [Buffer.ReadFrom] passes a part of the storage to its Reader. [Buffer.WriteTo]
+// and [File.WriteTo] pass a part of it to their Writer. Such a slice is valid
+// only during the call; [io.Reader] and [io.Writer] forbid retaining it.
+// Accessing it after the call can crash the program, or read or overwrite the
+// contents of another Buffer.
 //
-// # Copies
+// # Copying
 //
 // A Buffer may be moved by value: it can be returned from a function, sent
-// through a channel, and stored in structs, slices and maps. Two copies that
-// are both used share their contents, as copies of a bytes.Buffer do, until one
-// of them relocates or releases the storage or a part of it, which a method
-// that modifies the Buffer and the first view can do. From then on, methods of
-// the other copy that use the storage may panic. They never access memory that
-// belongs to something else.
+// through a channel, and stored in structs, slices and maps. If both copies are
+// used, they share their contents, as copies of a bytes.Buffer do, until the
+// storage or a part of it is moved or released. Methods that modify the Buffer
+// can do that, and so can the first view. After that, methods of the other copy
+// that use the storage may panic. They never access memory that was given to
+// another Buffer.
 //
 // # Concurrency
 //
 // As with bytes.Buffer, a method that modifies a Buffer must not run at the
 // same time as any other method. Bytes, Peek, AvailableBuffer, String, Len,
-// Cap, Available and ReadAt do not modify it. They may run concurrently, and
-// they may be called by the Reader during ReadFrom and by the Writer during
-// WriteTo. WriteAt may run concurrently with ReadAt and WriteAt on ranges that
-// do not overlap. The documentation of [File] describes the concurrent use of
-// Files.
+// Cap, Available and ReadAt do not modify it and may run concurrently with each
+// other; all other methods, including Read and Next, modify it. WriteAt may run
+// concurrently with ReadAt and WriteAt on ranges that do not overlap.
+// The documentation of [File] describes the concurrent use of Files.
+//
+// The Reader passed to ReadFrom and the Writer passed to WriteTo may call
+// methods of the Buffer during the call. If they modify it, see these two
+// methods for the result.
 //
 // # Memory accounting
 //
-// Mappings are outside of the Go heap. Heap profiles, [runtime.MemStats] and
-// the memory limit of the runtime (GOMEMLIMIT) do not include them. [ReadStats]
-// reports them, and the profile of package runtime/pprof with the name
-// github.com/mmapbuf/mmapbuf has the stack that created each of them. A memory
-// limit should leave room for them; they use at most Stats.MappedBytes and
-// Stats.IdleBytes together. Contents in Go slices, and contents that were moved
-// for a view, are part of the Go heap.
+// Mappings are outside the Go heap. Heap profiles, [runtime.MemStats] and the
+// memory limit of the runtime (GOMEMLIMIT) do not include them. [ReadStats]
+// reports them, and the runtime/pprof profile named
+// github.com/mmapbuf/mmapbuf records the stack trace that created each mapping.
+// Set a memory limit low enough to leave room for them; they use at most the
+// sum of Stats.MappedBytes and Stats.IdleBytes. Contents in Go slices, and
+// contents that were moved for a view, are part of the Go heap.
 //
-// The package starts a garbage collection when unreachable Buffers may hold
-// much memory: when mappings have taken more memory since the last collection,
-// without releasing it, than GOGC allows the Go heap to grow by. Mappings that
-// survived a collection count as heap for this. The threshold is at least about
-// a hundred megabytes. It is also at least what the program has used and then
-// released by itself before, as long as it leaves no unreachable mappings, so
-// that a program that closes its Buffers causes few collections or none. When
-// the Go heap and the mappings together are within a sixteenth of the memory
-// limit, the threshold is lowered to a sixteenth of the limit. A call that adds
-// data may wait for the collection near the memory limit, and if the program
-// leaves unreachable Buffers faster than they are collected. GOGC=off disables
-// all but the collections near the memory limit.
+// The package starts a garbage collection when the memory used by mappings has
+// increased, since the last collection, by more than GOGC allows the Go heap to
+// grow. Mappings that survived that collection count as part of the heap for
+// this. The threshold is at least 192 MiB, or 128 MiB after unreachable
+// mappings were found. It is also at least the amount of memory that the
+// program has previously used and released by itself, as long as no unreachable
+// mappings are found, so a program that closes its Buffers causes few
+// collections or none. When the memory of the Go runtime and the mappings
+// together exceed 15/16 of the memory limit, the threshold is lowered to a
+// sixteenth of the limit. A call that adds data may wait for the collection if
+// the memory limit is near, or if unreachable Buffers accumulate faster than
+// they are collected. GOGC=off disables all but the collections near the memory
+// limit.
 //
-// All Buffers together use at most about half of the mappings that Linux allows
-// a process (vm.max_map_count). Beyond that they use Go slices.
+// A Buffer does not create a mapping once there are half as many mappings of
+// Buffers and views as Linux allows a process (vm.max_map_count). It then uses
+// a Go slice.
 //
 // # Idle memory
 //
-// Memory that a Buffer no longer needs is kept for other Buffers for up to
-// about 1.5 seconds, because pages that are used again do not have to be
-// allocated and cleared by the kernel. Such memory comes from Close, from
-// Shrink, from contents that were copied for a view, and from Buffers that the
-// collector found unreachable. The kernel may take it whenever it needs memory
-// (madvise(2), MADV_FREE); until then, it counts as resident. What the
-// collector found is marked so half a second to a second later.
+// Memory that a Buffer releases is kept for other Buffers for up to about 1.5
+// seconds, because the kernel does not have to allocate and clear pages that are
+// reused. It comes, for example, from Close, from Shrink, from contents that
+// were copied for a view, and from Buffers that the collector found
+// unreachable. The kernel may reclaim it whenever it needs memory (madvise(2),
+// MADV_FREE); until then, it counts as resident. Memory that the collector found
+// becomes reclaimable only half a second to a second later.
 //
-// Idle memory is at most a sixteenth of the memory of the machine, or of a
-// lower limit on the address space or the data of the process. It is unmapped
-// early after a collection that the program has requested (runtime.GC,
-// debug.FreeOSMemory), when a Buffer releases memory while the program is
-// within an eighth of its memory limit, and when the kernel refuses memory to a
-// Buffer. No memory is kept in a bubble of testing/synctest. Stats.IdleBytes
-// reports idle memory. Bytes of an earlier Buffer are overwritten or cleared
-// before another Buffer can show them.
+// Idle memory is at most a sixteenth of the memory of the machine, or of
+// RLIMIT_AS or RLIMIT_DATA if that is lower. It is unmapped early
+//
+//   - after a collection that the program has requested (runtime.GC,
+//     debug.FreeOSMemory);
+//   - when a Buffer releases memory while the program is within an eighth of its
+//     memory limit;
+//   - when the kernel refuses memory to a Buffer.
+//
+// No memory is kept in a bubble of testing/synctest. Stats.IdleBytes reports
+// idle memory. A Buffer never exposes bytes of an earlier one.
 //
 // # Errors
 //
-// Methods that bytes.Buffer has panic when the system refuses memory, because
-// callers of bytes.Buffer rarely check for errors. The value is [ErrTooLarge],
-// or an error that wraps both it and the error of the system call. The program
-// can recover from the panic: the contents are unchanged and the Buffer remains
-// usable. Reserve, WriteAt and the methods of a File return the error. This
-// holds for mappings and for views. It does not hold for the Go slices that
-// small contents are stored in: a program that cannot allocate those ends. Nor
-// can the package prevent the kernel from killing a process when the machine or
-// the control group runs out of memory. MaxLen bounds the size of a Buffer.
+// The methods that Buffer shares with bytes.Buffer panic if the system refuses
+// memory, because callers of bytes.Buffer rarely check for errors. The value is
+// [ErrTooLarge], or an error that wraps both it and the error of the system
+// call. The program can recover from the panic: the Buffer remains usable and
+// its contents are unchanged, except that ReadFrom keeps what it has appended
+// so far. Reserve, WriteAt and the methods of a File return the error instead.
 //
-// A write that would exceed MaxLen returns an error that wraps ErrTooLarge.
-// Grow panics with such an error.
+// This applies to mappings and views. Ordinary Go allocations (small contents,
+// contents of any size where mappings are not used, and the results of String,
+// ReadBytes and ReadString) end the program if they fail, as in any Go program.
+// The package cannot prevent the kernel from killing a process when the machine
+// or the control group runs out of memory. Use MaxLen to bound the size of a
+// Buffer.
+//
+// Methods that would exceed MaxLen return an error that wraps ErrTooLarge,
+// except Grow, which panics with it.
 //
 // # Platforms
 //
 // Mappings are used on Linux on 64-bit machines (amd64, arm64, loong64, mips64,
 // mips64le, ppc64, ppc64le, riscv64, s390x). On other platforms, and in builds
 // with the tag nommap, a Buffer stores its contents in Go slices: its methods
-// return the same results, at the cost of those of bytes.Buffer. Where Linux
-// refuses mmap(2) or mremap(2), as in some sandboxes, a Buffer copies instead.
+// return the same results and cost as much as those of bytes.Buffer. Where
+// mmap(2) is not permitted, as in some sandboxes, it also uses Go slices. Where
+// mremap(2) is not permitted, it copies the contents when it grows.
 package mmapbuf
 
 import (
@@ -128,24 +142,26 @@ import (
 	"io"
 )
 
-// A Buffer is a buffer of bytes of variable size with all the methods of
-// [bytes.Buffer]. It is meant for contents from megabytes up to the memory of
-// the machine. The zero value is an empty Buffer ready to use.
+// A Buffer is a variable-sized buffer of bytes with all methods of
+// [bytes.Buffer]. It is intended for contents of a megabyte or more. The zero
+// value is an empty Buffer ready to use.
 //
 // A Buffer may be moved by value. It is not safe for concurrent use, except for
 // methods that do not modify it, and for ReadAt and WriteAt; see the package
 // documentation.
 type Buffer struct {
-	// MaxLen is the maximum of Len, in bytes. Zero and negative values mean
-	// that there is no maximum. A write that would exceed it stores what
-	// fits and returns an error that wraps ErrTooLarge. MaxLen may be
-	// changed between calls; contents that exceed it already are kept.
+	// MaxLen is the maximum of Len, in bytes. If it is zero or negative,
+	// there is no maximum. Write, WriteString, WriteByte, ReadFrom and the
+	// same methods of a File store as much as fits; WriteRune, WriteAt,
+	// Reserve and Truncate of a File change nothing. All of them return an
+	// error that wraps ErrTooLarge. MaxLen may be changed between calls;
+	// contents that already exceed it are kept.
 	MaxLen int
 
 	// NoHugePages requests ordinary pages (madvise(2), MADV_NOHUGEPAGE)
-	// instead of huge ones for the mappings that the Buffer makes from then
-	// on. Filling the Buffer then takes several times as long. It is meant
-	// for machines on which the kernel takes long to find huge pages.
+	// instead of huge ones for mappings created after it is set. Filling the
+	// Buffer then takes several times as long. It is intended for machines
+	// on which allocating huge pages is slow.
 	NoHugePages bool
 
 	lastRead readOp   // what UnreadByte and UnreadRune may take back
@@ -164,14 +180,15 @@ const (
 	opInvalid readOp = 0  // not a read, or one that returned nothing
 )
 
-// MinRead is the least room, in bytes, that [Buffer.ReadFrom] offers to a
-// Reader, unless MaxLen leaves less. ReadFrom does not enlarge a Buffer that
-// still has that much room when the Reader reports [io.EOF].
+// MinRead is the minimum length, in bytes, of the slice that [Buffer.ReadFrom]
+// passes to a Reader, unless MaxLen leaves less. ReadFrom does not enlarge a
+// Buffer that has MinRead bytes of spare capacity when the Reader returns
+// [io.EOF].
 const MinRead = bytes.MinRead
 
-// ErrTooLarge is [bytes.ErrTooLarge]. It is returned or passed to panic,
-// directly or wrapped in an error with details, if a Buffer cannot become as
-// large as requested.
+// ErrTooLarge is [bytes.ErrTooLarge]. Methods return it or panic with it,
+// possibly wrapped in an error with details, if a Buffer cannot become as large
+// as requested.
 var ErrTooLarge = bytes.ErrTooLarge
 
 // Programs and their tests match on the words of bytes.Buffer, so a Buffer
@@ -189,11 +206,12 @@ const (
 )
 
 // NewBuffer returns a Buffer whose initial contents are buf. The Buffer takes
-// ownership of buf: it may overwrite it, including its spare capacity, and the
-// caller should not use it afterwards. When the Buffer outgrows buf, the
+// ownership of buf and may overwrite it, including its spare capacity; the
+// caller should not use buf after this call. When the Buffer outgrows buf, the
 // contents are copied.
 //
-// A declared Buffer, or new(Buffer), is enough for most uses.
+// In most cases, new(Buffer), or just declaring a Buffer variable, is
+// sufficient.
 func NewBuffer(buf []byte) *Buffer { return &Buffer{buf: buf} }
 
 // NewBufferString returns a Buffer whose initial contents are a copy of s.
@@ -202,18 +220,18 @@ func NewBufferString(s string) *Buffer { return &Buffer{buf: []byte(s)} }
 // Bytes returns the unread contents as a slice of length Len. The slice is
 // valid until the Buffer is next modified; until then, changes made to it
 // change the contents. A slice that is kept longer remains valid memory, but
-// its bytes may be those of older or newer contents.
+// its bytes are unspecified.
 //
-// If the contents are in a mapping, Bytes moves them to the Go heap. Up to 4
-// MiB are copied. The pages of larger contents are moved by mremap(2), or
-// copied where that is not possible. The capacity of the slice exceeds its
-// length by a quarter at most, which is rounded up to whole pages if the
-// contents are moved. Spare capacity beyond that, such as Grow has reserved, is
-// given up. Later writes that need more capacity copy the contents to a new
-// mapping. Read, ReadAt and WriteTo do not have these costs.
+// If the contents are in a mapping, Bytes moves them to the Go heap. Contents of
+// up to 4 MiB are copied. The pages of larger contents are moved by mremap(2),
+// or copied if that is not possible. The capacity of the slice exceeds its
+// length by at most a quarter, rounded up to whole pages if the contents are
+// moved. Spare capacity beyond that, for example from Grow, is released. Later
+// writes that need more capacity copy the contents to a new mapping. Read,
+// ReadAt and WriteTo do not have these costs.
 //
-// Bytes panics with an error that wraps ErrTooLarge if there is not enough
-// memory for the Go heap; the contents are then unchanged.
+// Bytes panics with an error that wraps ErrTooLarge if the Go heap cannot be
+// extended; the contents are then unchanged.
 func (b *Buffer) Bytes() []byte {
 	if b.m != nil {
 		return b.mustView()
@@ -226,11 +244,11 @@ func (b *Buffer) Bytes() []byte {
 // until then.
 //
 // As with [Buffer.Bytes], contents in a mapping are moved to the Go heap, here
-// together with all of the spare capacity. If a view with less capacity was
-// taken before, or if there is not enough memory for so much, the slice is
-// newly allocated, and Write copies from it. AvailableBuffer panics as Bytes
-// does. It should not follow a Grow that reserves much more than is going to be
-// appended.
+// together with all of the spare capacity. If an earlier view had less capacity,
+// or if there is not enough memory, AvailableBuffer allocates a separate slice,
+// from which Write copies. It panics as Bytes does. Avoid calling it after Grow
+// has reserved much more than will be appended: all of the reservation becomes
+// part of the Go heap.
 func (b *Buffer) AvailableBuffer() []byte {
 	if b.m != nil {
 		return b.spare()
@@ -239,7 +257,7 @@ func (b *Buffer) AvailableBuffer() []byte {
 }
 
 // Peek returns the next n bytes without consuming them. If fewer than n bytes
-// are available, it returns those with [io.EOF]. The slice is valid until the
+// are available, it returns them and [io.EOF]. The slice is valid until the
 // Buffer is next modified.
 //
 // Peek has the cost of [Buffer.Bytes]: it moves all of the contents to the Go
@@ -291,8 +309,9 @@ func (b *Buffer) String() (s string) {
 // Len returns the number of unread bytes.
 func (b *Buffer) Len() int { return len(b.buf) - b.off }
 
-// Cap returns the capacity of the storage in bytes, consumed bytes included.
-// Pages of a mapping that have not been written use addresses, not memory.
+// Cap returns the capacity of the storage in bytes, including consumed bytes.
+// Pages of a mapping that have not been written use address space but no
+// memory.
 //
 // After Bytes, Peek or AvailableBuffer has moved the contents to the Go heap,
 // Cap and [Buffer.Available] report the capacity of the former mapping until
@@ -331,12 +350,11 @@ func (b *Buffer) Reset() {
 	b.rewind()
 }
 
-// Grow makes room for n more bytes: they can then be written without the
-// contents being copied. In a mapping, room that is not written uses addresses
-// and no memory, so it is cheap to reserve much more than may be needed; a
-// slice of up to 1 MiB is allocated at once. A reservation ends with Close,
-// with Shrink, and with the next view, which keeps only a part of it; see
-// [Buffer.Bytes].
+// Grow makes room for n more bytes, so that they can be written without copying
+// the contents. In a mapping, room that is not written uses address space but no
+// memory, so it is cheap to reserve much more than may be needed; a slice is
+// allocated immediately. Close and Shrink release a reservation, and so do
+// Bytes, Peek and Next, except for a part; see [Buffer.Bytes].
 //
 // Grow panics if n is negative. It panics with ErrTooLarge, or with an error
 // that wraps it, if there is not enough memory or if Len+n exceeds MaxLen; the
@@ -352,18 +370,18 @@ func (b *Buffer) Grow(n int) {
 
 // Reserve makes room for n more bytes, as [Buffer.Grow] does, and returns an
 // error instead of panicking. The error wraps ErrTooLarge if Len+n exceeds
-// MaxLen or if there is not enough memory; a negative n is another error. The
-// contents are unchanged in any case.
+// MaxLen or if there is not enough memory. If n is negative, Reserve returns
+// another error. The contents are unchanged in any case.
 func (b *Buffer) Reserve(n int) error {
 	b.paceFor(n)
 	return b.reserve(n)
 }
 
 // Shrink releases the consumed prefix and the spare capacity and keeps the
-// contents. A mapping is cut to the pages in use, of 2 MiB on most machines.
-// The contents of other storage, and of a mapping if they are 1 MiB or less,
-// are copied to new storage of the right size. Storage that cannot be reduced
-// stays as it is. Shrink of an empty Buffer is [Buffer.Close]. After Shrink,
+// contents. A mapping is cut to whole pages (of 2 MiB on most machines).
+// Contents in a slice, and contents of at most 1 MiB in a mapping, are copied to
+// new storage of the right size. Storage that cannot be reduced stays as it is.
+// If the Buffer is empty, Shrink is equivalent to [Buffer.Close]. After Shrink,
 // UnreadByte and UnreadRune return errors.
 func (b *Buffer) Shrink() {
 	b.refresh()
@@ -384,16 +402,17 @@ func (b *Buffer) Shrink() {
 }
 
 // Close empties the Buffer and releases its memory. The Buffer can be used
-// again as a new one with the same MaxLen and NoHugePages. Close is optional
-// and may be called more than once. Views that were taken before stay valid.
+// again; MaxLen and NoHugePages are kept. Close is optional and may be called
+// more than once. Views that were taken before stay valid.
 //
 // The memory of a mapping is kept for other Buffers for a short time or
 // unmapped; see the package documentation on idle memory. A slice is left to
-// the garbage collector. The error, if any, is that of munmap(2).
+// the garbage collector. The error, if any, is that of munmap(2); the Buffer is
+// empty even so.
 //
-// Because of Close a Buffer is an [io.Closer], and some code closes a Reader or
-// Writer that is one. For example, net/http closes the body of a request.
-// Passing struct{ io.Reader }{b} prevents that.
+// Because of Close, a Buffer is an [io.Closer], and some functions close their
+// argument if it is one. For example, net/http closes the body of a request. To
+// prevent that, pass struct{ io.Reader }{b}.
 func (b *Buffer) Close() (err error) {
 	b.lastRead = opInvalid
 	if b.m != nil && b.current() {
@@ -438,11 +457,11 @@ func (b *Buffer) extend(n int) (i, got int, err error) {
 	return i, got, err
 }
 
-// Write appends p to the contents. It returns len(p) and a nil error, except
-// that with MaxLen set it appends only what fits and returns an error that
-// wraps ErrTooLarge if that is not all. It panics with ErrTooLarge, or with an
-// error that wraps it, if there is not enough memory; the contents are then
-// unchanged.
+// Write appends p to the contents. It returns len(p) and a nil error, unless p
+// does not fit within MaxLen: then Write appends as much as fits, and returns
+// how much that is and an error that wraps ErrTooLarge. It panics with
+// ErrTooLarge, or with an error that wraps it, if there is not enough memory;
+// the contents are then unchanged.
 func (b *Buffer) Write(p []byte) (n int, err error) {
 	b.lastRead = opInvalid
 	if b.fits(len(p)) {
@@ -473,8 +492,8 @@ func (b *Buffer) WriteString(s string) (n int, err error) {
 	return n, err
 }
 
-// WriteByte appends the byte c to the contents. It returns and panics as
-// [Buffer.Write] does.
+// WriteByte appends the byte c to the contents. It returns an error and panics
+// in the same cases as [Buffer.Write].
 func (b *Buffer) WriteByte(c byte) error {
 	b.lastRead = opInvalid
 	if b.appendByte(c) {
@@ -492,11 +511,13 @@ func (b *Buffer) WriteByte(c byte) error {
 // returns a negative count, and, as [Buffer.Write] does, if there is not enough
 // memory.
 //
-// r reads directly into the storage, up to 8 MiB at a time; see the package
-// documentation for how long the slice that it gets is valid. With MaxLen set,
-// ReadFrom appends what fits. To find out whether r has more, it then reads one
-// more byte from r. If there is one, it is lost, and ReadFrom returns an error
-// that wraps ErrTooLarge.
+// r.Read is passed a part of the storage, of up to 8 MiB; see the package
+// documentation for how long that slice is valid. If r itself modifies the
+// Buffer, the data that it returns may replace what it has appended.
+//
+// If MaxLen is set, ReadFrom appends as much as fits. To find out whether r has
+// more data, it then reads one more byte from r. If there is one, that byte is
+// lost, and ReadFrom returns an error that wraps ErrTooLarge.
 func (b *Buffer) ReadFrom(r io.Reader) (n int64, err error) {
 	b.refresh()
 	b.lastRead = opInvalid
@@ -544,14 +565,16 @@ func (b *Buffer) readEnd(r io.Reader) error {
 	}
 }
 
-// WriteTo writes the contents to w and consumes what w has accepted. It returns
+// WriteTo writes the contents to w and consumes what w accepts. It returns
 // the number of bytes written and any error of w. If w accepts fewer bytes
 // without reporting an error, WriteTo returns [io.ErrShortWrite]. It panics if
 // w returns a count that is negative or too large.
 //
 // w gets the contents in a single call, without a copy; see the package
-// documentation for how long that slice is valid. If w itself reads from the
-// Buffer or closes it, the bytes consumed by that are not consumed again.
+// documentation for how long that slice is valid. w should not modify the
+// Buffer. If it does, the number of bytes that it returns is consumed in
+// addition to what w has read, and if it accepts all of the contents, the Buffer
+// is empty afterwards, as with bytes.Buffer.
 func (b *Buffer) WriteTo(w io.Writer) (n int64, err error) {
 	b.refresh()
 	b.lastRead = opInvalid
@@ -568,12 +591,13 @@ func (b *Buffer) WriteTo(w io.Writer) (n int64, err error) {
 	return n, nil
 }
 
-// Read copies up to len(p) bytes to p and consumes them. It returns their
-// number, and [io.EOF] if the Buffer is empty and len(p) is not 0.
+// Read copies up to len(p) bytes to p and consumes them. It returns the number
+// of bytes copied. If the Buffer is empty and len(p) is not 0, it returns
+// [io.EOF].
 //
 // The memory of a consumed prefix of a mapping is returned to the kernel in
 // steps of 32 MiB. A Buffer that is written as well, such as a queue, keeps a
-// part of it and uses it for what is written next.
+// part of it and reuses it for subsequent writes.
 func (b *Buffer) Read(p []byte) (n int, err error) {
 	b.refresh()
 	b.lastRead = opInvalid
@@ -634,8 +658,8 @@ func (b *Buffer) ReadRune() (r rune, size int, err error) {
 	return r, size, nil
 }
 
-// UnreadRune makes the rune that ReadRune has returned unread again. It returns
-// an error if the last operation was not a ReadRune that returned a rune.
+// UnreadRune unreads the rune returned by ReadRune. It returns an error if the
+// most recent read or write was not a ReadRune that returned a rune.
 func (b *Buffer) UnreadRune() error {
 	if b.lastRead <= opInvalid {
 		return errUnreadRune
@@ -647,8 +671,9 @@ func (b *Buffer) UnreadRune() error {
 	return nil
 }
 
-// UnreadByte makes the last byte that was read unread again. It returns an
-// error if the last operation was not a read that returned at least one byte.
+// UnreadByte unreads the last byte returned by the most recent read. It returns
+// an error if Read or Next returned no byte, or if something was written since.
+// A WriteAt that does not extend the contents does not count as a write.
 func (b *Buffer) UnreadByte() error {
 	if b.lastRead == opInvalid {
 		return errUnreadByte
@@ -671,7 +696,7 @@ func (b *Buffer) ReadBytes(delim byte) (line []byte, err error) {
 	return line, err
 }
 
-// ReadString does what [Buffer.ReadBytes] does and returns a string.
+// ReadString is like [Buffer.ReadBytes] but returns a string.
 func (b *Buffer) ReadString(delim byte) (line string, err error) {
 	n, err := b.find(delim)
 	line = b.cloneString(n)

@@ -10,20 +10,25 @@ import (
 )
 
 // A File reads and writes the contents of a [Buffer] at an offset, as an
-// [os.File] opened with [os.O_RDWR] does. It serves code that goes back to
-// patch a header, or that requires an [io.ReadSeeker] or [io.WriteSeeker].
-// [NewFile] returns one.
+// [os.File] opened with [os.O_RDWR] does. It is intended for code that seeks,
+// for example to update a header, or that requires an [io.ReadSeeker] or
+// [io.WriteSeeker]. [NewFile] creates a File; the zero File is closed.
 //
 // # Files and their Buffer
 //
-// The contents belong to the Buffer, the offset to the File. A Buffer can have
-// any number of Files. Each sees what is written through the others and through
-// the Buffer. Closing a File does not affect the Buffer. Closing the Buffer
-// empties it; its Files stay open.
+// A File has only an offset; the contents are those of its Buffer. A Buffer can
+// have any number of Files. Each sees what is written through the others and
+// through the Buffer. Closing a File does not affect the Buffer. Closing the
+// Buffer empties it; its Files stay open.
 //
 // Offset 0 is the first unread byte of the Buffer, as for [Buffer.ReadAt].
 // Reading through a File consumes nothing. If n bytes are consumed from the
-// Buffer, its Files lose their first n bytes and keep their offsets.
+// Buffer, offset 0 of its Files moves forward by n bytes; the offsets of the
+// Files do not change.
+//
+// A gap that Write, WriteAt or Truncate leaves between the old end of the
+// contents and the new reads as zero. Whole pages of it in a mapping use no
+// memory until they are written.
 //
 // A File holds a pointer to its Buffer. If the Buffer is moved by value, the
 // File still refers to the old copy.
@@ -34,25 +39,25 @@ import (
 // File, of other Files and of the Buffer, on ranges that do not overlap, even
 // if they extend the contents.
 //
-// Goroutines that each have a File of their own may read the same Buffer
-// concurrently (Read, Seek, ReadAt, WriteTo, Size) as long as none modifies it.
-//
-// No other method may run at the same time as another one of the File or of its
-// Buffer.
+// Goroutines that each have their own File may read the same Buffer
+// concurrently (Read, Seek, ReadAt, WriteTo, Size), also together with the
+// methods of Buffer that do not modify it, as long as nothing modifies the
+// Buffer. All other concurrent use requires synchronization.
 //
 // # Errors
 //
-// As with an os.File, an error is an [*fs.PathError]. Exceptions are [io.EOF],
-// errors of the Reader or Writer that is passed to ReadFrom or WriteTo, and
-// [os.ErrInvalid], which the methods of a nil *File return. The error wraps
+// Errors are of type [*fs.PathError], as those of an os.File are, except
+// [io.EOF], the errors of a Reader or Writer passed to ReadFrom or WriteTo,
+// [io.ErrShortWrite] and the error for an invalid count from WriteTo, and
+// [os.ErrInvalid] from a nil *File. A PathError wraps
 //
 //   - [os.ErrClosed] after Close,
 //   - [os.ErrInvalid] if an offset, a size or a whence is out of range,
 //   - [ErrTooLarge] if the contents would exceed MaxLen of the Buffer, or if
 //     there is not enough memory.
 //
-// No method panics for lack of memory. Methods allocate memory only for errors,
-// for the storage of the Buffer, and for 64 KiB in the first ReadFrom.
+// No method panics for lack of memory. Apart from errors, methods allocate only
+// the storage of the Buffer and a buffer of 64 KiB in the first ReadFrom.
 type File struct {
 	b     *Buffer // nil if closed
 	off   int64   // of the next Read or Write, not negative
@@ -67,8 +72,8 @@ var (
 	errWriteCount     = errors.New("mmapbuf: WriteTo: invalid count from Write")
 )
 
-// NewFile returns a File for the contents of b, with offset 0. It copies
-// nothing.
+// NewFile returns a File for the contents of b, with offset 0. The contents are
+// not copied.
 func NewFile(b *Buffer) *File { return &File{b: b} }
 
 // buffer returns the Buffer of a File that is not closed.
@@ -104,9 +109,11 @@ func pathError(op string, err error) error {
 	return &fs.PathError{Op: op, Path: "mmapbuf.File", Err: err}
 }
 
-// Close closes the File. Its methods, including Close, then return errors that
-// wrap [os.ErrClosed]. The Buffer keeps its contents and its memory, which
-// [Buffer.Close] releases.
+// Close closes the File. It returns an error if the File is already closed.
+// Subsequent operations return errors that wrap [os.ErrClosed], except that Size
+// returns 0 and, as with an os.File, ReadAt and WriteAt check their arguments
+// first. The Buffer keeps its contents and its memory, which [Buffer.Close]
+// releases.
 func (f *File) Close() error {
 	if _, err := f.buffer("close"); err != nil {
 		return err
@@ -115,8 +122,8 @@ func (f *File) Close() error {
 	return nil
 }
 
-// Size returns the length of the contents in bytes, which is Len of the Buffer.
-// It returns 0 after Close.
+// Size returns the length of the contents in bytes, the Len of the Buffer. It
+// returns 0 after Close.
 func (f *File) Size() int64 {
 	b, err := f.buffer("stat")
 	if err != nil {
@@ -125,9 +132,9 @@ func (f *File) Size() int64 {
 	return int64(b.Len())
 }
 
-// Read copies up to len(p) bytes at the offset to p and advances the offset by
-// their number, which it returns. It returns [io.EOF] if the offset is at or
-// beyond the end of the contents and len(p) is not 0.
+// Read copies up to len(p) bytes from the offset to p, advances the offset, and
+// returns the number of bytes copied. If the offset is at or beyond the end of
+// the contents and len(p) is not 0, it returns 0 and [io.EOF].
 func (f *File) Read(p []byte) (n int, err error) {
 	b, err := f.buffer("read")
 	if err != nil || len(p) == 0 {
@@ -142,7 +149,7 @@ func (f *File) Read(p []byte) (n int, err error) {
 }
 
 // ReadAt copies contents to p, beginning at off, and returns the number of
-// bytes copied, with [io.EOF] if it is less than len(p). It does not use or
+// bytes copied, and [io.EOF] if that is less than len(p). It does not use or
 // change the offset of the File. See [Buffer.ReadAt].
 func (f *File) ReadAt(p []byte, off int64) (n int, err error) {
 	b, err := f.bufferAt("read", p, off)
@@ -153,14 +160,11 @@ func (f *File) ReadAt(p []byte, off int64) (n int, err error) {
 	return n, pathError("read", err)
 }
 
-// Write overwrites the contents with p at the offset, advances the offset by
-// len(p), and returns len(p). If the contents end before the end of p, they are
-// extended, and bytes between their old end and the offset become zero. Whole
-// pages of such a gap in a mapping, of 2 MiB on most machines, use no memory
-// until they are written.
+// Write overwrites the contents with p at the offset, extends them if
+// necessary, advances the offset by len(p), and returns len(p).
 //
-// If MaxLen of the Buffer does not allow all of it, Write writes as much as
-// fits and returns that number with an error. If there is not enough memory,
+// If p does not fit within MaxLen of the Buffer, Write writes as much as fits,
+// and returns how much that is and an error. If there is not enough memory,
 // Write returns 0 and an error, and the contents are unchanged.
 func (f *File) Write(p []byte) (n int, err error) {
 	if f.atEnd(len(p)) {
@@ -240,13 +244,13 @@ func (f *File) WriteAt(p []byte, off int64) (n int, err error) {
 	return n, pathError("write", err)
 }
 
-// Seek sets the offset for the next Read or Write and returns it. The argument
-// is relative to the start of the contents ([io.SeekStart]), to the current
-// offset ([io.SeekCurrent]) or to the end of the contents ([io.SeekEnd]); the
-// result is relative to the start. An offset beyond the end is allowed: Read
-// returns [io.EOF] there, and Write leaves a gap. An offset before the start
-// and an unknown whence are errors that wrap [os.ErrInvalid] and do not change
-// the offset.
+// Seek sets the offset for the next Read or Write. It is relative to the start
+// of the contents ([io.SeekStart]), to the current offset ([io.SeekCurrent]) or
+// to the end of the contents ([io.SeekEnd]). Seek returns the new offset
+// relative to the start. Seeking beyond the end is allowed: Read then returns
+// [io.EOF], and Write leaves a gap. Seeking before the start, or with an unknown
+// whence, returns an error that wraps [os.ErrInvalid] and does not change the
+// offset.
 func (f *File) Seek(offset int64, whence int) (int64, error) {
 	b, err := f.buffer("seek")
 	if err != nil {
@@ -268,12 +272,11 @@ func (f *File) Seek(offset int64, whence int) (int64, error) {
 	return f.off, nil
 }
 
-// Truncate sets the length of the contents to size bytes and does not change
-// the offset. Bytes that are added are zero; whole pages of them in a mapping
-// use no memory until they are written. If the contents become shorter, the
-// storage is kept, as by [Buffer.Truncate]; [Buffer.Shrink] releases it.
-// Truncate returns an error, with the contents unchanged, if size is negative,
-// exceeds MaxLen of the Buffer, or requires more memory than there is.
+// Truncate sets the length of the contents to size bytes. It does not change
+// the offset. If the contents become shorter, the storage is kept, as by
+// [Buffer.Truncate]; [Buffer.Shrink] releases it. Truncate returns an error, and
+// the contents are unchanged, if size is negative, exceeds MaxLen of the Buffer,
+// or requires more memory than there is.
 func (f *File) Truncate(size int64) error {
 	b, err := f.buffer("truncate")
 	switch {
@@ -293,9 +296,9 @@ func (f *File) Truncate(size int64) error {
 
 // ReadFrom writes data from r to f, as Write does, until r returns [io.EOF]. It
 // returns the number of bytes written and any error of Write, or of r other
-// than io.EOF. The data is copied in chunks of 64 KiB; f keeps the chunk for
-// the next call. If r is an [io.WriterTo], ReadFrom uses its WriteTo instead. r
-// may use the Buffer.
+// than io.EOF. If r is an [io.WriterTo], ReadFrom uses its WriteTo; otherwise it
+// copies the data in chunks of 64 KiB, in a buffer that f keeps. r may use the
+// Buffer.
 func (f *File) ReadFrom(r io.Reader) (n int64, err error) {
 	if _, err := f.buffer("write"); err != nil {
 		return 0, err
@@ -315,13 +318,15 @@ type onlyWriter struct{ f *File }
 func (w onlyWriter) Write(p []byte) (int, error)       { return w.f.Write(p) }
 func (w onlyWriter) WriteString(s string) (int, error) { return w.f.WriteString(s) }
 
-// WriteTo writes the contents from the offset on to w and advances the offset
-// by the number of bytes that w has accepted, which it returns with any error
-// of w. If w accepts fewer bytes without reporting an error, WriteTo returns
-// [io.ErrShortWrite].
+// WriteTo writes the contents from the offset to the end to w. It advances the
+// offset by the number of bytes that w accepts, and returns that number and any
+// error of w. If w accepts fewer bytes without reporting an error, WriteTo
+// returns [io.ErrShortWrite]. If w returns a count that is negative or too
+// large, WriteTo returns an error.
 //
 // w gets the contents in a single call, without a copy; see the package
-// documentation for how long that slice is valid. w may use the Buffer.
+// documentation for how long that slice is valid. w should not modify the
+// Buffer.
 func (f *File) WriteTo(w io.Writer) (n int64, err error) {
 	b, err := f.buffer("read")
 	if err != nil || f.off >= int64(b.Len()) {

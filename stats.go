@@ -5,32 +5,32 @@ import (
 	"sync/atomic"
 )
 
-// Stats has figures about all Buffers of the process. Mappings, MappedBytes and
+// Stats describes all Buffers of the process. Mappings, MappedBytes and
 // IdleBytes are current values, PeakMappedBytes is a maximum, and the others
-// are totals since the program started. All are 0 where there are no mappings,
-// except MaxLenExceeded.
+// are totals since the program started. On platforms without mappings, all but
+// MaxLenExceeded are 0.
 //
 // The package documentation describes how mappings relate to the Go heap and to
 // its memory limit. Contents in Go slices are not included.
 type Stats struct {
 	Mappings    int64 // mappings in use
-	MappedBytes int64 // length of these in bytes; pages that were not written use no memory
-	IdleBytes   int64 // released memory kept for other Buffers, in bytes, with what the kernel has taken back
+	MappedBytes int64 // total length of these in bytes; unwritten pages use no memory
+	IdleBytes   int64 // released memory kept for other Buffers, in bytes, including what the kernel has reclaimed
 
-	Created      int64 // mappings made, of new or idle memory
+	Created      int64 // mappings created, from new or idle memory
 	GrowsInPlace int64 // mappings enlarged at their address
 	Moves        int64 // mappings moved to another address to be enlarged
 
 	Views       int64 // mappings whose contents were moved or copied to the Go heap for a view
-	ViewBytes   int64 // memory of the Go heap that these took, in bytes, with spare capacity
+	ViewBytes   int64 // bytes of the Go heap used for these, including spare capacity
 	Copies      int64 // copies of contents because their pages could not be moved
-	CopiedBytes int64 // length of these contents in bytes
+	CopiedBytes int64 // bytes copied by these
 
 	Collections int64 // garbage collections that the package started
 	Collected   int64 // mappings released because the collector found them unreachable
 
 	PeakMappedBytes int64 // maximum of MappedBytes
-	MaxLenExceeded  int64 // operations that MaxLen limited
+	MaxLenExceeded  int64 // operations that failed or were cut short because of MaxLen
 }
 
 var stats struct {
@@ -42,9 +42,9 @@ var stats struct {
 	copiedBytes, collected, peakMappedBytes, refusals atomic.Int64
 }
 
-// ReadStats returns the current figures. It is fast, because it only loads
-// counters. The counters are not loaded at a single point in time, so they may
-// disagree slightly while Buffers are in use.
+// ReadStats returns the current figures. It only loads counters and may be
+// called often. The counters are not loaded at a single point in time, so they
+// may disagree slightly while Buffers are in use.
 func ReadStats() Stats {
 	return Stats{
 		Mappings:     stats.mappings.Load(),
