@@ -7,14 +7,14 @@ import (
 	"sync"
 )
 
-// A view is Go memory, which lives for as long as somebody holds it. So the first
-// view of a mapping moves the contents to the Go heap: their pages, where there
-// are many, or a copy. This is called publishing; see page.go for how pages are
-// moved. Like storage.go, this file uses the memory of a mapping.
+// Views are Go memory, so that they stay valid while they are referenced. The
+// first view of a mapping publishes it: it moves the pages of the contents to
+// the Go heap, or copies the contents if they are small. See "Publishing" in
+// DESIGN.md. Like storage.go, this file uses the memory of mappings.
 
 // view returns the contents as Go memory, with up to spare bytes of spare
-// capacity. The first view of a mapping publishes it. An error is for want of
-// memory, and changes nothing.
+// capacity if it is the first view of a mapping, which publishes it. If there is
+// not enough memory, it returns an error and changes nothing.
 func (b *Buffer) view(spare int) ([]byte, error) {
 	m := b.m
 	if m == nil {
@@ -29,7 +29,7 @@ func (b *Buffer) view(spare int) ([]byte, error) {
 	return p.mem[b.off-p.lo : len(b.buf)-p.lo], nil
 }
 
-// published returns the contents as Go memory, or panics.
+// mustView is view with viewSpare bytes of spare capacity. It panics on error.
 //
 //go:noinline
 func (b *Buffer) mustView() []byte {
@@ -40,9 +40,9 @@ func (b *Buffer) mustView() []byte {
 	return p
 }
 
-// viewSpare returns how much spare capacity a view has that nobody has asked for:
-// enough that writes between views do not copy the contents each time. It has to
-// be cleared, and counts as heap.
+// viewSpare returns the spare capacity of views other than that of
+// AvailableBuffer: enough that writes between views do not copy the contents
+// each time, and no more, because it must be cleared and counts as heap.
 func (b *Buffer) viewSpare() int { return b.Len() / 4 }
 
 // peek is Peek for a mapping.
@@ -53,8 +53,8 @@ func (b *Buffer) peek(n int) (p []byte, err error) {
 	return b.viewOf(n), err
 }
 
-// viewOf returns the first n bytes of the contents. Where memory is lacking for
-// a view of everything, they are a copy.
+// viewOf returns the first n bytes of the contents as Go memory. If there is not
+// enough memory to publish all of the contents, they are a copy.
 func (b *Buffer) viewOf(n int) []byte {
 	p, err := b.view(b.viewSpare())
 	if err == nil {
@@ -67,31 +67,31 @@ func (b *Buffer) viewOf(n int) []byte {
 	return p
 }
 
-// smallView is a number of bytes that the Go heap is taken to have.
+// smallView is the size, in bytes, up to which a view is allocated without a
+// probe of the heap.
 const smallView = 64 << 10
 
-// spare returns the spare capacity, all of it, as Go memory.
+// spare returns all of the spare capacity as Go memory.
 func (b *Buffer) spare() []byte {
 	n := b.Available()
 	if p, err := b.view(n); err == nil && cap(p)-len(p) >= n {
 		return p[len(p) : len(p) : len(p)+n]
 	}
-	// A view with less has been published, or memory is lacking for more. What
-	// is appended to this is copied by the next write.
+	// A view with less spare capacity was published before, or there is not
+	// enough memory for all of it. Write copies from this slice.
 	if err := probeHeap(n); err != nil {
 		panic(&memoryError{"publish " + sizeString(n), err})
 	}
 	return make([]byte, 0, n)
 }
 
-// publish moves the contents of b, and up to spare bytes of spare capacity,
-// from m to Go memory. A view lives as long as somebody holds it, so its memory
-// must be the collector's.
+// publish moves or copies the contents of b, and up to spare bytes of spare
+// capacity, from m to Go memory. On error, nothing has changed.
 func (m *mapping) publish(b *Buffer, spare int) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if !b.current() {
-		return nil // another view was first
+		return nil // published concurrently
 	}
 	lo := b.consumed()
 	end := len(b.buf)
@@ -100,7 +100,7 @@ func (m *mapping) publish(b *Buffer, spare int) error {
 		defer largeViews.Unlock()
 	}
 	least, hi := end, end+min(spare, len(m.mem)-end)
-	if hi-lo > copiedView { // what is moved are pages
+	if hi-lo > copiedView { // whole pages are moved
 		least, _ = pageRound(least)
 		hi, _ = pageRound(hi)
 	}
@@ -110,9 +110,9 @@ func (m *mapping) publish(b *Buffer, spare int) error {
 		err = probeHeap(hi - lo)
 	}
 	if err != nil {
-		// What has never been used of the mapping may be what is missing.
-		if used, _ := pageRound(m.committed); used < len(m.mem) && m.cutBack(used) == nil {
-			m.capacity.Store(int64(used))
+		// Cutting the uncommitted end of the mapping may help.
+		if end, _ := pageRound(m.committed); end < len(m.mem) && m.cutBack(end) == nil {
+			m.capacity.Store(int64(end))
 			err = probeHeap(hi - lo)
 		}
 	}
@@ -128,25 +128,29 @@ func (m *mapping) publish(b *Buffer, spare int) error {
 	return nil
 }
 
-// largeViews is held while a large view is published: the memory that one has
-// found free is not to be had by another.
+// largeViews is held while a large view is published, so that two goroutines do
+// not both count on the same free memory.
 var largeViews sync.Mutex
 
 const largeView = 32 << 20
 
-// copiedView is up to how many bytes a view is copied rather than moved. The
-// mapping is idle memory then, warm for the next Buffer.
+// copiedView is the size, in bytes and including spare capacity, up to which
+// contents are copied for a view and not moved. The mapping then becomes idle
+// memory.
 const copiedView = 4 * miB
 
-// publishRange publishes mem[lo:hi], of which mem[end:] need not be kept.
+// publishRange publishes mem[lo:hi], of which mem[end:hi] is spare capacity, for
+// Buffers of generation gen. If hi-lo exceeds copiedView, lo and hi are
+// multiples of pageUnit. The caller holds mu and has probed the heap. On error,
+// no contents have changed.
 func (m *mapping) publishRange(gen uint32, lo, end, hi int) error {
 	var p []byte
-	// To move little takes longer than to copy it, and what is pinned must stay.
+	// Copying is faster for small ranges. Pinned memory must stay in place.
 	if hi-lo > copiedView && m.pins == 0 {
 		m.scrub(end, hi)
 		if p = m.moveToHeap(lo, hi); p == nil {
-			// The object that it was to go to is not collected yet: the copy
-			// needs another.
+			// The object allocated for the move is not collected yet, and
+			// the copy needs another one.
 			if err := probeHeap(hi - lo); err != nil {
 				return err
 			}
@@ -157,8 +161,8 @@ func (m *mapping) publishRange(gen uint32, lo, end, hi int) error {
 		p = heapCopy(m.mem[lo:end], hi-lo)
 		_ = m.drop()
 	}
-	// A copy of the Buffer that has more contents cannot go on: they may be
-	// lost beyond end.
+	// A copy of the Buffer with contents beyond end becomes stale, because they
+	// may be lost.
 	m.pub.Store(&published{p[:end-lo], lo, gen})
 	m.gen.Add(1)
 	return nil

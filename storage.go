@@ -8,33 +8,31 @@ import (
 	"unicode/utf8"
 )
 
-// The storage of a Buffer is buf: Go memory, or the memory of a mapping. This
-// file and publish.go are the only ones that read or write it, and that know
-// which of the two it is. Elsewhere buf is used in len and cap alone, which
-// TestOnlyStorageTouchesMemory checks. So no method can forget that a mapping
-// must stay reachable for as long as its memory is used: the functions below
-// see to it.
+// The storage of a Buffer is buf: Go memory, or the memory of a mapping. Only
+// this file and publish.go read or write it. Other files use only len(buf) and
+// cap(buf), as TestOnlyStorageTouchesMemory checks. The functions below keep
+// the mapping reachable while they use its memory.
 
-// A mapping is memory that Buffers own outside of the Go heap.
+// A mapping is memory outside of the Go heap that Buffers own.
 //
-// Usually one Buffer refers to it. A copy by value makes two, and then the
-// generation tells them apart: it changes whenever the memory moves or loses
-// contents, and a Buffer remembers the one that its buf belongs to. When the
-// two differ, the memory was published, which the Buffer can follow (adopt), or
-// a copy has moved it, which it cannot.
+// Usually one Buffer refers to it; copying the Buffer makes two. The generation
+// of a mapping changes whenever its memory moves or loses contents, and a
+// Buffer remembers the generation that its buf belongs to. If the two differ,
+// either the memory was published, and the Buffer adopts what was published, or
+// a copy of the Buffer has moved it, and the Buffer is stale.
 type mapping struct {
 	*pages
-	gen      atomic.Uint32             // never 0
-	capacity atomic.Int64              // capacity: len(mem), or less where that is more than was asked for, see growCapacity
-	pub      atomic.Pointer[published] // what has taken the place of mem
+	gen      atomic.Uint32             // starts at 1
+	capacity atomic.Int64              // of the Buffer: len(mem), or less; see growCapacity
+	pub      atomic.Pointer[published] // replaces mem, once it is published
 
 	// The following are guarded by mu.
-	pins     int  // calls of a Reader or Writer in progress that were handed a part of mem
-	released bool // no Buffer needs mem any more; the last of those calls unmaps it
+	pins     int  // Reader and Writer calls in progress that use mem
+	released bool // the last of these calls frees mem
 }
 
-// published is the Go memory that holds what was at mem[lo:] of a mapping when
-// its generation was gen. It does not change.
+// published is the Go memory to which mem[lo:] of a mapping was moved or copied
+// when its generation was gen. It is immutable.
 type published struct {
 	mem []byte
 	lo  int
@@ -43,7 +41,8 @@ type published struct {
 
 const panicStale = "mmapbuf: use of a copied Buffer whose storage the other copy has moved"
 
-// newMapping returns a mapping of n bytes, a multiple of pageUnit.
+// newMapping returns a mapping of n bytes, a multiple of pageUnit, from idle
+// memory if there is any. huge requests huge pages.
 func newMapping(n int, huge bool) (*mapping, error) {
 	if m := idleMapping(n, huge); m != nil {
 		return m, nil
@@ -69,33 +68,34 @@ func mappingOf(p *pages) *mapping {
 	m := &mapping{pages: p}
 	m.gen.Store(1)
 	m.capacity.Store(int64(len(p.mem)))
-	// No slice of the memory is left when m is unreachable: views are of
-	// published memory, and a Reader or Writer has m pinned.
+	// If m is unreachable, no slice of its memory is in use: views are slices
+	// of published memory, and calls that have pinned m keep it reachable.
 	runtime.AddCleanup(m, (*pages).freeUnreachable, p)
 	track(p, m)
 	return m
 }
 
-// current reports whether buf is where the contents are. Whoever reads or
-// writes buf must know that it is: see refresh.
+// current reports whether buf refers to the contents. Callers must ensure this
+// before they access buf; see refresh.
 func (b *Buffer) current() bool { return b.m == nil || b.m.gen.Load() == b.gen }
 
-// refresh makes buf current. Each method that changes the Buffer begins with it,
-// or with fits. It panics if b is a copy whose storage is gone.
+// refresh makes buf current. Each method that modifies the Buffer begins with
+// refresh or fits. It panics if b is stale.
 func (b *Buffer) refresh() {
-	if b.m != nil && b.m.gen.Load() != b.gen { // current, in a form that is inlined
+	if b.m != nil && b.m.gen.Load() != b.gen { // !b.current(), written out to be inlined
 		b.adopt()
 	}
 }
 
-// adopt makes what was published the storage.
+// adopt makes the published memory the storage.
 func (b *Buffer) adopt() {
 	p := b.m.publishedFor(b)
 	b.setSlice(p.mem[:len(b.buf)-p.lo], b.off-p.lo)
 }
 
-// publishedFor returns what was published of m when it was as b knows it. It
-// panics if nothing was, or not all that b has.
+// publishedFor returns the memory to which the generation of m that b refers to
+// was published. It panics if b is stale: if that generation was not published,
+// or lacks contents of b.
 func (m *mapping) publishedFor(b *Buffer) *published {
 	p := m.pub.Load()
 	if p == nil || p.gen != b.gen || b.off < p.lo || len(b.buf)-p.lo > len(p.mem) {
@@ -104,7 +104,8 @@ func (m *mapping) publishedFor(b *Buffer) *published {
 	return p
 }
 
-// setSlice makes p, Go memory, the storage, with the contents at p[off:].
+// setSlice makes p, which is Go memory, the storage, with the contents at
+// p[off:].
 func (b *Buffer) setSlice(p []byte, off int) {
 	b.buf, b.off, b.m, b.gen = p, off, nil, 0
 }
@@ -117,14 +118,14 @@ func (b *Buffer) setMapping(m *mapping, off, end int) {
 	runtime.KeepAlive(m)
 }
 
-// commit takes n more bytes of the storage into use, which it has.
+// commit makes the next n bytes of the storage, at most Available, part of buf.
 func (b *Buffer) commit(n int) {
 	if n > cap(b.buf)-len(b.buf) {
 		b.commitMapping(n)
 	}
 }
 
-// commitMapping is open where there is something to do.
+// commitMapping is commit for bytes beyond the capacity of buf.
 func (b *Buffer) commitMapping(n int) {
 	m, end := b.m, len(b.buf)
 	m.mu.Lock()
@@ -133,12 +134,12 @@ func (b *Buffer) commitMapping(n int) {
 	runtime.KeepAlive(m)
 }
 
-// setEnd makes the contents end at buf[n], which is not beyond its capacity.
+// setEnd makes the contents end at offset n, at most cap(buf).
 func (b *Buffer) setEnd(n int) { b.buf = b.buf[:n] }
 
-// The following need a current buf.
+// The following methods require that buf is current.
 
-// rewind empties the Buffer. Its storage stays.
+// rewind empties the Buffer and keeps its storage.
 func (b *Buffer) rewind() {
 	if b.m != nil {
 		b.noteRewound()
@@ -146,7 +147,7 @@ func (b *Buffer) rewind() {
 	b.buf, b.off, b.lastRead = b.buf[:0], 0, opInvalid
 }
 
-// noteRewound is told that the mapping is about to be written from its start again.
+// noteRewound records that the mapping will be written from its start again.
 //
 //go:noinline
 func (b *Buffer) noteRewound() { b.m.noteRewound(len(b.buf)) }
@@ -157,17 +158,17 @@ func (b *Buffer) put(i int, p []byte) {
 	runtime.KeepAlive(b)
 }
 
-// putString is put for a string.
+// putString is like put but copies a string.
 func (b *Buffer) putString(i int, s string) {
 	copy(b.buf[i:], s)
 	runtime.KeepAlive(b)
 }
 
-// appendByte appends c, if that takes no more than to move the end of the
-// contents. It does not need a current buf.
+// appendByte appends c and reports true if fits(1). It does not require that
+// buf is current.
 func (b *Buffer) appendByte(c byte) bool {
 	i := len(b.buf)
-	if i >= cap(b.buf) || b.MaxLen > 0 || !b.current() { // not fits(1)
+	if i >= cap(b.buf) || b.MaxLen > 0 || !b.current() { // !b.fits(1)
 		return false
 	}
 	b.buf = b.buf[:i+1]
@@ -180,8 +181,8 @@ func (b *Buffer) appendByte(c byte) bool {
 // written. If MaxLen leaves too little room for all of it, WriteRune writes
 // nothing and returns an error that wraps ErrTooLarge. It panics as
 // [Buffer.Write] does.
-func (b *Buffer) WriteRune(r rune) (n int, err error) { // here, because to append in a function of its own takes half as long again
-	if uint32(r) < utf8.RuneSelf { // uint32: negative runes are no ASCII
+func (b *Buffer) WriteRune(r rune) (n int, err error) { // in this file: appending in a helper takes half as long again
+	if uint32(r) < utf8.RuneSelf { // unsigned, so that negative runes are not ASCII
 		if err := b.WriteByte(byte(r)); err != nil {
 			return 0, err
 		}
@@ -207,7 +208,8 @@ func (b *Buffer) WriteRune(r rune) (n int, err error) { // here, because to appe
 	return n, nil
 }
 
-// get copies contents to p, from the first unread byte on.
+// get copies the contents to p, up to its length, and returns the number of
+// bytes copied.
 func (b *Buffer) get(p []byte) int {
 	n := copy(p, b.buf[b.off:])
 	runtime.KeepAlive(b)
@@ -221,10 +223,10 @@ func (b *Buffer) at(i int) byte {
 	return c
 }
 
-// unread returns the contents. They must be Go memory.
+// unread returns the contents, which must be in Go memory.
 func (b *Buffer) unread() []byte { return b.buf[b.off:] }
 
-// rune decodes the rune at the first of the contents, of which there are some.
+// rune decodes the first rune of the contents, which must not be empty.
 func (b *Buffer) rune() (r rune, size int) {
 	r, size = rune(b.buf[b.off]), 1
 	if r >= utf8.RuneSelf {
@@ -234,8 +236,8 @@ func (b *Buffer) rune() (r rune, size int) {
 	return r, size
 }
 
-// find makes buf current, and returns the number of bytes up to and including
-// the first delim, or Len and io.EOF.
+// find makes buf current. It returns the number of bytes up to and including
+// the first delim, or Len and io.EOF if there is none.
 func (b *Buffer) find(delim byte) (n int, err error) {
 	b.refresh()
 	i := bytes.IndexByte(b.buf[b.off:], delim)
@@ -253,7 +255,7 @@ func (b *Buffer) clone(n int) []byte {
 	return p
 }
 
-// cloneString is clone that returns a string.
+// cloneString is like clone but returns a string.
 func (b *Buffer) cloneString(n int) string {
 	s := string(b.buf[b.off : b.off+n])
 	runtime.KeepAlive(b)
@@ -270,16 +272,17 @@ func (b *Buffer) slide() {
 	runtime.KeepAlive(b)
 }
 
-// extendZero makes the contents end at buf[end], for which there is room, and
-// zeroes what of that lies before buf[gap]. Whole pages of a mapping are returned
-// to the kernel for that, so that a gap takes no memory until it is written.
+// extendZero makes the contents end at offset end, at most Cap, and zeroes the
+// new bytes before offset gap. The caller writes the others. Whole pages of a
+// mapping are zeroed by returning them to the kernel, so that they use no memory
+// until they are written.
 func (b *Buffer) extendZero(gap, end int) {
 	old := len(b.buf)
 	gap = max(gap, old)
 	lo, hi := gap, gap
 	if b.m != nil {
 		first, last := pageFloor(old+pageUnit()-1), pageFloor(gap)
-		if first < last && b.punch(first, last) == nil { // before open, which counts what it opens as written
+		if first < last && b.punch(first, last) == nil { // before commit, which counts new bytes as held
 			lo, hi = first, last
 		}
 	}
@@ -287,18 +290,18 @@ func (b *Buffer) extendZero(gap, end int) {
 	b.setEnd(end)
 	clear(b.buf[old:lo])
 	clear(b.buf[hi:gap])
-	b.scrub(gap, end) // somebody may look before it is written
+	b.scrub(gap, end) // concurrent reads may precede the write
 	runtime.KeepAlive(b)
 }
 
-// punch returns the memory of buf[i:j], whole pages of a mapping, to the kernel.
+// punch is pages.punch for buf[i:j], which is part of a mapping.
 func (b *Buffer) punch(i, j int) error {
 	b.m.mu.Lock()
 	defer b.m.mu.Unlock()
 	return b.m.punch(i, j)
 }
 
-// scrub clears what earlier owners of the memory have left in buf[i:j].
+// scrub clears bytes of earlier owners of the memory in buf[i:j].
 func (b *Buffer) scrub(i, j int) {
 	if m := b.m; m != nil {
 		m.mu.Lock()
@@ -308,32 +311,34 @@ func (b *Buffer) scrub(i, j int) {
 	}
 }
 
-// noteWritten is told that n bytes in the middle of the contents were written.
+// noteWritten records that n bytes of the contents were overwritten.
 func (b *Buffer) noteWritten(n int) {
 	if m := b.m; m != nil {
 		m.noteWritten(n)
-		runtime.KeepAlive(m) // or what is counted after a collection stays counted
+		runtime.KeepAlive(m) // the bytes must be counted before m is collected
 	}
 }
 
-// copyTo copies the contents to new Go memory p, and makes that the storage.
+// copyTo copies the contents to p, which is new Go memory, and makes it the
+// storage.
 func (b *Buffer) copyTo(p []byte) {
 	n := b.get(p)
-	_ = b.release() // what munmap(2) refuses stays mapped, and nobody uses it
+	_ = b.release() // if munmap(2) fails, the memory stays mapped, but unused
 	b.setSlice(p[:n], 0)
 }
 
-// copyToMapping is copyTo for a mapping.
+// copyToMapping is like copyTo for a new mapping.
 func (b *Buffer) copyToMapping(m *mapping) {
-	m.mu.Lock() // or tick returns to the kernel what is not in use yet, of idle memory
+	m.mu.Lock() // so that freeExcess does not discard what is not committed yet
 	defer m.mu.Unlock()
 	end := b.get(m.mem)
 	_ = b.release()
 	b.setMapping(m, 0, end)
 }
 
-// release unmaps the memory of the mapping, if there is one: at once, or when
-// the calls that use it have returned. buf is not current then.
+// release frees the memory of the mapping, if there is one: immediately, or
+// when the calls that have pinned it return. buf is not current afterwards. The
+// error is that of munmap(2).
 func (b *Buffer) release() error {
 	m := b.m
 	if m == nil {
@@ -345,29 +350,31 @@ func (b *Buffer) release() error {
 	return m.drop()
 }
 
-// drop gives mem back unless it is pinned. The caller holds mu.
+// drop frees mem, or if it is pinned, leaves that to the last unpin. The caller
+// holds mu.
 func (m *mapping) drop() error {
 	if m.pins > 0 {
 		m.released = true
 		return nil
 	}
-	// The cleanup of m must not run meanwhile: it might unmap as well, and the
-	// later of the two would hit what has been mapped there since.
+	// Keep the cleanup of m from running during free: of two munmap(2) calls,
+	// the second could hit memory that was mapped there in between.
 	err := m.free(false)
 	runtime.KeepAlive(m)
 	return err
 }
 
-// pin keeps the memory of m where it is until unpin, for a call of a Reader or
-// Writer that is handed a part of it and may use the Buffer itself.
+// pin keeps the memory of m in place until unpin. It precedes a call of a
+// Reader or Writer that gets a part of the memory and may also use the Buffer.
 func (m *mapping) pin() {
 	m.mu.Lock()
 	m.pins++
 	m.mu.Unlock()
 }
 
-// pinClean is pin for buf[i:j] or less of it, which it clears and returns the end
-// of. A Reader may look at what it is to fill.
+// pinClean is pin for a Reader that gets a prefix of buf[i:j], of which it
+// returns the end. It clears bytes of earlier owners there, because the Reader
+// may read the slice before it fills it.
 func (b *Buffer) pinClean(i, j int) int {
 	m := b.m
 	m.mu.Lock()
@@ -389,16 +396,19 @@ func (m *mapping) unpin() {
 	}
 }
 
-// pinned reports whether the memory of a mapping must stay where it is.
+// pinned reports whether the mapping is pinned.
 func (b *Buffer) pinned() bool {
 	b.m.mu.RLock()
 	defer b.m.mu.RUnlock()
 	return b.m.pins > 0
 }
 
-// growCapacity makes the capacity at least n bytes, and doubles it, if mem has as many.
-// It is less than len(mem) for a Buffer that has asked for less than a unit and
-// got idle memory: AvailableBuffer makes as much Go memory as there is capacity.
+// growCapacity makes the capacity at least n bytes, and at least doubles it, up
+// to len(mem). It reports false, and does nothing, if mem is shorter than n.
+//
+// The capacity is less than len(mem) if a Buffer asked for less than a unit and
+// got idle memory. It is limited then because AvailableBuffer allocates Go
+// memory for all of the capacity.
 func (m *mapping) growCapacity(n int) bool {
 	have := len(m.mem)
 	if n > have {
@@ -408,12 +418,12 @@ func (m *mapping) growCapacity(n int) bool {
 	return true
 }
 
-// setCapacity makes the capacity n bytes, or more where more will be in use then.
+// setCapacity makes the capacity n bytes, rounded up as commit does.
 func (m *mapping) setCapacity(n int) { m.capacity.Store(int64(min(commitRound(n), len(m.mem)))) }
 
-// remapStorage runs f, which moves or cuts the memory of the mapping, and then makes
-// buf current again. f returns how many bytes it has cut from the front. The
-// mapping must not be pinned.
+// remapStorage calls f, which moves or cuts the memory of the mapping, and then
+// makes buf current again, even if f fails. f returns the number of bytes that
+// it has cut from the front. The mapping must not be pinned.
 func (b *Buffer) remapStorage(f func(p *pages) (cut int, err error)) error {
 	m := b.m
 	m.mu.Lock()
@@ -428,8 +438,9 @@ func (b *Buffer) remapStorage(f func(p *pages) (cut int, err error)) error {
 	return err
 }
 
-// discardConsumed returns the memory of a consumed prefix to the kernel, but not its
-// addresses, so that a queue takes as much memory as its contents.
+// discardConsumed returns the memory of the consumed prefix to the kernel, but
+// keeps its addresses, so that a queue uses no more memory than its contents
+// need.
 func (b *Buffer) discardConsumed() {
 	m, n := b.m, b.consumed()
 	if m == nil || n == 0 {
@@ -441,12 +452,12 @@ func (b *Buffer) discardConsumed() {
 		return
 	}
 	m.discardFront(n, pageFloor(b.Len()/4)+2*recycleMin*pageUnit())
-	b.gen = m.gen.Add(1) // a copy may not have consumed that yet
+	b.gen = m.gen.Add(1) // a copy may not have consumed these bytes
 	runtime.KeepAlive(m)
 }
 
-// prefault tells the page layer that buf[i:] is about to be written, where that
-// is worth its while.
+// prefault prepares the memory of buf[i:] for being written, if that is large
+// enough to be worthwhile.
 func (b *Buffer) prefault(i int) {
 	if len(b.buf)-i >= prefaultMin && b.m != nil {
 		b.prefaultMapping(i)
@@ -459,8 +470,8 @@ func (b *Buffer) prefaultMapping(i int) {
 	runtime.KeepAlive(b)
 }
 
-// readInto has r read into buf[i:j] or less, where i is the end of the contents,
-// and appends what it read. r may use the Buffer meanwhile.
+// readInto calls r.Read with a prefix of buf[i:j], where i is the end of the
+// contents, and appends the bytes read. r may use the Buffer during the call.
 func (b *Buffer) readInto(r io.Reader, i, j int) (n int, err error) {
 	if m := b.m; m != nil {
 		j = b.pinClean(i, j)
@@ -474,10 +485,10 @@ func (b *Buffer) readInto(r io.Reader, i, j int) (n int, err error) {
 	q := p[:n] // a count beyond len(p) panics as any slice would
 	b.refresh()
 	if i < cap(b.buf) && &b.buf[:i+1][i] == &p[0] {
-		b.setEnd(i + n) // whatever r has done to the contents, as in bytes.Buffer
+		b.setEnd(i + n) // even if r has changed the contents, as in bytes.Buffer
 		return n, err
 	}
-	// r has looked at the contents, or made them grow: they are elsewhere now.
+	// r has taken a view or made the contents grow, which moved them.
 	if e := b.growAndCommit(n); e != nil {
 		panic(e)
 	}
@@ -487,12 +498,12 @@ func (b *Buffer) readInto(r io.Reader, i, j int) (n int, err error) {
 	return n, err
 }
 
-// scrubStep is by how much memory is cleared before a Reader fills it: it is
-// still in the cache then.
+// scrubStep is the number of bytes that are cleared at a time before a Reader
+// fills them, small enough for the cache.
 const scrubStep = 256 * kiB
 
-// writeOut has w write the contents, and consumes what it wrote. w may use the
-// Buffer meanwhile.
+// writeOut writes the contents to w and consumes the bytes written. w may use
+// the Buffer during the call.
 func (b *Buffer) writeOut(w io.Writer) (n int, err error) {
 	p := b.buf[b.off:len(b.buf):len(b.buf)]
 	if m := b.m; m != nil {
@@ -511,10 +522,10 @@ func (b *Buffer) writeOut(w io.Writer) (n int, err error) {
 	return n, err
 }
 
-// The following only look, so they may run at once, with each other and in the
-// middle of readInto and writeOut.
+// The following methods do not modify the Buffer. They may run concurrently with
+// each other and be called during readInto and writeOut.
 
-// withContents calls f with the contents. f must not keep them.
+// withContents calls f with the contents. f must not retain them.
 func (b *Buffer) withContents(f func(contents []byte)) {
 	m := b.m
 	if m == nil {
@@ -532,9 +543,9 @@ func (b *Buffer) withContents(f func(contents []byte)) {
 	runtime.KeepAlive(m)
 }
 
-// lend has w write the contents from the off-th byte on, and returns how many
-// there are, and what w returned. w may use the Buffer meanwhile.
-func (b *Buffer) lend(w io.Writer, off int) (of, n int, err error) {
+// lend writes the contents from offset off to w. It returns the number of bytes
+// passed to w and the results of w. w may use the Buffer during the call.
+func (b *Buffer) lend(w io.Writer, off int) (total, n int, err error) {
 	if m := b.m; m != nil {
 		m.pin()
 		defer m.unpin()
