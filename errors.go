@@ -7,6 +7,8 @@ import (
 	"strconv"
 )
 
+// maxLenError counts and returns the error of an operation that would add n
+// bytes and exceed MaxLen.
 func (b *Buffer) maxLenError(n int) error {
 	stats.refusals.Add(1)
 	return &maxLenError{len: b.Len(), n: n, max: b.MaxLen}
@@ -14,7 +16,8 @@ func (b *Buffer) maxLenError(n int) error {
 
 var errNegativeReserve = errors.New("mmapbuf: Reserve: negative count")
 
-// A memoryError says what the system refused. It wraps ErrTooLarge as well.
+// A memoryError reports that an operation failed because the system refused a
+// call. It wraps ErrTooLarge and the error of the call.
 type memoryError struct {
 	what string
 	err  error
@@ -23,7 +26,8 @@ type memoryError struct {
 func (e *memoryError) Error() string   { return "mmapbuf: " + e.what + ": " + e.err.Error() }
 func (e *memoryError) Unwrap() []error { return []error{ErrTooLarge, e.err} }
 
-// A maxLenError says that n more bytes do not fit below MaxLen.
+// A maxLenError reports that n more bytes would exceed MaxLen. It wraps
+// ErrTooLarge.
 type maxLenError struct{ len, n, max int }
 
 func (e *maxLenError) Error() string {
@@ -32,7 +36,7 @@ func (e *maxLenError) Error() string {
 
 func (e *maxLenError) Unwrap() error { return ErrTooLarge }
 
-// sizeString formats n bytes in the largest binary unit that is not above it.
+// sizeString formats n bytes in the largest binary unit that does not exceed n.
 func sizeString(n int) string {
 	units := []string{"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"}
 	x, u := float64(n), 0

@@ -2,6 +2,6 @@
 
 package mmapbuf
 
-// fault is called before each system call. With the build tag mmapbuf_faults
-// tests make it fail; here it comes to nothing, not even a call.
+// fault lets tests inject errors of system calls in builds with the tag
+// mmapbuf_faults. In other builds it is inlined to nothing.
 func fault(call string, target, source []byte) error { return nil }

@@ -6,24 +6,24 @@ import (
 	"unicode/utf8"
 )
 
-// mapThreshold is the capacity, in bytes, beyond which storage is a mapping and
-// not a Go slice. A mapping of one huge page for what fits in 1 MiB takes longer
-// than the slices do. Only tests change it.
+// mapThreshold is the capacity, in bytes, beyond which new storage is a mapping
+// and not a Go slice. For contents of up to 1 MiB, slices are faster than a
+// mapping with a huge page. Only tests change it.
 var mapThreshold = 1 << 20
 
 const (
 	smallSize   = 64       // least capacity of a slice
-	slideMax    = 4 << 20  // contents up to this size are copied down within a mapping, larger ones never
-	prefaultMin = 16 << 10 // a Write of so many bytes is announced to the page layer
-	discardStep = 32 << 20 // the memory of a consumed prefix is returned each time it has grown by this
+	slideMax    = 4 << 20  // largest contents that are copied down within a mapping
+	prefaultMin = 16 << 10 // least size of a Write that is prefaulted
+	discardStep = 32 << 20 // a consumed prefix is discarded in steps of this size, a power of two
 
-	// maxSlice bounds storage, in bytes: more addresses than that no process
-	// has, and to ask Go for them is fatal.
+	// maxSlice bounds storage, in bytes. No process has a larger address
+	// space, and a larger allocation is fatal in Go.
 	maxSlice = min(math.MaxInt/2+1, 1<<46)
 )
 
-// grow makes Available at least n. It may discard the consumed prefix, even if
-// it fails; the contents are then as before.
+// grow makes Available at least n. It may drop the consumed prefix, even if it
+// fails. On failure, the contents are unchanged. buf must be current.
 func (b *Buffer) grow(n int) error {
 	live := b.Len()
 	if live == 0 && b.off != 0 {
@@ -37,8 +37,8 @@ func (b *Buffer) grow(n int) error {
 		b.setSlice(make([]byte, 0, smallSize), 0)
 		return nil
 	case n <= c/2-live && (b.m == nil || live <= slideMax):
-		// Half of the storage is consumed at least, so that this copies no
-		// byte more than once for each byte written.
+		// At least half of the storage is consumed. So this copies, amortized,
+		// at most one byte per byte written.
 		b.slide()
 		return nil
 	case b.m != nil && b.canRecycle(n):
@@ -58,12 +58,12 @@ func (b *Buffer) grow(n int) error {
 		}
 		countCopy(live)
 	}
-	// The prefix counts, as for bytes.Buffer: a Buffer that is also read from
-	// wants room to slide in.
+	// As in bytes.Buffer, the consumed prefix adds to the new capacity, so that
+	// a Buffer that is also read has room to slide its contents.
 	return b.move(b.limitToMaxLen(max(2*(size-b.off), live+b.off+n), n), live+n)
 }
 
-// growAndCommit is grow for bytes that are about to be written: they fit into buf then.
+// growAndCommit is grow followed by commit.
 func (b *Buffer) growAndCommit(n int) error {
 	err := b.grow(n)
 	if err == nil {
@@ -72,29 +72,33 @@ func (b *Buffer) growAndCommit(n int) error {
 	return err
 }
 
-// A queue that is as long as before uses the same memory again and again: what
-// was consumed becomes the room for what is written next, once it is a quarter of
-// the contents and recycleMin units.
+// A queue of constant length uses the same memory again and again: the consumed
+// prefix is moved behind the contents for the next writes, if it is at least a
+// quarter of the contents plus recycleMin units.
 const recycleMin = 8
 
-// canRecycle reports whether to recycle makes room for n more bytes.
+// canRecycle reports whether recycling the consumed prefix would make room for n
+// more bytes.
 func (b *Buffer) canRecycle(n int) bool {
 	k := b.consumed()
 	return n <= k && k >= b.Len()/4+recycleMin*pageUnit() &&
 		b.m.needsMemory(len(b.buf)+n) && canRemap() && !b.pinned()
 }
 
-// consumed returns how many bytes at the start of the storage, whole units, will
-// not be read any more.
-func (b *Buffer) consumed() int { return pageFloor(max(b.off-utf8.UTFMax, 0)) } // UnreadRune may reach back
+// consumed returns the number of bytes at the start of the storage that will not
+// be read again, not even after UnreadRune, rounded down to a multiple of
+// pageUnit.
+func (b *Buffer) consumed() int { return pageFloor(max(b.off-utf8.UTFMax, 0)) }
 
-// recycle makes room of the consumed prefix, or of a part of it.
+// recycle moves the consumed prefix, or a part of it, behind the contents, or
+// unmaps it.
 func (b *Buffer) recycle() {
 	k, n := b.consumed(), len(b.buf)
 	_ = b.remapStorage(func(p *pages) (int, error) { return p.recycle(k, n), nil })
 }
 
-// remap makes room for n more bytes in a mapping, by mremap(2).
+// remap makes room for n more bytes in a mapping with mremap(2), as grow does.
+// The mapping must not be pinned.
 func (b *Buffer) remap(n int) error {
 	drop, want := remapPlan(b.Len(), b.off, b.Cap(), n)
 	want = b.limitToMaxLen(want+drop, n) - drop
@@ -106,14 +110,15 @@ func (b *Buffer) remap(n int) error {
 	})
 }
 
-// remapPlan decides how a full mapping of c bytes, live ones behind a consumed
-// prefix of off, makes room for n more: how many bytes of the prefix to give
-// back, and how long the mapping should be then.
+// remapPlan decides how a mapping of c bytes makes room for n more, if its
+// contents are live bytes after a consumed prefix of off bytes. It returns the
+// number of bytes to cut from the prefix, and the length that the mapping should
+// have then.
 func remapPlan(live, off, c, n int) (drop, want int) {
 	drop = pageFloor(off)
 	if drop < live/4 {
-		// Moving page tables is cheap, not free: do not do it for less
-		// than a quarter of the contents.
+		// Moving page-table entries has a cost. Do not do it for a prefix
+		// of less than a quarter of the contents.
 		drop = 0
 	}
 	need := off - drop + live + n
@@ -123,8 +128,8 @@ func remapPlan(live, off, c, n int) (drop, want int) {
 	return drop, max(2*c, need)
 }
 
-// move copies the contents into new storage of c bytes, or of at least need if
-// so much cannot be had.
+// move copies the contents to new storage with a capacity of about c bytes, or
+// of need bytes if there is not enough memory for a mapping of c.
 func (b *Buffer) move(c, need int) error {
 	if c <= mapThreshold || !canMap() {
 		if c >= idleMin {
@@ -139,7 +144,7 @@ func (b *Buffer) move(c, need int) error {
 	return tryCapacities(b.Cap(), c, need, func(c int) error {
 		m, err := newMapping(c, !b.NoHugePages)
 		if err != nil {
-			if !canMap() { // not even a smaller one
+			if !canMap() { // permanently refused, or too many mappings
 				return b.moveToSlice(c)
 			}
 			return err
@@ -149,26 +154,25 @@ func (b *Buffer) move(c, need int) error {
 	})
 }
 
-// moveToSlice copies the contents into a new slice of c bytes or a little
-// more.
+// moveToSlice copies the contents to a new slice of c bytes, rounded up to the
+// size of an allocation.
 func (b *Buffer) moveToSlice(c int) (err error) {
 	if c > maxSlice {
 		return ErrTooLarge
 	}
 	defer func() {
-		if recover() != nil { // make: c is out of range
+		if recover() != nil { // make panics if c is out of range
 			err = ErrTooLarge
 		}
 	}()
-	// append rounds up to the size of an allocation.
 	p := append([]byte(nil), make([]byte, c)...)
 	b.copyTo(p[:cap(p)])
 	return nil
 }
 
-// tryCapacities calls try with a capacity of want bytes, and if the memory for that
-// cannot be had, of just need, rounded to whole pages. An error says that the
-// capacity was from.
+// tryCapacities calls try with a capacity of want bytes, and if that fails, of
+// need bytes, both rounded up to a multiple of pageUnit. from is the old
+// capacity, for the error message.
 func tryCapacities(from, want, need int, try func(c int) error) error {
 	least, ok := pageRound(need)
 	if !ok {
@@ -183,8 +187,8 @@ func tryCapacities(from, want, need int, try func(c int) error) error {
 	return nil
 }
 
-// limitToMaxLen lowers a capacity to what MaxLen allows to fill, but not below what
-// n more bytes need.
+// limitToMaxLen lowers the capacity c to what MaxLen allows to be filled, but
+// not below what n more bytes need.
 func (b *Buffer) limitToMaxLen(c, n int) int {
 	if more := max(b.roomToMax(), n); more < c-len(b.buf) {
 		return len(b.buf) + more
@@ -192,7 +196,7 @@ func (b *Buffer) limitToMaxLen(c, n int) int {
 	return c
 }
 
-// roomToMax returns how many bytes more MaxLen allows.
+// roomToMax returns the number of bytes that MaxLen allows to be added.
 func (b *Buffer) roomToMax() int {
 	if b.MaxLen <= 0 {
 		return math.MaxInt
@@ -200,8 +204,8 @@ func (b *Buffer) roomToMax() int {
 	return max(b.MaxLen-b.Len(), 0)
 }
 
-// reserve is Reserve for a caller that holds a lock, and must not wait for the
-// collector.
+// reserve is Reserve without pacing, for callers that hold a lock and must not
+// wait for the collector.
 func (b *Buffer) reserve(n int) error {
 	b.refresh()
 	if n < 0 {
@@ -213,8 +217,8 @@ func (b *Buffer) reserve(n int) error {
 	return b.grow(n)
 }
 
-// shrinkMapping cuts the mapping to the pages of the contents. What cannot be
-// cut stays.
+// shrinkMapping cuts the mapping to the pages of the contents. It ignores
+// failures, after which the rest stays mapped.
 func (b *Buffer) shrinkMapping() {
 	_ = b.remapStorage(func(p *pages) (cut int, err error) {
 		if cut = pageFloor(b.off); cut > 0 && p.cutFront(cut) != nil {
