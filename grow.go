@@ -37,8 +37,8 @@ func (b *Buffer) grow(n int) error {
 		b.setSlice(make([]byte, 0, smallSize), 0)
 		return nil
 	case n <= c/2-live && (b.m == nil || live <= slideMax):
-		// At least half of the storage is consumed. So this copies, amortized,
-		// at most one byte per byte written.
+		// At least half of the storage is consumed. So this copies,
+		// amortized, at most one byte per byte written.
 		b.slide()
 		return nil
 	case b.m != nil && b.canRecycle(n):
@@ -58,8 +58,8 @@ func (b *Buffer) grow(n int) error {
 		}
 		countCopy(live)
 	}
-	// As in bytes.Buffer, the consumed prefix adds to the new capacity, so that
-	// a Buffer that is also read has room to slide its contents.
+	// As in bytes.Buffer, the consumed prefix adds to the new capacity, so
+	// that a Buffer that is also read has room to slide its contents.
 	return b.move(b.limitToMaxLen(max(2*(size-b.off), live+b.off+n), n), live+n)
 }
 
@@ -77,16 +77,16 @@ func (b *Buffer) growAndCommit(n int) error {
 // quarter of the contents plus recycleMin units.
 const recycleMin = 8
 
-// canRecycle reports whether recycling the consumed prefix would make room for n
-// more bytes.
+// canRecycle reports whether recycling the consumed prefix would make room for
+// n more bytes.
 func (b *Buffer) canRecycle(n int) bool {
 	k := b.consumed()
 	return n <= k && k >= b.Len()/4+recycleMin*pageUnit() &&
 		b.m.needsMemory(len(b.buf)+n) && canRemap() && !b.pinned()
 }
 
-// consumed returns the number of bytes at the start of the storage that will not
-// be read again, not even after UnreadRune, rounded down to a multiple of
+// consumed returns the number of bytes at the start of the storage that will
+// not be read again, not even after UnreadRune, rounded down to a multiple of
 // pageUnit.
 func (b *Buffer) consumed() int { return pageFloor(max(b.off-utf8.UTFMax, 0)) }
 
@@ -112,13 +112,13 @@ func (b *Buffer) remap(n int) error {
 
 // remapPlan decides how a mapping of c bytes makes room for n more, if its
 // contents are live bytes after a consumed prefix of off bytes. It returns the
-// number of bytes to cut from the prefix, and the length that the mapping should
-// have then.
+// number of bytes to cut from the prefix, and the length that the mapping
+// should have then.
 func remapPlan(live, off, c, n int) (drop, want int) {
 	drop = pageFloor(off)
 	if drop < live/4 {
-		// Moving page-table entries has a cost. Do not do it for a prefix
-		// of less than a quarter of the contents.
+		// Moving page-table entries has a cost. Do not do it for a
+		// prefix of less than a quarter of the contents.
 		drop = 0
 	}
 	need := off - drop + live + n

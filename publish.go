@@ -13,8 +13,8 @@ import (
 // DESIGN.md. Like storage.go, this file uses the memory of mappings.
 
 // view returns the contents as Go memory, with up to spare bytes of spare
-// capacity if it is the first view of a mapping, which publishes it. If there is
-// not enough memory, it returns an error and changes nothing.
+// capacity if it is the first view of a mapping, which publishes it. If there
+// is not enough memory, it returns an error and changes nothing.
 func (b *Buffer) view(spare int) ([]byte, error) {
 	m := b.m
 	if m == nil {
@@ -53,8 +53,8 @@ func (b *Buffer) peek(n int) (p []byte, err error) {
 	return b.viewOf(n), err
 }
 
-// viewOf returns the first n bytes of the contents as Go memory. If there is not
-// enough memory to publish all of the contents, they are a copy.
+// viewOf returns the first n bytes of the contents as Go memory. If there is
+// not enough memory to publish all of the contents, they are a copy.
 func (b *Buffer) viewOf(n int) []byte {
 	p, err := b.view(b.viewSpare())
 	if err == nil {
@@ -139,8 +139,8 @@ const largeView = 32 << 20
 // memory.
 const copiedView = 4 * miB
 
-// publishRange publishes mem[lo:hi], of which mem[end:hi] is spare capacity, for
-// Buffers of generation gen. If hi-lo exceeds copiedView, lo and hi are
+// publishRange publishes mem[lo:hi], of which mem[end:hi] is spare capacity,
+// for Buffers of generation gen. If hi-lo exceeds copiedView, lo and hi are
 // multiples of pageUnit. The caller holds mu and has probed the heap. On error,
 // no contents have changed.
 func (m *mapping) publishRange(gen uint32, lo, end, hi int) error {
@@ -149,8 +149,8 @@ func (m *mapping) publishRange(gen uint32, lo, end, hi int) error {
 	if hi-lo > copiedView && m.pins == 0 {
 		m.scrub(end, hi)
 		if p = m.moveToHeap(lo, hi); p == nil {
-			// The object allocated for the move is not collected yet, and
-			// the copy needs another one.
+			// The object allocated for the move is not collected
+			// yet, and the copy needs another one.
 			if err := probeHeap(hi - lo); err != nil {
 				return err
 			}
@@ -161,8 +161,8 @@ func (m *mapping) publishRange(gen uint32, lo, end, hi int) error {
 		p = heapCopy(m.mem[lo:end], hi-lo)
 		_ = m.drop()
 	}
-	// A copy of the Buffer with contents beyond end becomes stale, because they
-	// may be lost.
+	// A copy of the Buffer with contents beyond end becomes stale, because
+	// they may be lost.
 	m.pub.Store(&published{p[:end-lo], lo, gen})
 	m.gen.Add(1)
 	return nil

@@ -68,8 +68,9 @@ func mappingOf(p *pages) *mapping {
 	m := &mapping{pages: p}
 	m.gen.Store(1)
 	m.capacity.Store(int64(len(p.mem)))
-	// If m is unreachable, no slice of its memory is in use: views are slices
-	// of published memory, and calls that have pinned m keep it reachable.
+	// If m is unreachable, no slice of its memory is in use: views are
+	// slices of published memory, and calls that have pinned m keep it
+	// reachable.
 	runtime.AddCleanup(m, (*pages).freeUnreachable, p)
 	track(p, m)
 	return m
@@ -274,8 +275,8 @@ func (b *Buffer) slide() {
 
 // extendZero makes the contents end at offset end, at most Cap, and zeroes the
 // new bytes before offset gap. The caller writes the others. Whole pages of a
-// mapping are zeroed by returning them to the kernel, so that they use no memory
-// until they are written.
+// mapping are zeroed by returning them to the kernel, so that they use no
+// memory until they are written.
 func (b *Buffer) extendZero(gap, end int) {
 	old := len(b.buf)
 	gap = max(gap, old)
@@ -357,8 +358,8 @@ func (m *mapping) drop() error {
 		m.released = true
 		return nil
 	}
-	// Keep the cleanup of m from running during free: of two munmap(2) calls,
-	// the second could hit memory that was mapped there in between.
+	// Keep the cleanup of m from running during free: of two munmap(2)
+	// calls, the second could hit memory that was mapped there in between.
 	err := m.free(false)
 	runtime.KeepAlive(m)
 	return err
@@ -522,8 +523,8 @@ func (b *Buffer) writeOut(w io.Writer) (n int, err error) {
 	return n, err
 }
 
-// The following methods do not modify the Buffer. They may run concurrently with
-// each other and be called during readInto and writeOut.
+// The following methods do not modify the Buffer. They may run concurrently
+// with each other and be called during readInto and writeOut.
 
 // withContents calls f with the contents. f must not retain them.
 func (b *Buffer) withContents(f func(contents []byte)) {
