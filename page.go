@@ -8,62 +8,64 @@ import (
 	"sync/atomic"
 )
 
-// The page layer: memory outside of the Go heap for storage.go and grow.go.
-// page_linux.go has it on mmap(2), mremap(2) and madvise(2). page_other.go is
-// for everybody else and has none, so that a Buffer there uses Go slices.
+// A pages is the page layer's part of a mapping: memory outside of the Go heap,
+// and what is known about its pages. page_linux.go has the system calls:
+// mmap(2), mremap(2) and madvise(2). On other systems, page_other.go makes no
+// mappings, and Buffers use Go slices.
 //
-// Whatever fails leaves the bytes of mem as they were. All sizes and offsets
-// are multiples of pageUnit, except where a function says otherwise.
+// Unless a method says otherwise, its arguments are numbers of bytes or offsets
+// in mem and multiples of pageUnit, the caller holds mu for writing if the
+// method changes mem or one of the offsets below, and on failure the contents
+// are unchanged.
 //
-// # Publishing
+// The offsets below divide mem as follows, while there is a mapping. Of these,
+// only discarded has to be a multiple of pageUnit.
 //
-// moveToHeap makes pages of a mapping part of the Go heap. It allocates a
-// pointer-free object, large enough to have a span of its own, writes nothing
-// to it, and has mremap(2) put the pages of the mapping in the place of the
-// object's own. Nothing is copied, and what was a mapping is an ordinary slice.
-// The pages stay when the collector frees the object: they are private and
-// anonymous as all of the heap, and the runtime reuses them, or returns them to
-// the kernel, as it does with the memory of any object.
+//	mem[:discarded]              was returned to the kernel
+//	mem[:committed]              may have been written by the owner
+//	mem[:owned]                  has no bytes of earlier owners
+//	mem[owned:dirty]             may have bytes of earlier owners
+//	mem[max(committed, dirty):]  reads as zero
 //
-// That relies on three things: large objects do not move; the collector
-// neither reads nor writes pointer-free objects while they are reachable; and
-// the runtime does not care which pages back its addresses. It does not rely
-// on layouts, on linknames or on how the heap is organised. What it costs are
-// VMAs: pages that were moved do not merge with the heap around them.
+//	0 <= discarded <= committed <= len(mem)
+//	0 <= dirty <= cap(mem)
+//	0 <= held <= max(committed, dirty) - discarded
+//
+// moveToHeap publishes a mapping: it makes its pages part of the Go heap by
+// moving them to the addresses of a new object. See "Publishing" in DESIGN.md.
 type pages struct {
-	// mem is what the owner may use. The mapping is mem[:cap(mem)], nil if
-	// there is none.
+	// mem is the part of the mapping that the owner may use. The mapping is
+	// mem[:cap(mem)]; mem is nil if there is none.
 	mem        []byte
 	seams      []int // offsets in mem, ascending, at which one VMA ends and the next begins
-	huge       bool  // whether huge pages were asked for
-	noRemap    bool  // mremap(2) has noRemap this mapping for a reason that may not go away
-	prefaulted int   // prefault has done mem[:prefaulted]; beyond len(mem) where it does not pay
+	huge       bool  // huge pages were requested
+	noRemap    bool  // mremap(2) refused this mapping, perhaps permanently
+	prefaulted int   // end of what prefault has done; math.MaxInt if it is not useful
 
-	// mu is held shared by methods that only look at mem, which may run at
-	// once, and alone by what moves, cuts or publishes it, or takes more of it
-	// into use.
+	// mu is held for reading by methods that only read mem, and for writing
+	// by methods that move, cut, publish or commit it.
 	mu sync.RWMutex
 
-	committed     int          // mem[used:] has not been written by the owner
-	dirty         int          // mem[max(used, dirty):] reads as zero
-	owned         int          // mem[:clean] holds nothing that the owner has not written
-	discarded     int          // mem[:gone] has been returned to the kernel
-	lastCommitted int          // used, when discardFront was called last
-	freedFrom     int          // mem[freedFrom:], as far as it is dirty, the kernel may take; see lazyFree
-	held          atomic.Int64 // bytes of mem that have memory, as far as that is known
-	holes         atomic.Int64 // bytes of mem[:used] that punch has returned and nobody has written since
+	committed     int          // end of what the owner can have written
+	dirty         int          // end of what earlier owners, or recycle, may have left
+	owned         int          // end of what is known to be free of bytes of earlier owners
+	discarded     int          // end of the consumed prefix that discardFront has discarded
+	lastCommitted int          // committed at the last call of discardFront
+	freedFrom     int          // mem[max(committed, freedFrom):dirty] may be marked by lazyFree
+	held          atomic.Int64 // estimate of the resident bytes of mem
+	holes         atomic.Int64 // estimate of the bytes that punch discarded and that were not written since
 }
 
-// A mapping is taken into use in steps of up to commitStep bytes, and of about as
-// much as is in use where that is less. What is not in use cannot be written,
-// which is how it is known how much may have been.
+// Memory is committed in steps of up to commitStep bytes, or of about as much
+// as is committed if that is less. Only committed memory can be written, so
+// this bounds the resident memory.
 const (
 	commitStep    = 4 * miB
 	commitStepMin = 128 * kiB
 )
 
-// commit takes at least the first n bytes of mem into use, and returns how many
-// are. n is any number up to len(mem).
+// commit makes committed at least n, any number up to len(mem), and returns
+// committed.
 func (p *pages) commit(n int) int {
 	n = max(min(commitRound(n), len(p.mem)), p.committed)
 	was := p.residentEnd()
@@ -72,7 +74,7 @@ func (p *pages) commit(n int) int {
 	return n
 }
 
-// commitRound returns how many bytes to take into use for n.
+// commitRound returns n, any number, rounded up to a commit step.
 func commitRound(n int) int {
 	step := commitStep
 	for step > commitStepMin && step/2 >= n {
@@ -81,11 +83,11 @@ func commitRound(n int) int {
 	return (n + step - 1) &^ (step - 1)
 }
 
-// residentEnd returns up to where mem may have memory.
+// residentEnd returns the end of the part of mem that may be resident.
 func (p *pages) residentEnd() int { return max(p.committed, p.dirty) }
 
-// punch returns the memory of mem[lo:hi] to the kernel, and takes it into use.
-// It reads as zero then.
+// punch returns the memory of mem[lo:hi] to the kernel, so that it reads as
+// zero, and commits mem[:hi]. On failure, bytes in mem[lo:hi] may be zero.
 func (p *pages) punch(lo, hi int) error {
 	err := p.discard(lo, hi)
 	if err == nil {
@@ -97,7 +99,8 @@ func (p *pages) punch(lo, hi int) error {
 	return err
 }
 
-// noteWritten is told that n bytes somewhere in mem, any number, are written.
+// noteWritten records that n bytes of mem, any number, are written, which may
+// fill holes. The caller need not hold mu.
 func (p *pages) noteWritten(n int) {
 	for {
 		holes := p.holes.Load()
@@ -112,8 +115,9 @@ func (p *pages) noteWritten(n int) {
 	}
 }
 
-// discardFront returns the memory of mem[:n] to the kernel, or all but spare
-// bytes of it if mem is written to as well: recycle can use them.
+// discardFront returns the memory of mem[:n], which is consumed, to the kernel.
+// If more was committed since the last call, it keeps the last spare bytes of
+// mem[:n] for recycle. It ignores failures.
 func (p *pages) discardFront(n, spare int) {
 	if p.lastCommitted > 0 && p.committed > p.lastCommitted {
 		n -= spare
@@ -125,8 +129,8 @@ func (p *pages) discardFront(n, spare int) {
 	}
 }
 
-// noteRewound is told that mem is written from its start again, after n bytes of it
-// had been written.
+// noteRewound records that the owner, who has written mem[:n], n being any
+// number, will write mem from its start again. The caller need not hold mu.
 func (p *pages) noteRewound(n int) {
 	p.owned = max(p.owned, n)
 	if n := p.discarded; n > 0 {
@@ -135,7 +139,7 @@ func (p *pages) noteRewound(n int) {
 	}
 }
 
-// cutFront unmaps mem[:k].
+// cutFront unmaps mem[:k]. On success, mem begins k bytes later.
 func (p *pages) cutFront(k int) error {
 	err := p.unmapFront(k)
 	if err == nil {
@@ -145,7 +149,7 @@ func (p *pages) cutFront(k int) error {
 	return err
 }
 
-// shift is told that mem begins k bytes later than it did.
+// shift adjusts the offsets after mem[:k] was cut.
 func (p *pages) shift(k int) {
 	for _, n := range []*int{&p.discarded, &p.lastCommitted, &p.freedFrom, &p.committed, &p.dirty, &p.owned, &p.prefaulted} {
 		*n = max(*n-k, 0)
@@ -156,32 +160,34 @@ func (p *pages) shift(k int) {
 	p.cutSeams()
 }
 
-// needsMemory reports whether mem[:n] is more than the memory that mem has, as far
-// as that is known, and there is no reason not to give it more.
+// needsMemory reports whether mem[:n], n being any number, ends beyond what may
+// be resident. It reports false for a mapping that cannot be recycled because
+// noRemap is set. It locks mu.
 func (p *pages) needsMemory(n int) bool {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
 	return n > p.residentEnd() && !p.noRemap
 }
 
-// cutSeams removes the seams that are not within the mapping.
+// cutSeams removes seams that are not inside the mapping.
 func (p *pages) cutSeams() {
 	p.seams = slices.DeleteFunc(p.seams, func(at int) bool { return at <= 0 || at >= cap(p.mem) })
 }
 
-// maxSeams bounds how many VMAs a mapping takes.
+// maxSeams is the number of seams from which on recycle makes no more.
 const maxSeams = 16
 
-// recycle makes the memory of mem[:k], whose contents nobody needs any more, the
-// memory that follows what is in use. It is moved by page table. If that fails,
-// mem[:k] is unmapped. It returns by how many bytes later mem begins then.
-// The owner has written all of mem[:n], any number.
+// recycle moves the pages of mem[:k], which is consumed, behind all that may be
+// resident, or unmaps them if they are discarded or cannot be moved. It handles
+// fewer bytes if only a part of mem[:k] is discarded, or if it is several VMAs.
+// It returns the number of bytes by which mem begins later, or 0 if it failed.
+// The owner has written all of mem[:n], n being any number.
 func (p *pages) recycle(k, n int) (cut int) {
 	p.owned = max(p.owned, n)
-	if p.discarded > 0 { // there is no memory
+	if p.discarded > 0 { // no memory to move
 		k = min(k, p.discarded)
 	} else if len(p.seams) > 0 {
-		k = min(k, p.seams[0]) // mremap(2) moves what is one VMA
+		k = min(k, p.seams[0]) // mremap(2) does not move several VMAs
 	}
 	top := p.residentEnd()
 	end, _ := pageRound(top)
@@ -192,7 +198,7 @@ func (p *pages) recycle(k, n int) (cut int) {
 		}
 		return k
 	}
-	owned := p.owned >= p.dirty // not p.used: what is in use need not have been written
+	owned := p.owned >= p.dirty // not p.committed: committed bytes may be unwritten
 	p.shift(k)
 	if p.dirty = end; owned {
 		p.owned = end
@@ -200,7 +206,8 @@ func (p *pages) recycle(k, n int) (cut int) {
 	return k
 }
 
-// cutBack gives mem[k:] back.
+// cutBack makes mem[k:cap(mem)] idle memory or unmaps it. On success, the
+// length and capacity of mem are k.
 func (p *pages) cutBack(k int) error {
 	mem := p.mem[:cap(p.mem)]
 	one := len(p.seams) == 0 || p.seams[len(p.seams)-1] <= k // VMA
@@ -215,8 +222,9 @@ func (p *pages) cutBack(k int) error {
 	return nil
 }
 
-// free gives all of mem back. It does nothing the second time. An error is that
-// of munmap(2). For lazy see keepIdle.
+// free makes all of mem idle memory or unmaps it. If there is no mapping, it
+// does nothing. In any case mem is nil afterwards. The error is that of
+// munmap(2). For lazy, see keepIdle.
 func (p *pages) free(lazy bool) error {
 	if p.mem == nil {
 		return nil
@@ -228,7 +236,7 @@ func (p *pages) free(lazy bool) error {
 		_ = p.cutFront(p.discarded)
 	}
 	for _, at := range slices.Backward(slices.Clone(p.seams)) {
-		_ = p.cutBack(at) // idle memory is of one VMA
+		_ = p.cutBack(at) // idle memory consists of single VMAs
 	}
 	if p.worthKeeping() && keepIdle(p.mem[:cap(p.mem)], max(p.committed, p.freedFrom), p.residentEnd(), p.huge, lazy) {
 		p.setMem(nil)
@@ -237,13 +245,13 @@ func (p *pages) free(lazy bool) error {
 	return p.unmap()
 }
 
-// worthKeeping reports whether mem can be idle memory. It cannot with holes, for
-// nobody knows then how much memory it has.
+// worthKeeping reports whether mem can become idle memory. With holes it
+// cannot, because its resident size is then unknown.
 func (p *pages) worthKeeping() bool { return !p.noRemap && p.holes.Load() == 0 }
 
-// scrub clears what earlier owners have written to mem[lo:hi], which somebody
-// is about to see, and reports whether there was something. mem[:lo] was written
-// by the owner, all of it. The caller holds mu.
+// scrub clears bytes of earlier owners in mem[lo:hi], which is about to be
+// exposed, and reports whether there may have been some. The owner has written
+// all of mem[:lo]. lo and hi are any numbers.
 func (p *pages) scrub(lo, hi int) bool {
 	p.owned, lo, hi = max(p.owned, hi), max(lo, p.owned), min(hi, p.dirty)
 	if lo >= hi {
@@ -257,25 +265,26 @@ func (p *pages) scrub(lo, hi int) bool {
 	return true
 }
 
-// freeExcess returns the memory that mem had before the owner came, and that he
-// has not used, to the kernel. It reports whether that is done.
+// freeExcess returns memory that mem had as idle memory, and that the owner has
+// not committed, to the kernel. It reports false, and does nothing, if mu is
+// locked; the caller must not hold mu.
 func (p *pages) freeExcess() bool {
 	if !p.mu.TryLock() {
 		return false
 	}
 	defer p.mu.Unlock()
 	const step = 64 * kiB // a multiple of any page
-	if used := (p.committed + step - 1) &^ (step - 1); p.mem != nil && used < p.dirty {
-		if p.discard(used, p.dirty) == nil { // else it is locked (mlock(2)), and stays
-			p.addHeld(used - p.dirty)
-			p.dirty = used
+	if end := (p.committed + step - 1) &^ (step - 1); p.mem != nil && end < p.dirty {
+		if p.discard(end, p.dirty) == nil { // fails for locked memory (mlock(2))
+			p.addHeld(end - p.dirty)
+			p.dirty = end
 		}
 	}
 	return true
 }
 
-// addHeld adds n to the bytes of mem that were written. It can be more than are
-// left to add, or to subtract: a place may become a hole twice.
+// addHeld adds n, any number, to held and to the total of all mappings. It
+// limits held to the possible range, because a range may become a hole twice.
 func (p *pages) addHeld(n int) {
 	if n == 0 {
 		return
@@ -288,8 +297,8 @@ func (p *pages) addHeld(n int) {
 	addHeld(n)
 }
 
-// freeUnreachable gives all of mem back after the collector has found that nobody
-// needs it, unless that was done before.
+// freeUnreachable frees mem, if that was not done before, after the collector
+// has found the mapping unreachable. It locks mu.
 func (p *pages) freeUnreachable() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -300,11 +309,13 @@ func (p *pages) freeUnreachable() {
 	}
 }
 
-// newPages returns the pages of a new mapping mem, which all reads as zero.
+// newPages returns the pages of the mapping mem[:cap(mem)], of one VMA, which
+// reads as zero unless the caller sets dirty. huge reports whether huge pages
+// were requested for it.
 func newPages(mem []byte, huge bool) *pages {
 	p := &pages{huge: huge}
 	if huge {
-		p.prefaulted = math.MaxInt // one fault for each huge page is little
+		p.prefaulted = math.MaxInt // one fault per huge page is cheap
 	}
 	p.setMem(mem)
 	return p
@@ -316,15 +327,16 @@ const (
 	giB = 1 << 30
 )
 
-// pageUnit returns the number of bytes that mappings are multiples of and
-// aligned to: the huge page where that is of a sensible size, so that the
-// kernel can fill, move and unmap whole ones. Only tests replace it.
+// pageUnit returns the unit of mappings, in bytes: their lengths, and if
+// possible their addresses, are multiples of it. It is the size of a huge page,
+// unless chooseUnit rejects that, so that the kernel can fill, move and unmap
+// whole huge pages. Only tests replace it.
 var pageUnit = sync.OnceValue(systemPageUnit)
 
 // chooseUnit returns the unit for a system with pages of page bytes and huge
-// pages of huge bytes, 0 if it has none, and whether to ask for huge pages.
-// Huge pages beyond 4 MiB (32 MiB and 512 MiB are the sizes on arm64 with
-// larger pages) would waste more memory than the contents use.
+// pages of huge bytes, 0 if it has none, and whether to request huge pages.
+// Huge pages of more than 4 MiB (32 MiB or 512 MiB on arm64 with larger pages)
+// could waste more memory than the contents use.
 func chooseUnit(page, huge int) (unit int, advise bool) {
 	if page <= huge && huge <= 4*miB {
 		return huge, true
@@ -332,8 +344,8 @@ func chooseUnit(page, huge int) (unit int, advise bool) {
 	return max(page, 2*miB), false
 }
 
-// alignment returns what the address of a mapping of n bytes should be a
-// multiple of. Page tables move 1 GiB at a time when they can.
+// alignment returns the preferred alignment of a mapping of n bytes. mremap(2)
+// can move page tables in units of 1 GiB if addresses are aligned to that.
 func alignment(n int) int {
 	if n >= giB {
 		return giB
@@ -341,29 +353,29 @@ func alignment(n int) int {
 	return pageUnit()
 }
 
-// pageFloor rounds n down to a multiple of pageUnit.
+// pageFloor returns n rounded down to a multiple of pageUnit.
 func pageFloor(n int) int { return n &^ (pageUnit() - 1) }
 
-// pageRound rounds n up to a multiple of pageUnit; 0 becomes one unit. It
-// reports false if no int can hold that.
+// pageRound returns n rounded up to a multiple of pageUnit, but at least one
+// unit. It reports false if n is negative or the result overflows.
 func pageRound(n int) (int, bool) {
 	u := pageUnit()
 	r := max(n+u-1, u) &^ (u - 1)
 	return r, n >= 0 && r >= n
 }
 
-// prefault is told that mem[lo:hi], any range, is about to be written. Where
-// pages are small it gets memory for all that are new, which takes less than a
-// fault for each.
+// prefault prepares mem[lo:hi], any range, for being written. If pages are
+// small, it populates the new ones with one system call, which takes less time
+// than a fault for each. The caller need not hold mu.
 func (p *pages) prefault(lo, hi int) {
 	if hi <= p.prefaulted {
 		return
 	}
 	page := os.Getpagesize()
-	lo = (max(lo, p.prefaulted) + page - 1) &^ (page - 1) // what is before lo in its page has been written
+	lo = (max(lo, p.prefaulted) + page - 1) &^ (page - 1) // the start of the page of lo is populated
 	hi = (hi + page - 1) &^ (page - 1)
 	p.prefaulted = hi
 	if lo < hi && p.populate(lo, hi) != nil {
-		p.prefaulted = math.MaxInt // kernels before 5.14 do not know how
+		p.prefaulted = math.MaxInt // not supported before Linux 5.14
 	}
 }

@@ -17,26 +17,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What the system refuses for a reason that will not go away (a seccomp filter,
-// an emulated kernel) is not asked for again.
+// mmapRefused and mremapRefused are set once the system has refused the call
+// permanently, as a seccomp filter or an emulated kernel does.
 var mmapRefused, mremapRefused atomic.Bool
 
-// canMap reports whether mappings can be had. It is also false while the
-// process has too many.
+// canMap reports whether new mappings may be made: mmap(2) was not refused, and
+// the package does not use too many mappings already.
 func canMap() bool {
 	return !mmapRefused.Load() && stats.mappings.Load()+heapSplits.count() < vmaBudget()
 }
 
-// publishCopies has views copied where pages would be moved to the Go heap: what
-// is left to do should a release of Go move heap objects. Only tests set it.
+// If publishCopies is true, contents are copied for a view and never moved to
+// the Go heap. A release of Go that moves heap objects would require it. Only
+// tests set it.
 var publishCopies = false
 
-// canRemap reports whether mappings can be moved and grown, as far as is known.
+// canRemap reports whether mremap(2) is believed to work.
 func canRemap() bool { return !mremapRefused.Load() }
 
-// vmaBudget returns how many mappings the package takes at most: half of what
-// the system allows a process (proc_sys_vm(5), max_map_count), for the runtime
-// needs some and dies without. Only tests replace it.
+// vmaBudget returns the maximum number of mappings that the package uses: half
+// of what the system allows a process (proc_sys_vm(5), max_map_count), because
+// the runtime needs some and fails without them. Only tests replace it.
 var vmaBudget = sync.OnceValue(func() int64 {
 	s, _ := os.ReadFile("/proc/sys/vm/max_map_count")
 	n, err := strconv.ParseInt(strings.TrimSpace(string(s)), 10, 64)
@@ -46,15 +47,16 @@ var vmaBudget = sync.OnceValue(func() int64 {
 	return n / 2
 })
 
-// refused reports whether err, of a call with valid arguments, may not be for
-// want of memory. Then another mapping is worth a try, for it may be about this
-// one: mlock(2), madvise(2) and mprotect(2) of a part make it two VMAs.
+// refused reports whether err, of a call with valid arguments, may have a cause
+// other than lack of memory, such as mlock(2), madvise(2) or mprotect(2) on a
+// part of this mapping, which makes it several VMAs. A new mapping may then
+// succeed.
 func refused(err error) bool {
 	var errno unix.Errno
 	return errors.As(err, &errno) && (permanent(errno) || errno == unix.EAGAIN)
 }
 
-// permanent reports whether an errno may mean that a call is not available.
+// permanent reports whether err may mean that a system call is not available.
 func permanent(err error) bool {
 	switch err {
 	case unix.ENOSYS, unix.EPERM, unix.EACCES, unix.EINVAL, unix.EFAULT:
@@ -63,18 +65,18 @@ func permanent(err error) bool {
 	return false
 }
 
-// probeRemap is called after mremap(2) has failed for a mapping. It finds out
-// with a fresh one whether it is refused as such.
+// probeRemap is called after mremap(2) has failed with err. If the cause may be
+// that mremap(2) is refused altogether, it tries the call on a new mapping.
 func probeRemap(err error) {
 	if permanent(err) && !mremapRefused.Load() {
 		tryRemap()
 	}
 }
 
-// remapWorks finds out whether mremap(2) can grow a mapping, for ENOMEM need not
-// be for want of memory: the Linux layer of FreeBSD has no other answer. It is
-// asked before a Buffer reports that it cannot grow, and not sooner, for what
-// it maps may be the last that there is.
+// remapWorks reports whether mremap(2) can move and grow a new mapping. It is
+// called before a Buffer reports lack of memory, because the Linux layer of
+// FreeBSD returns ENOMEM for what it does not support. It is not called
+// earlier, because the new mapping may use the last memory available.
 func remapWorks() bool {
 	if canRemap() {
 		tryRemap()
@@ -82,7 +84,8 @@ func remapWorks() bool {
 	return canRemap()
 }
 
-// tryRemap moves and grows a fresh mapping, and remembers it if that is refused.
+// tryRemap moves and grows a new mapping, and sets mremapRefused if that fails
+// permanently.
 func tryRemap() {
 	n := pageUnit()
 	mem, err := mapAnywhere(n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_NORESERVE)
@@ -119,8 +122,8 @@ var hugePageSize = sync.OnceValue(func() int {
 	const dir = "/sys/kernel/mm/"
 	s, err := os.ReadFile(dir + "transparent_hugepage/hpage_pmd_size")
 	if err != nil {
-		// Some sandboxes have no /sys, and all machines with pages of this size
-		// have huge ones of that, or of 1 MiB.
+		// Some sandboxes have no /sys. Machines with pages of 4 KiB
+		// have huge pages of 2 MiB, or of 1 MiB.
 		if _, err := os.Stat(dir); err != nil && os.Getpagesize() == 4*kiB {
 			return 2 * miB
 		}
@@ -133,7 +136,8 @@ var hugePageSize = sync.OnceValue(func() int {
 	return n
 })
 
-// hugePagesAlways reports whether all memory gets huge pages, asked for or not.
+// hugePagesAlways reports whether memory gets huge pages without requesting
+// them.
 var hugePagesAlways = sync.OnceValue(func() bool {
 	s, _ := os.ReadFile("/sys/kernel/mm/transparent_hugepage/enabled")
 	return strings.Contains(string(s), "[always]")
@@ -142,10 +146,13 @@ var hugePagesAlways = sync.OnceValue(func() bool {
 // base returns the address of a mapping.
 func base(mem []byte) unsafe.Pointer { return unsafe.Pointer(unsafe.SliceData(mem)) }
 
-// The system calls, each kind of them in one function. fault is where tests
-// make them fail; in other builds it is nothing.
+// Each system call on memory has one function. Tests inject failures with
+// fault, which is a no-op in other builds. Lengths are multiples of the system
+// page.
 
-// mapAnywhere maps n bytes at an address of the kernel's choice.
+// mapAnywhere maps n bytes at an address that the kernel chooses, with
+// MAP_PRIVATE, MAP_ANONYMOUS and flags. If memory is lacking, it empties idle
+// memory and tries again.
 func mapAnywhere(n, prot, flags int) ([]byte, error) {
 	return withoutIdle(func() ([]byte, error) {
 		if err := fault("mmap", nil, nil); err != nil {
@@ -159,7 +166,9 @@ func mapAnywhere(n, prot, flags int) ([]byte, error) {
 	})
 }
 
-// mremap makes the mapping mem n bytes long and returns where it is then.
+// mremap makes mem, which is one VMA, n bytes long, and returns the result. On
+// failure, mem is unchanged. With MREMAP_MAYMOVE in flags, it may move, and if
+// memory is lacking, mremap empties idle memory and tries again.
 func mremap(mem []byte, n, flags int) ([]byte, error) {
 	try := func() ([]byte, error) {
 		if err := fault("mremap", nil, mem); err != nil {
@@ -172,12 +181,13 @@ func mremap(mem []byte, n, flags int) ([]byte, error) {
 		return unsafe.Slice((*byte)(p), n), nil
 	}
 	if flags&unix.MREMAP_MAYMOVE == 0 {
-		return try() // what is lacking may be the room to grow in place
+		return try() // ENOMEM can mean that the addresses after mem are used
 	}
 	return withoutIdle(try)
 }
 
-// withoutIdle calls f, and if memory is lacking once more, without idle memory.
+// withoutIdle calls f, and if that fails with ENOMEM, empties idle memory and
+// calls f again.
 func withoutIdle(f func() ([]byte, error)) ([]byte, error) {
 	mem, err := f()
 	if err == unix.ENOMEM && emptyIdle() {
@@ -186,9 +196,12 @@ func withoutIdle(f func() ([]byte, error)) ([]byte, error) {
 	return mem, err
 }
 
-// moveOnto moves the pages of from, a mapping, to the addresses of to, which
-// may be of the Go heap. That is why it is not unix.MremapPtr: no pointer to
-// the heap may be made of the integer that the system call returns.
+// moveOnto moves the pages of from, which is one VMA, to the addresses of to,
+// which is as long, in place of what is mapped there. from is then no longer
+// mapped. On failure, from is unchanged, but to may have been unmapped.
+//
+// to may be in the Go heap. So moveOnto does not use unix.MremapPtr, which
+// would convert the returned integer to a pointer into the heap.
 func moveOnto(to, from []byte) error {
 	if err := fault("mremap fixed", to, from); err != nil {
 		return err
@@ -205,8 +218,9 @@ func moveOnto(to, from []byte) error {
 	return nil
 }
 
-// mapOnto maps pages such as the runtime does at the addresses of to, which are
-// of the Go heap; see moveOnto. How says what may be there.
+// mapOnto maps new pages at the addresses of to, which is in the Go heap, in
+// the same way as the runtime. how is added to the flags of mmap(2). Like
+// moveOnto, it makes no pointer of the result.
 func mapOnto(to []byte, how uintptr) error {
 	if err := fault("mmap fixed", to, nil); err != nil {
 		return err
@@ -217,7 +231,7 @@ func mapOnto(to []byte, how uintptr) error {
 	}
 	var at uintptr
 	var errno unix.Errno
-	if runtime.GOARCH == "s390x" { // has the arguments in memory
+	if runtime.GOARCH == "s390x" { // takes a pointer to the arguments
 		at, _, errno = unix.Syscall(unix.SYS_MMAP, uintptr(unsafe.Pointer(&args)), 0, 0)
 	} else {
 		at, _, errno = unix.Syscall6(unix.SYS_MMAP, args[0], args[1], args[2], args[3], args[4], args[5])
@@ -225,11 +239,12 @@ func mapOnto(to []byte, how uintptr) error {
 	switch {
 	case errno != 0:
 		return errno
-	case at != args[0]: // a kernel before 4.17, which takes MAP_FIXED_NOREPLACE for a wish
+	case at != args[0]: // Linux before 4.17 treats MAP_FIXED_NOREPLACE as a hint
 		_, _, _ = unix.Syscall(unix.SYS_MUNMAP, at, args[1], 0)
 		return unix.EEXIST
 	}
-	// The kernel merges VMAs only if they have the same name, where it knows names.
+	// If the kernel supports names of VMAs, it merges only those with the
+	// same name.
 	if fault("prctl", nil, nil) == nil {
 		_ = unix.Prctl(unix.PR_SET_VMA, unix.PR_SET_VMA_ANON_NAME, args[0], args[1], uintptr(unsafe.Pointer(&heapName)))
 	}
@@ -237,7 +252,7 @@ func mapOnto(to []byte, how uintptr) error {
 	return nil
 }
 
-// heapName is what the runtime names its heap (PR_SET_VMA(2const)).
+// heapName is the name that the runtime gives its heap (PR_SET_VMA(2const)).
 var heapName = [...]byte{' ', 'G', 'o', ':', ' ', 'h', 'e', 'a', 'p', 0}
 
 func madvise(mem []byte, advice int) error {
@@ -247,6 +262,7 @@ func madvise(mem []byte, advice int) error {
 	return unix.Madvise(mem, advice)
 }
 
+// munmap unmaps mem. It does nothing if mem is empty.
 func munmap(mem []byte) error {
 	if len(mem) == 0 {
 		return nil
@@ -258,9 +274,8 @@ func munmap(mem []byte) error {
 	return os.NewSyscallError("munmap", err)
 }
 
-// abandon is munmap for memory that nobody uses or knows of afterwards. If it
-// fails, the memory is returned to the kernel all the same, and only addresses
-// stay in use.
+// abandon is munmap for memory that is not referenced afterwards. If it fails,
+// the memory is still returned to the kernel, and only its addresses leak.
 func abandon(mem []byte) error {
 	err := munmap(mem)
 	if err != nil {
@@ -269,16 +284,18 @@ func abandon(mem []byte) error {
 	return err
 }
 
-// mmap maps n bytes somewhere, at a multiple of align if that can be had.
+// mmap maps n bytes, a multiple of pageUnit, if possible at a multiple of
+// align.
 //
-// MAP_NORESERVE: memory counts when it is touched, and spare capacity is not.
+// It uses MAP_NORESERVE so that spare capacity is not charged until it is
+// touched.
 func mmap(n, align, prot int) ([]byte, error) {
 	mem, err := mapAnywhere(n, prot, unix.MAP_NORESERVE)
 	if err != nil || uintptr(base(mem))%uintptr(align) == 0 {
 		return mem, err
 	}
-	// Kernels before 6.7 do not align, and none does to 1 GiB: take more and
-	// discardConsumed.
+	// Linux does not align to 1 GiB, and before 6.7 not to huge pages
+	// either. Map more and cut it.
 	big, err := mapAnywhere(n+align, prot, unix.MAP_NORESERVE)
 	if err != nil {
 		return mem, nil
@@ -290,8 +307,10 @@ func mmap(n, align, prot int) ([]byte, error) {
 	return big[head : head+n : head+n], nil
 }
 
-// mapPages maps n bytes that read as zero, with huge pages, if they are of a
-// sensible size, or without.
+// mapPages returns a new mapping of n bytes, a multiple of pageUnit, that reads
+// as zero. If huge is set, it requests huge pages, unless chooseUnit rejects
+// them; otherwise it disables them. If mmap(2) is refused, it sets mmapRefused.
+// The error is an os.SyscallError.
 func mapPages(n int, huge bool) (*pages, error) {
 	if n > maxSlice {
 		return nil, os.NewSyscallError("mmap", unix.ENOMEM)
@@ -303,9 +322,9 @@ func mapPages(n int, huge bool) (*pages, error) {
 		}
 		return nil, os.NewSyscallError("mmap", err)
 	}
-	// Before the first touch, and over the whole: the mapping must stay one
-	// VMA, for mremap(2) grows no range of two. A kernel that does not do
-	// huge pages says EINVAL, and that is all right.
+	// Before the first access, and for all of the mapping, because
+	// mremap(2) cannot grow a range of two VMAs. EINVAL from kernels
+	// without huge pages is ignored.
 	switch _, sensible := chooseUnit(os.Getpagesize(), hugePageSize()); {
 	case !huge:
 		_ = madvise(mem, unix.MADV_NOHUGEPAGE)
@@ -315,11 +334,13 @@ func mapPages(n int, huge bool) (*pages, error) {
 	return newPages(mem, huge), nil
 }
 
-// grow makes the mapping n bytes long; the new ones read as zero. It may move
-// it, even if it fails.
+// grow makes mem n bytes long, which is not less than before. Bytes beyond
+// cap(mem) are new and read as zero. The mapping may move, even if grow fails,
+// and must not be pinned. If mremap(2) refuses this mapping, grow sets noRemap.
 func (p *pages) grow(n int) error {
 	if n > maxSlice {
-		// Newer kernels say EINVAL, which is not to be taken for a refusal.
+		// Newer kernels return EINVAL, which would be taken for a
+		// refusal.
 		return os.NewSyscallError("mremap", unix.ENOMEM)
 	}
 	if n <= cap(p.mem) {
@@ -340,12 +361,12 @@ func (p *pages) grow(n int) error {
 	return os.NewSyscallError("mremap", err)
 }
 
-// extend grows the mapping in place, or else at an aligned place, or else at
-// any.
+// extend makes the mapping n bytes long, more than before: in place, or else at
+// an aligned address, or else at any address. The error is an errno.
 func (p *pages) extend(n int) error {
 	err := p.resize(n, 0)
 	if err != nil && len(p.seams) > 0 {
-		return unix.EAGAIN // it takes another mapping
+		return unix.EAGAIN // several VMAs cannot be moved: a new mapping is needed
 	}
 	if err != nil && !refused(err) && p.moveAligned(n, 0) == nil {
 		err = p.resize(n, 0)
@@ -356,7 +377,9 @@ func (p *pages) extend(n int) error {
 	return err
 }
 
-// resize makes the mapping n bytes long. With MREMAP_MAYMOVE it must be one VMA.
+// resize makes the mapping and mem n bytes long, more than before, by growing
+// its last VMA. With MREMAP_MAYMOVE, the mapping must be one VMA. On failure,
+// nothing has changed.
 func (p *pages) resize(n, flags int) error {
 	last := 0
 	if k := len(p.seams); k > 0 {
@@ -373,14 +396,16 @@ func (p *pages) resize(n, flags int) error {
 	return nil
 }
 
-// moveAligned moves the mapping to where it can grow to n bytes in place, and
-// perhaps by room more later, at an address of the right alignment: at any other
-// the kernel would split huge pages and move page by page.
+// moveAligned moves the mapping, which is one VMA, to an address that is
+// aligned for n bytes and followed by free addresses, for n+room bytes in
+// total. At other addresses the kernel would split huge pages and move page by
+// page. On success, mem is all of the mapping. On failure, nothing has changed,
+// except that some addresses may stay reserved.
 //
-// It moves and leaves the growing to a second call, because a growth that
-// fails for some limit would leave it unknown whether the kernel has unmapped
-// the reservation, and so whose those addresses are. A mere move charges
-// nothing. Should it fail all the same, its target is not touched again.
+// Growing is left to a second call: if a combined call fails, as it can for
+// lack of memory, it is unknown whether the kernel has unmapped the
+// reservation, and so what is mapped there. A move charges no memory. If it
+// fails anyway, the addresses of its target are not used again.
 func (p *pages) moveAligned(n, room int) error {
 	to, err := mmap(n+room, alignment(n), unix.PROT_NONE)
 	if err != nil {
@@ -395,14 +420,16 @@ func (p *pages) moveAligned(n, room int) error {
 	return err
 }
 
-// moveBehind moves mem[:k], of one VMA, to mem[end:end+k], where nothing was
-// written, and takes it off the front. If it fails, mem is cut at end at most.
+// moveBehind moves the pages of mem[:k], which are one VMA, to mem[end:end+k],
+// where nothing was written, and grows the mapping for that if necessary. On
+// success, mem begins k bytes later; the caller adjusts the offsets. On
+// failure, mem may have been moved, or cut to mem[:end] with noRemap set.
 func (p *pages) moveBehind(k, end int) error {
 	size, need := len(p.mem), end+k
 	if len(p.seams) == 0 && need > cap(p.mem)/2 {
-		// From now on the mapping goes upwards with each call, and cannot be
-		// moved. So it starts below a gap, of which the kernel gives the upper
-		// end to others first.
+		// From now on, the mapping advances to higher addresses with
+		// each call, and cannot be moved. So move it below a large gap,
+		// which the kernel fills from its upper end.
 		if p.moveAligned(cap(p.mem), 1<<40) != nil {
 			_ = p.moveAligned(cap(p.mem), 16*need)
 		}
@@ -415,8 +442,8 @@ func (p *pages) moveBehind(k, end int) error {
 	}
 	mem := p.mem[:cap(p.mem)]
 	if err := moveOnto(mem[end:end+k], mem[:k]); err != nil {
-		// It is not known whether the target is still mapped. It is not
-		// touched again.
+		// It is unknown whether the target is still mapped. Do not use
+		// it again.
 		_ = munmap(mem[end+k:])
 		p.setMem(mem[:end:end])
 		p.cutSeams()
@@ -430,7 +457,7 @@ func (p *pages) moveBehind(k, end int) error {
 	return nil
 }
 
-// unmapFront unmaps mem[:k].
+// unmapFront unmaps mem[:k]. The caller adjusts the offsets.
 func (p *pages) unmapFront(k int) error {
 	err := munmap(p.mem[:k])
 	if err == nil {
@@ -439,7 +466,7 @@ func (p *pages) unmapFront(k int) error {
 	return err
 }
 
-// unmapBack unmaps mem[k:].
+// unmapBack unmaps mem[k:cap(mem)]. The caller adjusts the offsets.
 func (p *pages) unmapBack(k int) error {
 	err := munmap(p.mem[k:cap(p.mem)])
 	if err == nil {
@@ -448,34 +475,38 @@ func (p *pages) unmapBack(k int) error {
 	return err
 }
 
-// discard returns the memory of mem[lo:hi] to the kernel. Its addresses stay,
-// and read as zero.
+// discard returns the memory of mem[lo:hi], whole system pages, to the kernel.
+// They stay mapped and read as zero. On failure, some of them may do so
+// already.
 func (p *pages) discard(lo, hi int) error {
 	return os.NewSyscallError("madvise", madvise(p.mem[lo:hi], unix.MADV_DONTNEED))
 }
 
-// populate gets memory for mem[lo:hi], whole pages, at once. The kernel may not
-// know how.
+// populate makes mem[lo:hi], whole system pages, resident. Their contents do
+// not change. It is not supported before Linux 5.14. The caller need not hold
+// mu.
 func (p *pages) populate(lo, hi int) error {
 	return os.NewSyscallError("madvise", madvise(p.mem[lo:hi], unix.MADV_POPULATE_WRITE))
 }
 
-// unmap unmaps all of mem. It does nothing the second time.
+// unmap unmaps the mapping, if there is one. mem is nil afterwards, even if
+// that fails.
 func (p *pages) unmap() error {
 	mem := p.mem[:cap(p.mem)]
 	p.setMem(nil)
 	return abandon(mem)
 }
 
-// lazyFree lets the kernel take the memory of mem when it needs some, unless it
-// is written again before. Until then it reads as before, afterwards as zero.
+// lazyFree allows the kernel to take each page of mem when it needs memory,
+// until the page is written again. A page that was taken reads as zero.
 func lazyFree(mem []byte) error {
 	return os.NewSyscallError("madvise", madvise(mem, unix.MADV_FREE))
 }
 
-// idleMax returns how many bytes of idle memory there may be: a sixteenth of
-// what the machine has, and of what limits (getrlimit(2)) leave the process, so
-// that it makes no difference to what a program can do. Only tests replace it.
+// idleMax returns the maximum of idle memory, in bytes: a sixteenth of the
+// memory of the machine or of a lower limit of the process (getrlimit(2)), so
+// that idle memory hardly reduces what a program can use. Only tests replace
+// it.
 var idleMax = sync.OnceValue(func() int {
 	n := uint64(math.MaxInt)
 	var info unix.Sysinfo_t
@@ -491,13 +522,15 @@ var idleMax = sync.OnceValue(func() int {
 	return int(n / 16)
 })
 
-// minObject is a size, in bytes, above which a heap object has a span of its
-// own and is not next to others in a page.
+// minObject is a size, in bytes, from which on a heap object has a span of its
+// own and shares no page with others.
 const minObject = 64 * kiB
 
-// moveToHeap makes mem[lo:hi] part of the Go heap, and returns it as a slice of
-// that. The mapping is then gone. Where that cannot be, it returns nil and
-// leaves the mapping as it was.
+// moveToHeap moves the pages of mem[lo:hi] to the Go heap and returns them as a
+// slice, with capacity hi-lo. The rest of the mapping is unmapped or becomes
+// idle memory, and mem is nil. On failure, it returns nil, and the mapping is
+// unchanged. The mapping must not be pinned, and the caller must have cleared
+// bytes of earlier owners and probed the heap for hi-lo bytes.
 func (p *pages) moveToHeap(lo, hi int) []byte {
 	n := hi - lo
 	if publishCopies || !canRemap() || len(p.seams) > 0 || heapSplits.count() >= vmaBudget()/2 {
@@ -506,23 +539,22 @@ func (p *pages) moveToHeap(lo, hi int) []byte {
 	obj, skip := heapObject(n)
 	to := bytesAt(obj, skip, n)
 	if err := moveOnto(to, p.mem[lo:hi]); err != nil {
-		// Nobody has a use for obj now, but the kernel may have unmapped its
-		// pages before it failed, and the collector will use the place again.
-		// If the place is not free, it is not known whose pages are there.
+		// The kernel may have unmapped the pages of obj before it
+		// failed, but the runtime will use these addresses again. If
+		// they are not free, it is unknown whose pages are there.
 		if mapOnto(to, unix.MAP_FIXED_NOREPLACE) != nil {
 			leak(obj)
 		}
 		probeRemap(err)
 		return nil
 	}
-	// The heap gets huge pages where all memory does, and the place is to be
-	// like the rest of it when it is used again.
+	// Restore the setting of the surrounding heap, for later objects.
 	if !hugePagesAlways() {
 		_ = madvise(to, unix.MADV_NOHUGEPAGE)
 	}
 	heapSplits.add(to)
 	_ = abandon(p.mem[:lo])
-	// Others may use the rest from now on. Had the move failed, the owner would.
+	// Not before the move, because it makes the rest available to others.
 	if p.cutBack(hi) != nil {
 		_ = abandon(p.mem[hi:cap(p.mem)])
 	}
@@ -530,13 +562,13 @@ func (p *pages) moveToHeap(lo, hi int) []byte {
 	return to
 }
 
-// bytesAt returns n bytes of obj, skip bytes from its start.
+// bytesAt returns the n bytes that begin skip bytes after obj.
 func bytesAt(obj *byte, skip, n int) []byte {
 	return unsafe.Slice((*byte)(unsafe.Add(unsafe.Pointer(obj), skip)), n)
 }
 
-// leak keeps obj for good, so that nobody comes to use a place in the heap that
-// may have no pages.
+// leak keeps obj reachable forever, so that the runtime does not reuse
+// addresses that may be unmapped.
 func leak(obj *byte) {
 	lost.Lock()
 	lost.objects = append(lost.objects, obj)
@@ -548,10 +580,11 @@ var lost struct {
 	objects []*byte
 }
 
-// heapObject returns a pointer-free object of the Go heap that nobody has
-// written to, and where in it n bytes begin that are aligned to pageUnit.
+// heapObject returns a new pointer-free heap object, of which only the first
+// byte has been written, and the offset in it of n bytes that are aligned to
+// pageUnit. The caller must have probed the heap for n bytes.
 func heapObject(n int) (obj *byte, skip int) {
-	// Of all ways to get memory from Go, this alone does not clear it.
+	// Unlike make, Grow of a strings.Builder does not clear memory.
 	var s strings.Builder
 	s.Grow(max(n+pageUnit(), minObject))
 	s.WriteByte(0) // the data of an empty string is unspecified
@@ -559,13 +592,14 @@ func heapObject(n int) (obj *byte, skip int) {
 	return obj, int(-uintptr(unsafe.Pointer(obj)) % uintptr(pageUnit()))
 }
 
-// heapCopy returns n bytes of Go heap that begin with a copy of src, and are zero
-// after it.
+// heapCopy returns n bytes of Go heap, a copy of src followed by zeros. The
+// caller must have probed the heap for n bytes.
 func heapCopy(src []byte, n int) []byte {
 	if len(src) < n/2 {
-		// The rest may never be used. Memory that is fresh, as that of large
-		// objects mostly is, make does not touch; but make with a copy at once,
-		// which compiles to a call of its own, does.
+		// The rest may never be used, and make does not touch memory
+		// that is fresh from the kernel. append is used, because the
+		// compiler turns make followed by copy into one call that
+		// clears the rest.
 		return append(make([]byte, 0, n), src...)[:n]
 	}
 	var s strings.Builder // see heapObject: make would clear all of it
@@ -579,10 +613,10 @@ func heapCopy(src []byte, n int) []byte {
 	return p
 }
 
-// probeHeap reports whether n bytes more of Go heap can be had, for if not, the
-// runtime dies of it. It maps and unmaps as much as the runtime would at most,
-// to make an object for n bytes to be published to: whole arenas, and a table
-// of 68 KiB for each, with a little for its allocator.
+// probeHeap returns an error if the Go heap cannot grow by an object of n bytes
+// plus alignment, because the runtime ends the program if that fails. It maps
+// and unmaps as much as the runtime may need: whole arenas, a table of 68 KiB
+// for each, and some for its allocator.
 func probeHeap(n int) error {
 	const arena = 64 * miB
 	n = (n + pageUnit() + arena - 1) &^ (arena - 1)
@@ -593,8 +627,8 @@ func probeHeap(n int) error {
 	return munmap(mem)
 }
 
-// heapSplits are the addresses at which publishing has parted the VMAs of the Go
-// heap: at most one VMA more for each.
+// heapSplits is the set of addresses at which publishing may have split VMAs of
+// the Go heap. Each adds at most one VMA.
 var heapSplits vmaSplits
 
 type vmaSplits struct {
@@ -605,7 +639,7 @@ type vmaSplits struct {
 
 func (s *vmaSplits) count() int64 { return s.n.Load() }
 
-// add takes account of pages that were moved to mem. What was there has gone.
+// add records that pages were moved to mem, which removes splits inside of it.
 func (s *vmaSplits) add(mem []byte) {
 	lo := uintptr(base(mem))
 	hi := lo + uintptr(len(mem))

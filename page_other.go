@@ -12,7 +12,8 @@ func systemPageUnit() int {
 	return unit
 }
 
-// There are no mappings here, and grow.go asks for none.
+// Since canMap reports false, no mapping is made on this platform, and the
+// other functions are not called with one.
 
 func canMap() bool       { return false }
 func canRemap() bool     { return false }
