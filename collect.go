@@ -9,46 +9,46 @@ import (
 	"weak"
 )
 
-// The collector does not know that unreachable Buffers hold memory, for that
-// memory is not of its heap. This file has it run as often as it would if it
-// were: when as much has been written to mappings since the last collection,
-// and not been given back, as GOGC or the memory limit allows to be allocated.
+// The collector does not account for the memory of mappings. This file starts
+// collections as often as if that memory were part of the heap: when mappings
+// have taken more memory since the last collection, without freeing it, than
+// GOGC or the memory limit allows the heap to grow by.
 //
-// A program that closes its Buffers has no use for those collections. So how
-// much it has had in use at once and then given back all by itself is no reason
-// for one, until garbage is found.
+// A program that closes its Buffers does not need these collections. So an
+// increase that the program has had before, and then freed by itself, starts
+// none, until garbage is found.
 
 const (
-	// Less than this is never a reason for a collection.
+	// collectMin is the least increase, in bytes, that starts a collection.
 	collectMin = 16 * miB
 
-	// GOGC is not applied to less than this: a collection is not for little,
-	// and for even less where no garbage has been found yet.
+	// dueMin and dueMinGarbage are the least thresholds, in bytes, that
+	// follow from GOGC; the latter applies after garbage was found.
 	dueMinGarbage = 128 * miB
 	dueMin        = 192 * miB
 )
 
-// pacer counts bytes that were written to mappings.
+// pacer decides when to collect. It counts the resident bytes of mappings.
 var pacer struct {
 	mu        sync.Mutex
-	held      int64 // not given back
-	least     int64 // least held since the last collection: what has survived it, or less
-	before    int64 // the same of the collection before
-	peak      int64 // most held since the program last gave back nearly all above least
-	proven    int64 // most that the program has had above least and then given back
-	falling   bool  // held has become less since it became more
+	held      int64 // sum of pages.held
+	least     int64 // minimum of held since the last collection: what survived it, or less
+	before    int64 // what survived the collection before, or less
+	peak      int64 // maximum of held since it last fell nearly to least
+	proven    int64 // largest increase that the program has then freed by itself
+	falling   bool  // the last change of held was a decrease
 	found     bool  // garbage was found since the last peak
-	garbage   bool  // the last news is that the program leaves garbage
+	garbage   bool  // the program was last seen to leave garbage, not to free a peak by itself
 	live      map[*pages]weak.Pointer[mapping]
 	armed     bool                   // next is set
-	next      weak.Pointer[sentinel] // gone after the next collection
-	forced    int64                  // collections that the program itself has asked for
-	sinceLast atomic.Int64           // held - least, for who has no time for the lock
+	next      weak.Pointer[sentinel] // nil after the next collection
+	forced    int64                  // collections that the program has requested
+	sinceLast atomic.Int64           // held - least, readable without mu
 
-	collecting sync.Mutex // held while a collection runs, and while it is found out what it has left
+	collecting sync.Mutex // held during a collection of the package, and while unreachable mappings are freed
 }
 
-// addHeld takes account of n bytes more that are held, or less if n is negative.
+// addHeld adds n, which may be negative, to the bytes held.
 func addHeld(n int) {
 	p := &pacer
 	p.mu.Lock()
@@ -66,7 +66,8 @@ func addHeld(n int) {
 	p.sinceLast.Store(p.held - p.least)
 }
 
-// track has reap know of m, whose memory is p, until p has none.
+// track registers m, whose memory is p, to be freed by reap when it becomes
+// unreachable.
 func track(p *pages, m *mapping) {
 	pacer.mu.Lock()
 	defer pacer.mu.Unlock()
@@ -77,28 +78,28 @@ func track(p *pages, m *mapping) {
 	arm()
 }
 
+// untrack undoes track. It is called when p has no mapping any more.
 func untrack(p *pages) {
 	pacer.mu.Lock()
 	delete(pacer.live, p)
 	pacer.mu.Unlock()
 }
 
-// foundGarbage is called when a mapping was collected that nobody had closed.
+// foundGarbage is called when a mapping was freed that had become unreachable.
 func foundGarbage() {
 	pacer.mu.Lock()
 	pacer.proven, pacer.found, pacer.garbage = 0, true, true
 	pacer.mu.Unlock()
 }
 
-// watch sees to it that reap finds out about the next collection, and that it
-// is called afterwards.
+// watch ensures that reap notices the next collection and is called after it.
 func watch() {
 	pacer.mu.Lock()
 	defer pacer.mu.Unlock()
 	arm()
 }
 
-// arm is watch for a caller that holds pacer.mu.
+// arm is watch for callers that hold pacer.mu.
 func arm() {
 	if pacer.armed {
 		return
@@ -109,29 +110,29 @@ func arm() {
 	pacer.next = weak.Make(obj)
 }
 
-// An object is for the collector to find. It has a pointer, or it could share its
-// memory with others.
+// A sentinel is an object whose collection shows that a collection has run. It
+// has a pointer, so that it does not share its memory with other small objects.
 type sentinel struct{ _ *sentinel }
 
+// afterCollection is the cleanup of a sentinel.
 func afterCollection(struct{}) {
 	reap()
-	// A collection of the package is counted before it runs, so that the
-	// difference never takes one for the program's.
+	// Collections of the package are counted before they run, so that they
+	// are never taken for those of the program.
 	pacer.mu.Lock()
 	forced := metric("/gc/cycles/forced:gc-cycles") - stats.collections.Load()
 	asked := forced > pacer.forced
 	pacer.forced = max(pacer.forced, forced)
 	pacer.mu.Unlock()
-	if asked && idle.freeing.TryLock() { // the program wants memory back
+	if asked && idle.freeing.TryLock() { // the program wants memory to be freed
 		emptyIdleNow()
 		idle.freeing.Unlock()
 	}
 }
 
-// reap gives back the memory of mappings that a collection has found
-// unreachable, if there was one since the last time. Their cleanups would do it
-// as well, but they run in a goroutine of the runtime, which falls behind where
-// all processors are busy.
+// reap frees the mappings that a collection has found unreachable, if there was
+// one since the last call. Their cleanups would do it as well, but those run in
+// goroutines of the runtime, which fall behind when all processors are busy.
 func reap() {
 	pacer.mu.Lock()
 	ran := pacer.armed && pacer.next.Value() == nil
@@ -142,8 +143,9 @@ func reap() {
 	}
 }
 
-// reapNow is reap after a collection. The caller holds pacer.collecting: to look
-// at a weak pointer while a collection runs would keep what it points to.
+// reapNow is reap after a collection. The caller holds pacer.collecting,
+// because reading a weak pointer during a collection would keep its object
+// alive.
 func reapNow() {
 	p := &pacer
 	p.mu.Lock()
@@ -162,20 +164,22 @@ func reapNow() {
 		q.freeUnreachable()
 	}
 	p.mu.Lock()
-	p.before, p.least = p.least, p.held // what has survived
+	p.before, p.least = p.least, p.held // the survivors
 	p.sinceLast.Store(0)
 	p.mu.Unlock()
 }
 
-// pace starts the collector if it is time. It waits for it if it falls behind
-// with real garbage, so the caller holds no lock. m is a mapping in use, or nil.
+// pace starts a collection if one is due. If the increase exceeds twice the
+// threshold and is taken for garbage, it waits for the collection, so the
+// caller must not hold locks. m is the mapping of the caller, or nil; its
+// memory is not counted.
 func pace(m *mapping) {
 	if pacer.sinceLast.Load() > collectMin {
 		collectIfDue(m)
 	}
 }
 
-// collectIfDue is pace where there is enough to look closer.
+// collectIfDue is pace for an increase of more than collectMin.
 func collectIfDue(m *mapping) {
 	reap()
 	over, due, garbage := overdue(m)
@@ -184,7 +188,7 @@ func collectIfDue(m *mapping) {
 	case garbage && over/2 > due:
 		pacer.collecting.Lock()
 		defer pacer.collecting.Unlock()
-		if over, due, _ := overdue(m); over/2 > due { // else somebody else has done it
+		if over, due, _ := overdue(m); over/2 > due { // not collected by another goroutine
 			collect()
 		}
 	case pacer.collecting.TryLock():
@@ -195,8 +199,9 @@ func collectIfDue(m *mapping) {
 	}
 }
 
-// overdue returns how many bytes may be garbage, beyond how many a collection
-// is due, and whether to take them for garbage. m is none.
+// overdue returns the number of bytes that may be garbage, the threshold beyond
+// which a collection is due, and whether to assume that they are garbage. The
+// memory of m, which may be nil, is not counted.
 func overdue(m *mapping) (over, due int64, garbage bool) {
 	var own int64
 	if m != nil {
@@ -205,8 +210,8 @@ func overdue(m *mapping) (over, due int64, garbage bool) {
 	p := &pacer
 	p.mu.Lock()
 	over = p.held - own - p.least
-	// What was made while the last collection ran has survived it, garbage or
-	// not.
+	// What was created during the last collection has survived it, garbage
+	// or not. So use the smaller of the last two results.
 	held, base, proven := p.held, min(p.least, p.before), p.proven
 	garbage = p.garbage
 	p.mu.Unlock()
@@ -224,11 +229,12 @@ func overdue(m *mapping) (over, due int64, garbage bool) {
 	}
 	if heap.limit < noLimit && heap.total+held > heap.limit-heap.limit/16 {
 		due = min(due, max(heap.limit/16, collectMin))
-		garbage = true // near a limit there is no time to find out
+		garbage = true // not known, but near the limit the program must wait
 	}
 	return over, due, garbage
 }
 
+// heldBytes returns the estimated resident bytes of all mappings.
 func heldBytes() int64 {
 	pacer.mu.Lock()
 	defer pacer.mu.Unlock()
@@ -242,12 +248,12 @@ func collect() {
 	reapNow()
 }
 
-// heapFigures are what the runtime knows, in bytes.
+// heapFigures holds metrics of the runtime, in bytes.
 type heapFigures struct {
-	live    int64 // that survived the last collection
-	total   int64 // that the runtime holds, of which the kernel knows
-	limit   int64 // GOMEMLIMIT, noLimit if there is none
-	percent int64 // GOGC, negative if it is off
+	live    int64 // heap that survived the last collection
+	total   int64 // memory of the runtime that was not returned to the kernel
+	limit   int64 // GOMEMLIMIT; noLimit if there is none
+	percent int64 // GOGC; negative if it is off
 }
 
 const noLimit = math.MaxInt64
@@ -265,7 +271,8 @@ func readHeap() heapFigures {
 	return heapFigures{value(0), value(1) - value(2), value(3), int64(int32(value(4)))}
 }
 
-// metric returns a number that the runtime knows by name, and 0 if it does not.
+// metric returns the metric of the runtime with that name, or 0 if there is
+// none.
 func metric(name string) int64 {
 	sample := [...]metrics.Sample{{Name: name}}
 	metrics.Read(sample[:])

@@ -202,8 +202,8 @@ func TestSlowCollectorNearTheLimit(t *testing.T) {
 	require.LessOrEqual(t, most, 320*miB)
 }
 
-// TestPaceOnlyWhereMemoryIsTaken: how many bytes there are to collect is not looked
-// up, which allocates, for a write that takes no memory into use.
+// TestPaceOnlyWhereMemoryIsTaken: a write that commits no memory does not look
+// up how much there is to collect, which allocates.
 func TestPaceOnlyWhereMemoryIsTaken(t *testing.T) {
 	fresh(t)
 	beside := new(Buffer)

@@ -7,47 +7,51 @@ import (
 	"time"
 )
 
-// The memory of mappings that were given back stays idle here for a while, as
-// net/http keeps idle connections: a page that is used again costs a tenth of
-// one that the kernel has to find and clear.
+// The memory of freed mappings is kept for a while, as net/http keeps idle
+// connections: using a page again costs about a tenth of a page that the kernel
+// must allocate and clear.
 //
-// The kernel may take idle memory whenever it needs some (MADV_FREE, madvise(2)),
-// so it gets nobody killed at the limit of a cgroup. The package unmaps it after
-// idleFor, when the collector has run, when the memory limit is near, and when
-// the kernel refuses memory. Never is it more than idleMax.
+// The kernel may take idle memory whenever it needs memory (MADV_FREE,
+// madvise(2)), so idle memory does not cause OOM kills. The package unmaps it
+// after idleFor, after a collection that the program requested, near the memory
+// limit, and when the kernel refuses memory. Its size is at most idleMax.
 //
-// Idle memory holds bytes of earlier Buffers. A Buffer that gets it overwrites
-// them, or clears them before anybody can see them: see scrub.
+// Idle memory holds bytes of earlier Buffers. They are overwritten, or cleared
+// before they can be exposed; see scrub.
 
 const (
-	// idleFor is how long memory stays idle, and up to half of that again.
+	// idleFor is the time after which idle memory is unmapped. As tick runs
+	// at intervals of half of it, that can take up to half as long again.
 	idleFor = time.Second
 
-	// idleMin is the least capacity, in bytes, for which idle memory is used.
-	// For less a slice is faster.
+	// idleMin is the least capacity, in bytes, for which idle memory is
+	// used. For less, a slice is faster.
 	idleMin = 32 * kiB
 )
 
-// idlePages are a mapping that nobody uses.
+// idlePages is a mapping of one VMA that is not in use.
 type idlePages struct {
 	mem       []byte
 	dirty     int       // mem[dirty:] reads as zero
-	freedFrom int       // mem[freedFrom:] the kernel may take
+	freedFrom int       // the kernel may take mem[freedFrom:]; see lazyFree
 	huge      bool      // see pages
-	since     time.Time // when it was given back
+	since     time.Time // when it became idle
 }
 
 var idle struct {
-	freeing sync.Mutex // held while idle memory is unmapped that is not on the list any more
+	freeing sync.Mutex // held by decay and emptyIdle while they work on mappings taken off the list
 	mu      sync.Mutex
-	list    []idlePages          // in the order in which they were given back
-	reused  map[*pages]time.Time // mappings made of idle memory, and when
-	ticking bool                 // tick will run
+	list    []idlePages          // oldest first
+	reused  map[*pages]time.Time // when mappings with unused idle memory were made
+	ticking bool                 // tick is scheduled
 
 	bytes atomic.Int64 // sum of dirty
 }
 
-// takeIdle returns an idle mapping of at least n bytes, or nil if there is none.
+// takeIdle returns the pages of an idle mapping, with n bytes, rounded up to a
+// multiple of pageUnit, in mem and perhaps more in its capacity. It returns nil
+// if there is none. huge is as in mapPages. After idleFor, freeExcess frees what
+// the new owner has not committed.
 func takeIdle(n int, huge bool) *pages {
 	if idle.bytes.Load() == 0 {
 		return nil
@@ -77,21 +81,21 @@ func takeIdle(n int, huge bool) *pages {
 	return p
 }
 
-// started is when the process began, or soon after.
+// started is a time near the start of the process.
 var started = time.Now()
 
-// fakeTime reports whether now is the time of a bubble of testing/synctest, which
-// begins in the year 2000. A timer that is set there ends with the bubble, and the
-// time that it is in there says nothing of how long memory was idle.
+// fakeTime reports whether now is the time of a bubble of testing/synctest,
+// which begins in the year 2000. A timer that is started there ends with the
+// bubble, and its time does not tell how long memory was idle.
 func fakeTime(now time.Time) bool { return now.Before(started) }
 
-// popIdle takes the mapping off the list that was given back last and has at
-// least n bytes.
+// popIdle removes the most recent mapping of at least n bytes from the list and
+// returns it. If there is none among the last maxScan, mem is nil.
 func popIdle(n int, huge bool) (e idlePages) {
 	idle.mu.Lock()
 	defer idle.mu.Unlock()
-	const most = 32 // to look at
-	for i := len(idle.list) - 1; i >= max(len(idle.list)-most, 0); i-- {
+	const maxScan = 32
+	for i := len(idle.list) - 1; i >= max(len(idle.list)-maxScan, 0); i-- {
 		if e = idle.list[i]; len(e.mem) >= n && e.huge == huge {
 			idle.list = slices.Delete(idle.list, i, i+1)
 			idle.bytes.Add(int64(-e.dirty))
@@ -101,12 +105,14 @@ func popIdle(n int, huge bool) (e idlePages) {
 	return idlePages{}
 }
 
-// keepIdle makes mem idle memory. It reports false if it has not, and mem stays
-// the caller's.
+// keepIdle makes mem idle memory, or reports false and leaves mem to the
+// caller. mem is a mapping, or the end of one, of a single VMA. mem[dirty:]
+// reads as zero, and the kernel may take mem[freedFrom:] already. dirty and
+// freedFrom are any numbers. huge is as in mapPages. If lazy is set, the kernel
+// is not allowed to take mem[:freedFrom] until half of idleFor has passed.
 //
-// The kernel may take mem[used:], and nobody has written anything after
-// mem[:dirty]. With lazy the kernel learns only later that it may take mem.
-func keepIdle(mem []byte, used, dirty int, huge, lazy bool) bool {
+// keepIdle may unmap the end of mem, and the oldest idle memory.
+func keepIdle(mem []byte, freedFrom, dirty int, huge, lazy bool) bool {
 	most := pageFloor(idleMax())
 	if dirty == 0 || most == 0 || fakeTime(time.Now()) {
 		return false
@@ -116,22 +122,22 @@ func keepIdle(mem []byte, used, dirty int, huge, lazy bool) bool {
 		emptyIdle()
 		return false
 	}
-	fresh, _ := pageRound(used)
-	fresh = min(fresh, len(mem))
+	freedFrom, _ = pageRound(freedFrom)
+	freedFrom = min(freedFrom, len(mem))
 	if !lazy {
-		if lazyFree(mem[:fresh]) != nil {
-			return false // locked (mlock(2)), or the kernel does not know how
+		if lazyFree(mem[:freedFrom]) != nil {
+			return false // locked (mlock(2)), or not supported by the kernel
 		}
-		fresh = 0
+		freedFrom = 0
 	}
-	// Addresses are worth keeping, for growth, but not any number of them.
+	// Keep some spare addresses for growth.
 	enough, _ := pageRound(4 * dirty)
 	if most = min(most, enough); most < len(mem) {
 		_ = abandon(mem[most:])
-		mem, dirty, fresh = mem[:most:most], min(dirty, most), min(fresh, most)
+		mem, dirty, freedFrom = mem[:most:most], min(dirty, most), min(freedFrom, most)
 	}
 	idle.mu.Lock()
-	idle.list = append(idle.list, idlePages{mem, dirty, fresh, huge, time.Now()})
+	idle.list = append(idle.list, idlePages{mem, dirty, freedFrom, huge, time.Now()})
 	k, over := 0, idle.bytes.Add(int64(dirty))-int64(idleMax())
 	for ; over > 0; k++ {
 		over -= int64(idle.list[k].dirty)
@@ -144,8 +150,8 @@ func keepIdle(mem []byte, used, dirty int, huge, lazy bool) bool {
 	return true
 }
 
-// emptyIdle unmaps all idle memory, or waits for who does. It reports whether
-// there was any.
+// emptyIdle unmaps all idle memory, and waits for other goroutines that are
+// doing so. It reports whether memory may have been freed.
 func emptyIdle() bool {
 	waited := !idle.freeing.TryLock()
 	if waited {
@@ -155,7 +161,7 @@ func emptyIdle() bool {
 	return emptyIdleNow() || waited
 }
 
-// emptyIdleNow is emptyIdle for a caller that holds idle.freeing.
+// emptyIdleNow is emptyIdle for callers that hold idle.freeing.
 func emptyIdleNow() bool {
 	idle.mu.Lock()
 	old := cutIdle(len(idle.list))
@@ -177,23 +183,23 @@ func cutIdle(k int) []idlePages {
 	return old
 }
 
-// freeIdle unmaps mappings that are not on the list any more. The caller does
-// not hold idle.mu: this takes time.
+// freeIdle unmaps mappings that were taken off the list. As this takes time,
+// the caller must not hold idle.mu.
 func freeIdle(old []idlePages) {
 	for _, e := range old {
 		_ = abandon(e.mem)
 	}
 }
 
-// forgetReused is called when p has no memory any more that it does not use.
+// forgetReused is called when p has no unused idle memory any more.
 func forgetReused(p *pages) {
 	idle.mu.Lock()
 	delete(idle.reused, p)
 	idle.mu.Unlock()
 }
 
-// startTicking has tick run, if there is something to do for it. The caller
-// holds idle.mu.
+// startTicking schedules tick, if that is not done and there is something to
+// do. The caller holds idle.mu.
 func startTicking() {
 	if !idle.ticking && (len(idle.list) > 0 || len(idle.reused) > 0) {
 		idle.ticking = true
@@ -201,8 +207,9 @@ func startTicking() {
 	}
 }
 
-// tick unmaps memory that was idle for idleFor, lets the kernel take what was
-// for half of that, and frees what mappings made of idle memory have not used.
+// tick unmaps memory that was idle for idleFor, allows the kernel to take
+// memory that was idle for half as long, and frees idle memory that new owners
+// have not committed within idleFor.
 func tick() {
 	decay(time.Now())
 	idle.mu.Lock()
@@ -221,10 +228,10 @@ func decay(now time.Time) {
 		k++
 	}
 	old := cutIdle(k)
-	var lent []*pages
+	var reused []*pages
 	for p, since := range idle.reused {
 		if now.Sub(since) >= idleFor {
-			lent = append(lent, p)
+			reused = append(reused, p)
 		}
 	}
 	idle.mu.Unlock()
@@ -237,7 +244,7 @@ func decay(now time.Time) {
 		e.freedFrom = 0
 		kept = append(kept, e)
 	}
-	for _, p := range lent {
+	for _, p := range reused {
 		if p.freeExcess() {
 			forgetReused(p)
 		}

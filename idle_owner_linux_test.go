@@ -11,8 +11,8 @@ import (
 )
 
 // TestIdleMemoryIsNotTakenWhileContentsAreCopiedToIt: a large copy takes longer
-// than tick waits before it frees what the new owner has not used. The contents
-// became zero.
+// than tick waits before it frees what the new owner has not committed. The
+// contents became zero.
 func TestIdleMemoryIsNotTakenWhileContentsAreCopiedToIt(t *testing.T) {
 	needMemory(t, giB)
 	const size = 16 * miB
@@ -48,9 +48,10 @@ func TestIdleMemoryIsNotTakenWhileContentsAreCopiedToIt(t *testing.T) {
 	}
 }
 
-// TestRecycledMemoryIsNotTakenForClean: a queue on idle memory had it in use up
-// to where others had written, but not written as far itself. When it had moved
-// its consumed prefix, it took all for its own, and a Reader saw the rest.
+// TestRecycledMemoryIsNotTakenForClean: a queue on idle memory had committed all
+// that earlier owners had written, but had not written as much itself. After it
+// had recycled its consumed prefix, all of the memory counted as owned, and a
+// Reader saw bytes of earlier owners.
 func TestRecycledMemoryIsNotTakenForClean(t *testing.T) {
 	needMemory(t, giB)
 	noIdle(t)
@@ -98,8 +99,8 @@ func TestIdleMemoryMakesNoLargeViews(t *testing.T) {
 	}
 }
 
-// TestShrinkOfIdleMemory: contents that fill what is in use of a mapping kept
-// all of it.
+// TestShrinkOfIdleMemory: contents that filled the committed part of a mapping
+// kept all of it.
 func TestShrinkOfIdleMemory(t *testing.T) {
 	setThreshold(t, miB) // below it idle memory alone makes a mapping
 	noIdle(t)
