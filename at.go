@@ -8,13 +8,13 @@ import (
 	"sync"
 )
 
-// atLocks are the locks of ReadAt and WriteAt, each for many Buffers: a lock in
-// the Buffer would be made by the first ReadAt, which must not change it. They
-// are held shared to copy, so that copying is parallel, and alone by a WriteAt
-// that lengthens the contents.
+// atLocks holds the locks of ReadAt and WriteAt, each of which serves many
+// Buffers. They are not in Buffer because it may be copied by value and ReadAt
+// must not modify it. They are held for reading while copying, and for writing
+// by a WriteAt that extends the contents.
 var atLocks [64]struct {
 	sync.RWMutex
-	_ [40]byte // one to a cache line
+	_ [40]byte // one lock per cache line
 }
 
 var atSeed = maphash.MakeSeed()
@@ -91,8 +91,8 @@ func (b *Buffer) WriteAt(p []byte, off int64) (n int, err error) {
 	}
 }
 
-// overwrite copies p over the contents at off. It reports false, and does
-// nothing, if they do not reach that far, or are no longer where b knows them.
+// overwrite copies p over the contents at offset off. It reports false, and
+// does nothing, if the contents end before off+len(p) or buf is not current.
 func (b *Buffer) overwrite(mu *sync.RWMutex, p []byte, off int) bool {
 	mu.RLock()
 	defer mu.RUnlock()
@@ -104,18 +104,18 @@ func (b *Buffer) overwrite(mu *sync.RWMutex, p []byte, off int) bool {
 	return true
 }
 
-// extendConcurrently makes the contents end bytes long, if they are shorter, and zeroes
-// what of that lies before off. The rest is the caller's to write.
+// extendConcurrently makes the contents end bytes long, if they are shorter,
+// and zeroes the new bytes before off. The caller must write the others.
 func (b *Buffer) extendConcurrently(mu *sync.RWMutex, off, end int) error {
 	m, more, err := b.extendLocked(mu, off, end)
 	if more {
-		pace(m) // not while others wait for the lock
+		pace(m) // after releasing the lock, because it may wait
 	}
 	return err
 }
 
-// extendLocked is extendConcurrently, with nobody else using the Buffer. It returns the
-// mapping, and whether more of it was taken into use, as well.
+// extendLocked is extendConcurrently without pacing. It also returns the
+// mapping of b and whether more of the storage was committed.
 func (b *Buffer) extendLocked(mu *sync.RWMutex, off, end int) (m *mapping, more bool, err error) {
 	mu.Lock()
 	defer mu.Unlock()
@@ -124,8 +124,8 @@ func (b *Buffer) extendLocked(mu *sync.RWMutex, off, end int) (m *mapping, more 
 	return b.m, cap(b.buf) > was, err
 }
 
-// extendTo is extendConcurrently for a caller that has the Buffer for itself, and calls
-// pace.
+// extendTo is extendConcurrently for callers that have exclusive use of the
+// Buffer and call pace themselves.
 func (b *Buffer) extendTo(off, end int) error {
 	b.refresh()
 	n := end - b.Len()

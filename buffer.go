@@ -164,15 +164,15 @@ type Buffer struct {
 	// on which allocating huge pages is slow.
 	NoHugePages bool
 
-	lastRead readOp   // what UnreadByte and UnreadRune may take back
-	gen      uint32   // of m, as far as buf and off are about it; 0 if there is none
-	buf      []byte   // contents are buf[off:len(buf)]; storage is Go memory, or m.mem up to where it is in use
+	lastRead readOp   // last read operation, for UnreadByte and UnreadRune
+	gen      uint32   // generation of m that buf and off belong to; 0 if m is nil
+	buf      []byte   // contents are buf[off:len(buf)]; storage is Go memory, or the committed part of m.mem
 	off      int      // read at &buf[off], write at &buf[len(buf)]
-	m        *mapping // owns the storage, if it is not Go memory, or did until it was published
+	m        *mapping // mapping of buf; nil for Go memory; set until adopt after publishing
 }
 
-// readOp is the last operation on a Buffer, as far as Unread* care. A positive
-// value is the size of the rune that ReadRune returned.
+// readOp is the last operation on a Buffer, as needed by UnreadByte and
+// UnreadRune. A positive value is the size of the rune that ReadRune returned.
 type readOp int8
 
 const (
@@ -191,8 +191,8 @@ const MinRead = bytes.MinRead
 // as requested.
 var ErrTooLarge = bytes.ErrTooLarge
 
-// Programs and their tests match on the words of bytes.Buffer, so a Buffer
-// uses the same.
+// Programs and their tests compare the error texts of bytes.Buffer, so Buffer
+// uses the same texts.
 var (
 	errNegativeRead = errors.New("bytes.Buffer: reader returned negative count from Read")
 	errUnreadByte   = errors.New("bytes.Buffer: UnreadByte: previous operation was not a successful read")
@@ -280,7 +280,7 @@ func (b *Buffer) Peek(n int) ([]byte, error) {
 // cost of [Buffer.Peek] and panics where Peek does. [Buffer.Read] consumes
 // bytes without that cost.
 func (b *Buffer) Next(n int) []byte {
-	b.lastRead = opInvalid // also if n is negative, and this panics
+	b.lastRead = opInvalid // also before the panic for a negative n
 	n = min(n, b.Len())
 	var p []byte
 	if b.m != nil {
@@ -422,15 +422,14 @@ func (b *Buffer) Close() (err error) {
 	return err
 }
 
-// fits reports whether n more bytes take no more than to move the end of the
-// contents. It is small enough to be inlined.
+// fits reports whether n more bytes fit into buf and no other work is needed. It
+// is small enough to be inlined.
 func (b *Buffer) fits(n int) bool {
 	return n <= cap(b.buf)-len(b.buf) && b.MaxLen <= 0 && b.current()
 }
 
-// paceFor calls pace if n more bytes may take memory of a mapping into use. It is
-// not worth calling for other writes, which with MaxLen set come here as well, or
-// for small Buffers.
+// paceFor calls pace if n more bytes may commit memory of a mapping. Other
+// writes, which come here if MaxLen is set, and small Buffers do not need it.
 func (b *Buffer) paceFor(n int) {
 	if used := len(b.buf); n > cap(b.buf)-used && (b.m != nil || n > min(idleMin, mapThreshold)-used) {
 		pace(b.m)
@@ -543,11 +542,12 @@ func (b *Buffer) ReadFrom(r io.Reader) (n int64, err error) {
 	}
 }
 
-// maxRead bounds the slice that ReadFrom hands to a Reader, in bytes: a Reader
-// may use all of it as scratch space, and what it writes to becomes memory.
+// maxRead bounds the slice that ReadFrom passes to a Reader, in bytes: a Reader
+// may use all of it as scratch space, and pages that it writes become resident.
 const maxRead = 8 << 20
 
-// readEnd tells whether r is at its end, for a Buffer that is full to MaxLen.
+// readEnd reads from r to find out whether r is at its end, for a Buffer that is
+// full to MaxLen. If it is, readEnd returns nil.
 func (b *Buffer) readEnd(r io.Reader) error {
 	var p [1]byte
 	for {
@@ -618,9 +618,9 @@ func (b *Buffer) Read(p []byte) (n int, err error) {
 	return n, nil
 }
 
-// noteConsumed is called after bytes from offset start on have been consumed: when
-// there is a multiple of discardStep, a power of two, between it and off, the
-// consumed prefix is to be trimmed.
+// noteConsumed is called after bytes from offset start have been consumed. It
+// discards the consumed prefix if there is a multiple of discardStep, a power of
+// two, between start and off.
 func (b *Buffer) noteConsumed(start int) {
 	if start^b.off >= discardStep {
 		b.discardConsumed()

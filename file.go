@@ -60,11 +60,11 @@ import (
 // the storage of the Buffer and a buffer of 64 KiB in the first ReadFrom.
 type File struct {
 	b     *Buffer // nil if closed
-	off   int64   // of the next Read or Write, not negative
-	chunk []byte  // for ReadFrom, if it was called, and not in use
+	off   int64   // offset of the next Read or Write, not negative
+	chunk []byte  // for ReadFrom; nil before the first call and during a call
 }
 
-// chunkSize is how many bytes ReadFrom moves at a time.
+// chunkSize is the number of bytes that ReadFrom copies at a time.
 const chunkSize = 64 * kiB
 
 var (
@@ -76,7 +76,7 @@ var (
 // not copied.
 func NewFile(b *Buffer) *File { return &File{b: b} }
 
-// buffer returns the Buffer of a File that is not closed.
+// buffer returns the Buffer of f, or an error if f is nil or closed.
 func (f *File) buffer(op string) (*Buffer, error) {
 	switch {
 	case f == nil:
@@ -88,7 +88,7 @@ func (f *File) buffer(op string) (*Buffer, error) {
 }
 
 // bufferAt is buffer for ReadAt and WriteAt. It returns nil if there is nothing
-// to do. As package os does, it looks at off and p first.
+// to do. Like package os, it checks off and p first.
 func (f *File) bufferAt(op string, p []byte, off int64) (*Buffer, error) {
 	switch {
 	case f == nil:
@@ -101,7 +101,7 @@ func (f *File) bufferAt(op string, p []byte, off int64) (*Buffer, error) {
 	return f.buffer(op)
 }
 
-// pathError returns err, if it is not nil, the way package os does.
+// pathError returns err as an fs.PathError, unless it is nil or io.EOF.
 func pathError(op string, err error) error {
 	if err == nil || err == io.EOF {
 		return err
@@ -191,17 +191,17 @@ func (f *File) WriteString(s string) (n int, err error) {
 	return n, err
 }
 
-// atEnd reports whether the offset is at the end of the contents, and the Buffer
-// has room for n bytes more: a write of the Buffer does it then, and cannot
+// atEnd reports whether the offset is at the end of the contents and the Buffer
+// has room for n more bytes, so that Buffer.Write can append them and cannot
 // fail. It is small enough to be inlined.
 func (f *File) atEnd(n int) bool {
 	return f != nil && f.b != nil && f.off == int64(f.b.Len()) && f.b.fits(n)
 }
 
-// span makes n bytes from the offset on part of the contents, or as many as
-// MaxLen allows, and moves the offset behind them. It returns where in the storage
-// they begin and how many they are; err is not nil if they are fewer. They are
-// the caller's to write.
+// span extends the contents to include n bytes at the offset, or as many as
+// MaxLen allows, and advances the offset past them. It returns their index in
+// the storage and their number, and an error if they are fewer than n. The
+// caller must write them.
 func (f *File) span(n int) (i, got int, err error) {
 	b, err := f.buffer("write")
 	switch {
@@ -304,7 +304,7 @@ func (f *File) ReadFrom(r io.Reader) (n int64, err error) {
 		return 0, err
 	}
 	p := f.chunk
-	f.chunk = nil // r may call ReadFrom, too
+	f.chunk = nil // r may call ReadFrom as well
 	if p == nil {
 		p = make([]byte, chunkSize)
 	}
@@ -332,14 +332,14 @@ func (f *File) WriteTo(w io.Writer) (n int64, err error) {
 	if err != nil || f.off >= int64(b.Len()) {
 		return 0, err
 	}
-	of, m, err := b.lend(w, int(f.off))
+	total, m, err := b.lend(w, int(f.off))
 	switch {
-	case m < 0 || m > of:
+	case m < 0 || m > total:
 		m = 0
 		if err == nil {
 			err = errWriteCount
 		}
-	case m < of && err == nil:
+	case m < total && err == nil:
 		err = io.ErrShortWrite
 	}
 	f.off += int64(m)

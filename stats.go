@@ -65,8 +65,8 @@ func ReadStats() Stats {
 	}
 }
 
-// countCopy takes account of contents of n bytes that are copied because the
-// kernel refused to move or publish them.
+// countCopy records that contents of n bytes are copied because their pages
+// could not be moved.
 func countCopy(n int) {
 	stats.copies.Add(1)
 	stats.copiedBytes.Add(int64(n))
@@ -81,11 +81,12 @@ func raise(x *atomic.Int64, n int64) {
 	}
 }
 
-// profile lists the live mappings. It holds on to their *pages, which keep no
-// Buffer alive.
+// profile lists the live mappings. It refers to their *pages, which do not keep
+// Buffers alive.
 var profile = pprof.NewProfile("github.com/mmapbuf/mmapbuf")
 
-// setMem makes mem the mapping, nil if it is gone, and keeps account of it.
+// setMem makes mem[:cap(mem)] the mapping, or none if mem is nil, and updates
+// the statistics.
 func (p *pages) setMem(mem []byte) {
 	was := p.mem
 	p.mem = mem
