@@ -100,7 +100,7 @@ func (b *Buffer) overwrite(mu *sync.RWMutex, p []byte, off int) bool {
 		return false
 	}
 	b.put(b.off+off, p)
-	b.noteWritten(len(p))
+	b.noteWritten(b.off+off, len(p))
 	return true
 }
 

@@ -340,7 +340,7 @@ func (b *Buffer) Truncate(n int) {
 	if n < 0 || n > b.Len() {
 		panic(panicTruncate)
 	}
-	b.setEnd(b.off + n)
+	b.shorten(b.off + n)
 }
 
 // Reset empties the Buffer and keeps the storage for later writes.
@@ -436,24 +436,20 @@ func (b *Buffer) paceFor(n int) {
 	}
 }
 
-// extend lengthens the contents by n bytes, or by as many as MaxLen leaves,
-// growing the storage if it must. It returns where they begin and how many they
-// are; err is not nil if they are fewer than n. It panics where memory is
-// lacking.
-func (b *Buffer) extend(n int) (i, got int, err error) {
+// roomFor makes room for n more bytes, or for as many as MaxLen leaves, and
+// returns how many that are; err is not nil if they are fewer than n. It panics
+// if there is not enough memory.
+func (b *Buffer) roomFor(n int) (got int, err error) {
 	b.paceFor(n)
 	b.refresh()
 	got = n
 	if room := b.roomToMax(); n > room {
 		got, err = room, b.maxLenError(n)
 	}
-	if e := b.grow(got); e != nil {
+	if e := b.growAndCommit(got); e != nil {
 		panic(e)
 	}
-	b.commit(got)
-	i = len(b.buf)
-	b.setEnd(i + got)
-	return i, got, err
+	return got, err
 }
 
 // Write appends p to the contents. It returns len(p) and a nil error, unless p
@@ -464,15 +460,13 @@ func (b *Buffer) extend(n int) (i, got int, err error) {
 func (b *Buffer) Write(p []byte) (n int, err error) {
 	b.lastRead = opInvalid
 	if b.fits(len(p)) {
-		i := len(b.buf)
-		b.setEnd(i + len(p))
-		b.prefault(i)
-		b.put(i, p)
+		b.prefault(len(b.buf), len(p))
+		b.append(p)
 		return len(p), nil
 	}
-	i, n, err := b.extend(len(p))
-	b.prefault(i)
-	b.put(i, p[:n])
+	n, err = b.roomFor(len(p))
+	b.prefault(len(b.buf), n)
+	b.append(p[:n])
 	return n, err
 }
 
@@ -481,13 +475,11 @@ func (b *Buffer) Write(p []byte) (n int, err error) {
 func (b *Buffer) WriteString(s string) (n int, err error) {
 	b.lastRead = opInvalid
 	if b.fits(len(s)) {
-		i := len(b.buf)
-		b.setEnd(i + len(s))
-		b.putString(i, s)
+		b.appendString(s)
 		return len(s), nil
 	}
-	i, n, err := b.extend(len(s))
-	b.putString(i, s[:n])
+	n, err = b.roomFor(len(s))
+	b.appendString(s[:n])
 	return n, err
 }
 
@@ -498,9 +490,9 @@ func (b *Buffer) WriteByte(c byte) error {
 	if b.appendByte(c) {
 		return nil
 	}
-	i, n, err := b.extend(1)
+	n, err := b.roomFor(1)
 	if n == 1 {
-		b.put(i, []byte{c})
+		b.append([]byte{c})
 	}
 	return err
 }
@@ -529,7 +521,9 @@ func (b *Buffer) ReadFrom(r io.Reader) (n int64, err error) {
 		if err := b.growAndCommit(min(MinRead, room)); err != nil {
 			panic(err)
 		}
-		b.commit(min(b.Available(), room, maxRead))
+		k := min(b.Available(), room, maxRead)
+		b.paceFor(k)
+		b.commit(k)
 		i := len(b.buf)
 		m, err := b.readInto(r, i, i+min(cap(b.buf)-i, room, maxRead))
 		n += int64(m)

@@ -4,6 +4,7 @@ package mmapbuf
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"runtime"
 	"runtime/debug"
@@ -242,4 +243,101 @@ func TestPaceOnlyWhereMemoryIsTaken(t *testing.T) {
 			}
 		}), 5.0, "slices of 64 bytes to 1 KiB")
 	}
+}
+
+// TestReadFromPaces: a Reader of small pieces takes memory as well.
+func TestReadFromPaces(t *testing.T) {
+	needMemory(t, 2*giB)
+	fresh(t)
+	noIdle(t)
+	defer debug.SetGCPercent(debug.SetGCPercent(-1))
+	runtime.GC()
+	defer debug.SetMemoryLimit(debug.SetMemoryLimit(readHeap().total + heldBytes() + 300*miB))
+	func() { fill(new(Buffer), 1, 100*miB) }() // garbage
+	var b Buffer
+	defer b.Close()
+	b.Grow(giB)
+	p := noise()[:64*kiB]
+	require.Positive(t, forced(func() {
+		_, _ = b.ReadFrom(io.LimitReader(reader(func(q []byte) (int, error) { return copy(q, p), nil }), 280*miB))
+	}))
+	eventually(t, func() bool { return ReadStats().Mappings == 1 })
+}
+
+// TestFilledHolesCount fills holes by appending to what has become shorter, which
+// is garbage like any other then.
+func TestFilledHolesCount(t *testing.T) {
+	const n = 32 * miB
+	for name, shorten := range map[string]func(b *Buffer, f *File){
+		"Reset":         func(b *Buffer, f *File) { b.Reset() },
+		"Truncate":      func(b *Buffer, f *File) { b.Truncate(5 * miB) },
+		"File.Truncate": func(b *Buffer, f *File) { require.NoError(t, f.Truncate(3*miB)) },
+		"Read":          func(b *Buffer, f *File) { _, _ = io.Copy(io.Discard, struct{ io.Reader }{b}) },
+		"WriteTo":       func(b *Buffer, f *File) { _, _ = b.WriteTo(io.Discard) },
+		"within a Writer": func(b *Buffer, f *File) {
+			_, err := b.WriteTo(writerFunc(func(p []byte) (int, error) { b.Truncate(miB); return 0, errTest }))
+			require.Equal(t, errTest, err)
+		},
+		"within a Reader": func(b *Buffer, f *File) {
+			b.Reset()
+			_, err := b.ReadFrom(reader(func(p []byte) (int, error) { return 0, errors.Join(f.Truncate(n), io.EOF) }))
+			require.ErrorIs(t, err, io.EOF)
+			require.Zero(t, b.Len())
+		},
+		"sliding": func(b *Buffer, f *File) {
+			_, _ = io.CopyN(io.Discard, struct{ io.Reader }{b}, n-3*miB)
+			b.Grow(n/2 - 4*miB)
+			require.Zero(t, b.off)
+		},
+	} {
+		var b Buffer
+		f := NewFile(&b)
+		require.NoError(t, f.Truncate(n), name)
+		require.NotEmpty(t, b.m.holes, name)
+		shorten(&b, f)
+		require.NoError(t, invariants(&b), name)
+		for b.Len() < n {
+			writeAllOf(t, &b, noise()[:miB])
+		}
+		require.NoError(t, invariants(&b), name)
+		assert.LessOrEqual(t, b.m.holeBytes, 4*miB, name) // what was not shortened
+		assert.GreaterOrEqual(t, b.m.held.Load(), int64(residentAt(t, uintptr(base(b.m.mem)), cap(b.m.mem))), name)
+		require.NoError(t, b.Close())
+	}
+}
+
+// TestHolesOfAConsumedPrefix reads through a hole, as a queue would, and then has
+// the prefix unmapped, or moved.
+func TestHolesOfAConsumedPrefix(t *testing.T) {
+	const n, read = 200 * miB, 100 * miB
+	for _, more := range []int{miB, 40 * miB, 400 * miB} {
+		var b Buffer
+		require.NoError(t, NewFile(&b).Truncate(n))
+		writeAllOf(t, &b, "end")
+		_, err := io.CopyN(io.Discard, struct{ io.Reader }{&b}, read)
+		require.NoError(t, err)
+		require.NoError(t, invariants(&b))
+		b.Grow(b.Available() + more)
+		require.NoError(t, invariants(&b))
+		require.Greater(t, b.m.holeBytes, n-read-4*miB)
+		fill(&b, 1, more)
+		require.NoError(t, invariants(&b))
+		got := contents(&b)
+		require.Equal(t, n-read, bytes.Count(got[:n-read], []byte{0}))
+		require.Equal(t, "end", string(got[n-read:n-read+3]))
+		require.True(t, isFilled(got[n-read+3:], 1, 0))
+		require.NoError(t, b.Close())
+	}
+}
+
+// TestCopyOfAShortenedSparseBuffer: what a Buffer with holes gives back when it
+// becomes shorter, a copy of it may have: that copy is stale.
+func TestCopyOfAShortenedSparseBuffer(t *testing.T) {
+	var b Buffer
+	defer b.Close()
+	require.NoError(t, NewFile(&b).Truncate(32*miB))
+	writeAllOf(t, &b, "end")
+	c := b
+	b.Truncate(5 * miB)
+	require.PanicsWithValue(t, panicStale, func() { _ = c.String() })
 }

@@ -223,9 +223,9 @@ func (f *File) span(n int) (i, got int, err error) {
 			return 0, 0, pathError("write", err)
 		}
 		if end > old {
-			b.prefault(b.off + max(off, old))
+			b.prefault(b.off+max(off, old), end-max(off, old))
 		}
-		b.noteWritten(got)
+		b.noteWritten(b.off+off, got)
 		f.off = int64(end)
 	}
 	return b.off + off, got, pathError("write", err)

@@ -27,6 +27,10 @@ const (
 	// idleMin is the least capacity, in bytes, for which idle memory is
 	// used. For less, a slice is faster.
 	idleMin = 32 * kiB
+
+	// idleCount is the number of idle mappings at most: a sixteenth of those
+	// that Linux allows a process by default.
+	idleCount = 4096
 )
 
 // idlePages is a mapping of one VMA that is not in use.
@@ -70,7 +74,7 @@ func takeIdle(n int, huge bool) *pages {
 	}
 	p := newPages(e.mem[:n], huge)
 	p.dirty, p.freedFrom = e.dirty, e.freedFrom
-	p.addHeld(e.dirty)
+	p.account()
 	idle.mu.Lock()
 	if idle.reused == nil {
 		idle.reused = make(map[*pages]time.Time)
@@ -138,11 +142,8 @@ func keepIdle(mem []byte, freedFrom, dirty int, huge, lazy bool) bool {
 	}
 	idle.mu.Lock()
 	idle.list = append(idle.list, idlePages{mem, dirty, freedFrom, huge, time.Now()})
-	k, over := 0, idle.bytes.Add(int64(dirty))-int64(idleMax())
-	for ; over > 0; k++ {
-		over -= int64(idle.list[k].dirty)
-	}
-	old := cutIdle(k)
+	idle.bytes.Add(int64(dirty))
+	old := cutExcess()
 	startTicking()
 	idle.mu.Unlock()
 	freeIdle(old)
@@ -181,6 +182,16 @@ func cutIdle(k int) []idlePages {
 		idle.bytes.Add(int64(-e.dirty))
 	}
 	return old
+}
+
+// cutExcess removes the oldest mappings from the list until it is within idleMax
+// and idleCount, and returns them. The caller holds idle.mu.
+func cutExcess() []idlePages {
+	k, over := 0, idle.bytes.Load()-int64(idleMax())
+	for ; over > 0 || len(idle.list)-k > idleCount; k++ {
+		over -= int64(idle.list[k].dirty)
+	}
+	return cutIdle(k)
 }
 
 // freeIdle unmaps mappings that were taken off the list. As this takes time,
@@ -254,5 +265,7 @@ func decay(now time.Time) {
 	for _, e := range kept {
 		idle.bytes.Add(int64(e.dirty))
 	}
+	old = cutExcess() // more may have become idle meanwhile
 	idle.mu.Unlock()
+	freeIdle(old)
 }

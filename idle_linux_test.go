@@ -182,6 +182,37 @@ func TestIdleMemoryIsBounded(t *testing.T) {
 	require.Positive(t, ReadStats().IdleBytes)
 }
 
+// TestIdleMemoryIsBoundedBesideTick has more memory become idle while tick marks
+// what is.
+func TestIdleMemoryIsBoundedBesideTick(t *testing.T) {
+	old := idleMax
+	defer func() { idleMax = old }()
+	idleMax = func() int { return 64 * miB }
+	for range 3 {
+		noIdle(t)
+		var bufs [8]Buffer
+		for i := range bufs {
+			fill(&bufs[i], i, 15*miB)
+		}
+		for i := range 4 { // as the collector leaves it: not yet marked
+			m := bufs[i].m
+			m.mu.Lock()
+			require.NoError(t, m.free(true))
+			m.mu.Unlock()
+		}
+		tick := make(chan bool)
+		go func() { decay(time.Now().Add(idleFor * 3 / 4)); close(tick) }()
+		for ReadStats().IdleBytes > 0 {
+			runtime.Gosched()
+		}
+		for i := 4; i < 8; i++ {
+			require.NoError(t, bufs[i].Close())
+		}
+		<-tick
+		require.LessOrEqual(t, ReadStats().IdleBytes, int64(64*miB))
+	}
+}
+
 func TestNoIdleMemoryNearTheLimit(t *testing.T) {
 	var b Buffer
 	use := func() { fill(&b, 1, 32*miB); _ = b.Close() }

@@ -5,9 +5,15 @@ package mmapbuf
 import (
 	"bytes"
 	"io"
+	"runtime/debug"
+	"strings"
 	"testing"
+	"time"
+	"unsafe"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 )
 
 // TestIdleMemoryIsNotTakenWhileContentsAreCopiedToIt: a large copy takes longer
@@ -112,4 +118,117 @@ func TestShrinkOfIdleMemory(t *testing.T) {
 	b.Shrink()
 	require.LessOrEqual(t, b.Cap(), 2*commitStepMin)
 	require.True(t, isFilled(b.Bytes(), 2, 0))
+}
+
+// TestRecycledMemoryIsForTheKernelToTake closes a queue: what was moved behind its
+// end was written, too.
+func TestRecycledMemoryIsForTheKernelToTake(t *testing.T) {
+	needMoves(t)
+	noIdle(t)
+	b := recycledQueue(t)
+	before := procBytes("self/smaps_rollup", "LazyFree")
+	require.NoError(t, b.Close())
+	kept, free := ReadStats().IdleBytes, procBytes("self/smaps_rollup", "LazyFree")-before
+	require.Greater(t, kept, int64(20*miB))
+	assert.GreaterOrEqual(t, free, kept-8*miB, "of %d idle bytes", kept)
+}
+
+// recycledQueue returns a queue whose consumed prefix was moved behind its end.
+func recycledQueue(t *testing.T) *Buffer {
+	t.Helper()
+	b := new(Buffer)
+	t.Cleanup(func() { b.Close() })
+	fill(b, 1, 100*miB)
+	_, err := io.CopyN(io.Discard, struct{ io.Reader }{b}, 90*miB)
+	require.NoError(t, err)
+	b.Grow(20 * miB)
+	require.NotEmpty(t, b.m.seams)
+	return b
+}
+
+// TestQueueRecyclesAfterASmallerGrowth has the mapping of a queue refused the
+// doubling, and granted what it needs.
+func TestQueueRecyclesAfterASmallerGrowth(t *testing.T) {
+	needMoves(t)
+	noIdle(t)
+	b := recycledQueue(t)
+	at, err := unix.MmapPtr(-1, 0, unsafe.Add(base(b.m.mem), cap(b.m.mem)+30*miB), uintptr(pageUnit()), unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_FIXED_NOREPLACE)
+	require.NoError(t, err)
+	defer func() { _ = unix.MunmapPtr(at, uintptr(pageUnit())) }()
+	was := ReadStats()
+	b.Grow(b.Available() + 10*miB)
+	require.Equal(t, was.Copies, ReadStats().Copies)
+	require.Equal(t, was.GrowsInPlace+1, ReadStats().GrowsInPlace)
+	assert.False(t, b.m.noRemap)
+	require.NoError(t, b.Close())
+	assert.Positive(t, ReadStats().IdleBytes)
+}
+
+// TestTickBesideWrites lets tick free memory that a Buffer has not used, while it
+// is written: gaps are filled, and a queue starts again. For the race detector.
+func TestTickBesideWrites(t *testing.T) {
+	needMemory(t, giB)
+	p := noise()[:64*kiB]
+	for range byLength(3, 10, 30) {
+		var other, gap, queue Buffer
+		fill(&other, 1, 40*miB)
+		require.NoError(t, other.Close())
+		_, err := gap.WriteAt([]byte("x"), 12*miB)
+		require.NoError(t, err)
+		tick := make(chan bool)
+		go func() { decay(time.Now().Add(2 * idleFor)); close(tick) }()
+		for off := range int64(100) {
+			_, _ = gap.WriteAt(p, off*int64(len(p)))
+		}
+		<-tick
+		require.NoError(t, invariants(&gap))
+		require.NoError(t, gap.Close())
+
+		fill(&other, 1, 120*miB)
+		require.NoError(t, other.Close())
+		fill(&queue, 2, 70*miB)
+		_, _ = io.CopyN(io.Discard, struct{ io.Reader }{&queue}, 69*miB)
+		tick = make(chan bool)
+		go func() { decay(time.Now().Add(2 * idleFor)); close(tick) }()
+		queue.Reset()
+		_, _ = queue.Write(p)
+		<-tick
+		require.NoError(t, invariants(&queue))
+		require.NoError(t, queue.Close())
+	}
+}
+
+// TestFailedWriteShowsNothing has the memory that is written from fault.
+func TestFailedWriteShowsNothing(t *testing.T) {
+	const n = 3 * miB
+	at, err := unix.MmapPtr(-1, 0, nil, n, unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	require.NoError(t, err)
+	defer func() { _ = unix.MunmapPtr(at, n) }()
+	p := unsafe.Slice((*byte)(at), n)
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	for name, call := range map[string]func(b *Buffer){
+		"Write":       func(b *Buffer) { _, _ = b.Write(p) },
+		"WriteString": func(b *Buffer) { _, _ = b.WriteString(unsafe.String(&p[0], n)) },
+		"Write, in place": func(b *Buffer) {
+			b.Grow(2 * n)
+			_, _ = b.Write([]byte("abc"))
+			b.commit(n)
+			_, _ = b.Write(p)
+		},
+		"File.Write": func(b *Buffer) { _, _ = NewFile(b).Write(p) },
+		"WriteAt":    func(b *Buffer) { _, _ = b.WriteAt(p, 10) },
+	} {
+		noIdle(t)
+		var b, other Buffer
+		fill(&other, 1, 8*miB)
+		require.NoError(t, other.Close())
+		func() {
+			defer func() { require.NotNil(t, recover(), name) }()
+			call(&b)
+		}()
+		for i, c := range []byte(strings.TrimPrefix(b.String(), "abc")) {
+			require.Zero(t, c, "%s: byte %d of %d", name, i, b.Len())
+		}
+		require.NoError(t, b.Close())
+	}
 }

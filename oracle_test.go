@@ -135,6 +135,22 @@ func (o *oracle) Close() error {
 	return nil
 }
 
+// holesAreRight checks the holes of a mapping: whole units, in order, within the
+// contents, and their sum.
+func holesAreRight(b *Buffer) error {
+	end, sum := b.m.discarded, 0
+	for _, h := range b.m.holes {
+		if h.lo < end || h.hi <= h.lo || h.lo%pageUnit() != 0 || h.hi%pageUnit() != 0 || h.hi > len(b.buf) {
+			return fmt.Errorf("holes %v, discarded %d, contents end at %d", b.m.holes, b.m.discarded, len(b.buf))
+		}
+		end, sum = h.hi, sum+h.hi-h.lo
+	}
+	if sum != b.m.holeBytes || b.m.sparse.Load() != (sum > 0) {
+		return fmt.Errorf("holes %v, of %d bytes, sparse: %t", b.m.holes, b.m.holeBytes, b.m.sparse.Load())
+	}
+	return nil
+}
+
 // invariants says what is wrong with the fields of b, between calls of its
 // methods.
 func invariants(b *Buffer) error {
@@ -168,6 +184,11 @@ func invariants(b *Buffer) error {
 		}
 		return nil
 	}
+	b.m.mu.RLock() // for tick
+	defer b.m.mu.RUnlock()
+	if err := holesAreRight(b); err != nil {
+		return err
+	}
 	mem, s := b.m.mem, ReadStats()
 	at := uintptr(unsafe.Pointer(unsafe.SliceData(mem)))
 	switch {
@@ -175,8 +196,10 @@ func invariants(b *Buffer) error {
 		return fmt.Errorf("the mapping is pinned %d times, left: %t", b.m.pins, b.m.released)
 	case int(b.m.capacity.Load()) != len(mem) && len(mem) != pageUnit() || b.Cap() > len(mem):
 		return fmt.Errorf("a mapping of %d bytes, size = %d", len(mem), b.m.capacity.Load())
-	case b.m.committed > len(mem) || b.m.discarded > b.m.committed || b.m.held.Load() > int64(b.m.residentEnd()):
-		return fmt.Errorf("a mapping of %d bytes: used %d, gone %d, held %d", len(mem), b.m.committed, b.m.discarded, b.m.held.Load())
+	case b.m.committed > len(mem) || b.m.discarded > b.m.committed:
+		return fmt.Errorf("a mapping of %d bytes: committed %d, discarded %d", len(mem), b.m.committed, b.m.discarded)
+	case int(b.m.held.Load()) != b.m.residentEnd()-b.m.discarded-b.m.holeBytes:
+		return fmt.Errorf("held %d of [%d:%d], holes of %d bytes", b.m.held.Load(), b.m.discarded, b.m.residentEnd(), b.m.holeBytes)
 	case len(mem) == 0 || len(mem)%pageUnit() != 0 || cap(mem)%pageUnit() != 0:
 		return fmt.Errorf("a mapping of %d, %d bytes, the unit is %d", len(mem), cap(mem), pageUnit())
 	case at%uintptr(min(pageUnit(), mostAlignment)) != 0:

@@ -29,7 +29,8 @@ import (
 //
 //	0 <= discarded <= committed <= len(mem)
 //	0 <= dirty <= cap(mem)
-//	0 <= held <= max(committed, dirty) - discarded
+//	holes are in mem[discarded:committed]
+//	held = max(committed, dirty) - discarded - the bytes of holes
 //
 // moveToHeap publishes a mapping: it makes its pages part of the Go heap by
 // moving them to the addresses of a new object. See "Publishing" in DESIGN.md.
@@ -52,9 +53,17 @@ type pages struct {
 	discarded     int          // end of the consumed prefix that discardFront has discarded
 	lastCommitted int          // committed at the last call of discardFront
 	freedFrom     int          // mem[max(committed, freedFrom):dirty] may be marked by lazyFree
-	held          atomic.Int64 // estimate of the resident bytes of mem
-	holes         atomic.Int64 // estimate of the bytes that punch discarded and that were not written since
+	held          atomic.Int64 // how many bytes of mem may be resident; see account
+
+	holes     []hole      // ascending, and apart from each other
+	holeBytes int         // sum of their lengths
+	sparse    atomic.Bool // whether there are any
+	holeMu    sync.Mutex  // held, in addition to mu for reading, by noteWritten
 }
+
+// A hole is a range mem[lo:hi] of units that punch has discarded, and that were
+// not written since.
+type hole struct{ lo, hi int }
 
 // Memory is committed in steps of up to commitStep bytes, or of about as much
 // as is committed if that is less. Only committed memory can be written, so
@@ -67,11 +76,11 @@ const (
 // commit makes committed at least n, any number up to len(mem), and returns
 // committed.
 func (p *pages) commit(n int) int {
-	n = max(min(commitRound(n), len(p.mem)), p.committed)
-	was := p.residentEnd()
-	p.committed = n
-	p.addHeld(p.residentEnd() - was)
-	return n
+	if n = min(commitRound(n), len(p.mem)); n > p.committed {
+		p.committed = n
+		p.account()
+	}
+	return p.committed
 }
 
 // commitRound returns n, any number, rounded up to a commit step.
@@ -91,28 +100,80 @@ func (p *pages) residentEnd() int { return max(p.committed, p.dirty) }
 func (p *pages) punch(lo, hi int) error {
 	err := p.discard(lo, hi)
 	if err == nil {
-		was := p.residentEnd()
 		p.committed = max(p.committed, hi)
-		p.holes.Add(int64(hi - lo))
-		p.addHeld(lo - min(hi, was))
+		p.fillHoles(lo, hi) // of earlier contents
+		i, _ := p.holeAt(hi)
+		p.holes = slices.Insert(p.holes, i, hole{lo, hi})
+		p.holeBytes += hi - lo
+		p.sparse.Store(true)
+		p.account()
 	}
 	return err
 }
 
-// noteWritten records that n bytes of mem, any number, are written, which may
-// fill holes. The caller need not hold mu.
-func (p *pages) noteWritten(n int) {
-	for {
-		holes := p.holes.Load()
-		k := min(int64(n), holes)
-		if k == 0 {
-			return
+// holeAt returns the index of the first hole that ends beyond off.
+func (p *pages) holeAt(off int) (i int, found bool) {
+	return slices.BinarySearchFunc(p.holes, off, func(h hole, off int) int {
+		if h.hi <= off {
+			return -1
 		}
-		if p.holes.CompareAndSwap(holes, holes-k) {
-			p.addHeld(int(k))
-			return
+		return 1
+	})
+}
+
+// fillHoles removes mem[lo:hi], to the end if hi is larger, from the holes. The
+// caller calls account.
+func (p *pages) fillHoles(lo, hi int) {
+	i, _ := p.holeAt(lo)
+	for i < len(p.holes) && p.holes[i].lo < hi {
+		h := p.holes[i]
+		var rest []hole
+		if h.lo < lo {
+			rest = append(rest, hole{h.lo, lo})
+		}
+		if hi < h.hi {
+			rest = append(rest, hole{hi, h.hi})
+		}
+		p.holes = slices.Replace(p.holes, i, i+1, rest...)
+		p.holeBytes -= min(hi, h.hi) - max(lo, h.lo)
+		i += len(rest)
+	}
+	p.sparse.Store(len(p.holes) > 0)
+}
+
+// noteWritten records that mem[lo:hi], any range, is written, which may fill
+// holes. The caller does not hold mu.
+func (p *pages) noteWritten(lo, hi int) {
+	if !p.sparse.Load() {
+		return
+	}
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	p.holeMu.Lock()
+	defer p.holeMu.Unlock()
+	p.fillHoles(pageFloor(lo), pageCeil(hi))
+	p.account()
+}
+
+// uncommit returns the memory of mem[pageCeil(n):] to the kernel, n being any
+// number. There are no holes from n on then, even if it fails.
+func (p *pages) uncommit(n int) error {
+	p.fillHoles(pageFloor(n), math.MaxInt)
+	defer p.account()
+	k, end := pageCeil(n), pageCeil(p.residentEnd())
+	if k >= end {
+		return nil
+	}
+	err := p.discard(k, end)
+	if err == nil {
+		for _, n := range []*int{&p.discarded, &p.lastCommitted, &p.committed, &p.dirty} {
+			*n = min(*n, k)
+		}
+		if p.prefaulted != math.MaxInt {
+			p.prefaulted = min(p.prefaulted, k)
 		}
 	}
+	return err
 }
 
 // discardFront returns the memory of mem[:n], which is consumed, to the kernel.
@@ -124,18 +185,21 @@ func (p *pages) discardFront(n, spare int) {
 	}
 	p.lastCommitted = p.committed
 	if n > p.discarded && p.discard(p.discarded, n) == nil {
-		p.addHeld(p.discarded - n)
 		p.discarded = n
+		p.fillHoles(0, n)
+		p.account()
 	}
 }
 
 // noteRewound records that the owner, who has written mem[:n], n being any
-// number, will write mem from its start again. The caller need not hold mu.
+// number, will write mem from its start again. The caller does not hold mu.
 func (p *pages) noteRewound(n int) {
 	p.owned = max(p.owned, n)
-	if n := p.discarded; n > 0 {
+	if p.discarded > 0 {
+		p.mu.Lock() // for tick
+		defer p.mu.Unlock()
 		p.discarded = 0
-		p.addHeld(n)
+		p.account()
 	}
 }
 
@@ -143,8 +207,8 @@ func (p *pages) noteRewound(n int) {
 func (p *pages) cutFront(k int) error {
 	err := p.unmapFront(k)
 	if err == nil {
-		p.addHeld(min(p.discarded-k, 0))
 		p.shift(k)
+		p.account()
 	}
 	return err
 }
@@ -153,6 +217,11 @@ func (p *pages) cutFront(k int) error {
 func (p *pages) shift(k int) {
 	for _, n := range []*int{&p.discarded, &p.lastCommitted, &p.freedFrom, &p.committed, &p.dirty, &p.owned, &p.prefaulted} {
 		*n = max(*n-k, 0)
+	}
+	p.fillHoles(0, k)
+	for i := range p.holes {
+		p.holes[i].lo -= k
+		p.holes[i].hi -= k
 	}
 	for i := range p.seams {
 		p.seams[i] -= k
@@ -200,9 +269,11 @@ func (p *pages) recycle(k, n int) (cut int) {
 	}
 	owned := p.owned >= p.dirty // not p.committed: committed bytes may be unwritten
 	p.shift(k)
-	if p.dirty = end; owned {
+	p.dirty, p.freedFrom = end, end
+	if owned {
 		p.owned = end
 	}
+	p.account()
 	return k
 }
 
@@ -216,9 +287,10 @@ func (p *pages) cutBack(k int) error {
 	} else if err := p.unmapBack(k); err != nil {
 		return err
 	}
-	p.addHeld(min(k-p.residentEnd(), 0))
 	p.committed, p.dirty = min(p.committed, k), min(p.dirty, k)
+	p.fillHoles(k, math.MaxInt)
 	p.cutSeams()
+	p.account()
 	return nil
 }
 
@@ -247,7 +319,7 @@ func (p *pages) free(lazy bool) error {
 
 // worthKeeping reports whether mem can become idle memory. With holes it
 // cannot, because its resident size is then unknown.
-func (p *pages) worthKeeping() bool { return !p.noRemap && p.holes.Load() == 0 }
+func (p *pages) worthKeeping() bool { return !p.noRemap && len(p.holes) == 0 }
 
 // scrub clears bytes of earlier owners in mem[lo:hi], which is about to be
 // exposed, and reports whether there may have been some. The owner has written
@@ -257,9 +329,9 @@ func (p *pages) scrub(lo, hi int) bool {
 	if lo >= hi {
 		return false
 	}
-	if page := pageFloor(lo + pageUnit() - 1); hi == p.dirty && page < hi && p.discard(page, hi) == nil {
-		p.addHeld(page - hi)
+	if page := pageCeil(lo); hi == p.dirty && page < hi && p.discard(page, hi) == nil {
 		hi, p.dirty = page, page
+		p.account()
 	}
 	clear(p.mem[lo:hi])
 	return true
@@ -276,25 +348,23 @@ func (p *pages) freeExcess() bool {
 	const step = 64 * kiB // a multiple of any page
 	if end := (p.committed + step - 1) &^ (step - 1); p.mem != nil && end < p.dirty {
 		if p.discard(end, p.dirty) == nil { // fails for locked memory (mlock(2))
-			p.addHeld(end - p.dirty)
 			p.dirty = end
+			p.account()
 		}
 	}
 	return true
 }
 
-// addHeld adds n, any number, to held and to the total of all mappings. It
-// limits held to the possible range, because a range may become a hole twice.
-func (p *pages) addHeld(n int) {
-	if n == 0 {
-		return
+// account brings held and the total of all mappings up to date. The caller holds
+// mu for writing, or for reading together with holeMu.
+func (p *pages) account() {
+	n := 0
+	if p.mem != nil {
+		n = p.residentEnd() - p.discarded - p.holeBytes
 	}
-	now := int(p.held.Add(int64(n)))
-	if over := now - min(max(now, 0), p.residentEnd()-p.discarded); over != 0 {
-		p.held.Add(int64(-over))
-		n -= over
+	if was := int(p.held.Swap(int64(n))); n != was {
+		addHeld(n - was)
 	}
-	addHeld(n)
 }
 
 // freeUnreachable frees mem, if that was not done before, after the collector
@@ -352,6 +422,10 @@ func alignment(n int) int {
 	}
 	return pageUnit()
 }
+
+// pageCeil returns n, an offset in a mapping, rounded up to a multiple of
+// pageUnit.
+func pageCeil(n int) int { return pageFloor(n + pageUnit() - 1) }
 
 // pageFloor returns n rounded down to a multiple of pageUnit.
 func pageFloor(n int) int { return n &^ (pageUnit() - 1) }

@@ -349,9 +349,9 @@ func (p *pages) grow(n int) error {
 	}
 	was := base(p.mem)
 	err := p.extend(n)
+	p.noRemap = refused(err)
 	switch {
 	case err != nil:
-		p.noRemap = refused(err)
 		probeRemap(err)
 	case base(p.mem) == was:
 		stats.growsInPlace.Add(1)

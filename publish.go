@@ -147,14 +147,18 @@ func (m *mapping) publishRange(gen uint32, lo, end, hi int) error {
 	var p []byte
 	// Copying is faster for small ranges. Pinned memory must stay in place.
 	if hi-lo > copiedView && m.pins == 0 {
-		m.scrub(end, hi)
-		if p = m.moveToHeap(lo, hi); p == nil {
+		from, to := max(end, m.owned), min(hi, m.dirty)
+		p = m.moveToHeap(lo, hi)
+		switch {
+		case p == nil:
 			// The object allocated for the move is not collected
 			// yet, and the copy needs another one.
 			if err := probeHeap(hi - lo); err != nil {
 				return err
 			}
 			countCopy(end - lo)
+		case from < to: // not sooner: a copy of b may have contents there
+			clear(p[from-lo : to-lo])
 		}
 	}
 	if p == nil {

@@ -46,3 +46,36 @@ func TestFailedViewKeepsTheMapping(t *testing.T) {
 	require.True(t, isFilled(contents(&b)[:8*miB], 1, 0))
 	require.NoError(t, invariants(&b))
 }
+
+// TestFailedViewOfShorterCopy views a copy of a Buffer that has fewer contents, and
+// fails: nothing has happened then to what the other has beyond them.
+func TestFailedViewOfShorterCopy(t *testing.T) {
+	noIdle(t)
+	var other, b Buffer
+	fill(&other, 9, 16*miB)
+	require.NoError(t, other.Close())
+	fill(&b, 1, 5*miB)
+	short := b
+	fill(&b, 2, miB)
+	require.True(t, short.current())
+	moved := false
+	hook := func(call string, target, source []byte) error {
+		switch {
+		case call == "mremap fixed":
+			moved = true
+			return unix.ENOMEM
+		case call == "mmap" && moved:
+			return unix.ENOMEM
+		}
+		return nil
+	}
+	onCall.Store(&hook)
+	err, _ := caught(func() error { short.Bytes(); return nil })
+	onCall.Store(nil)
+	require.ErrorIs(t, err, ErrTooLarge)
+	got := contents(&b)
+	require.Equal(t, 6*miB, len(got))
+	require.True(t, isFilled(got[:5*miB], 1, 0))
+	require.True(t, isFilled(got[5*miB:], 2, 0))
+	require.NoError(t, b.Close())
+}

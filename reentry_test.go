@@ -252,3 +252,27 @@ func TestChangeInsideReader(t *testing.T) {
 		}
 	})
 }
+
+// TestReadBeyondInsideReader reads more, within a Reader, than there was when
+// ReadFrom began, which leaves a bytes.Buffer with a negative length.
+func TestReadBeyondInsideReader(t *testing.T) {
+	atSizes(t, func(t *testing.T, n int) {
+		b := filled(t, n)
+		b.Grow(4 * n)
+		_, err := b.ReadFrom(reader(func(p []byte) (int, error) {
+			writeAllOf(t, b, noise()[:n/2])
+			_, err := io.CopyN(io.Discard, struct{ io.Reader }{b}, int64(n+n/3))
+			require.NoError(t, err)
+			return 0, io.EOF
+		}))
+		require.NoError(t, err)
+		require.NoError(t, invariants(b))
+		require.Zero(t, b.Len())
+		for range 3 {
+			b.Grow(cap(b.buf)/2 + n)
+			writeAllOf(t, b, noise()[:n])
+		}
+		require.NoError(t, invariants(b))
+		require.Equal(t, 3*n, b.Len())
+	})
+}

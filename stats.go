@@ -100,6 +100,6 @@ func (p *pages) setMem(mem []byte) {
 		stats.mappings.Add(-1)
 		profile.Remove(p)
 		untrack(p)
-		p.addHeld(int(-p.held.Load()))
+		p.account()
 	}
 }

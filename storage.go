@@ -3,6 +3,7 @@ package mmapbuf
 import (
 	"bytes"
 	"io"
+	"math"
 	"runtime"
 	"sync/atomic"
 	"unicode/utf8"
@@ -114,8 +115,8 @@ func (b *Buffer) setSlice(p []byte, off int) {
 // setMapping makes m the storage, with the contents at m.mem[off:end]. The
 // caller holds m.mu.
 func (b *Buffer) setMapping(m *mapping, off, end int) {
-	b.m, b.gen = m, m.gen.Load()
 	b.buf, b.off = m.mem[:end:m.commit(end)], off
+	b.m, b.gen = m, m.gen.Load() // last: with a current generation, buf is in use
 	runtime.KeepAlive(m)
 }
 
@@ -143,15 +144,61 @@ func (b *Buffer) setEnd(n int) { b.buf = b.buf[:n] }
 // rewind empties the Buffer and keeps its storage.
 func (b *Buffer) rewind() {
 	if b.m != nil {
-		b.noteRewound()
+		b.rewindMapping()
 	}
 	b.buf, b.off, b.lastRead = b.buf[:0], 0, opInvalid
 }
 
-// noteRewound records that the mapping will be written from its start again.
+// shorten makes the contents end at buf[n], and leaves no holes behind that:
+// what is appended is not noted as written.
+func (b *Buffer) shorten(n int) {
+	b.setEnd(n)
+	if b.m != nil && b.m.sparse.Load() {
+		b.uncommit()
+	}
+}
+
+// uncommit returns the memory beyond the contents to the kernel.
+func (b *Buffer) uncommit() {
+	m, n := b.m, len(b.buf)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.pins > 0 {
+		m.fillHoles(pageFloor(n), math.MaxInt) // counts as if they had memory
+		m.account()
+		return
+	}
+	if m.uncommit(n) == nil {
+		b.gen = m.gen.Add(1) // a copy may have contents there
+		b.buf = m.mem[:n:m.committed]
+	}
+	runtime.KeepAlive(m)
+}
+
+// rewindMapping is the part of rewind for a mapping.
 //
 //go:noinline
-func (b *Buffer) noteRewound() { b.m.noteRewound(len(b.buf)) }
+func (b *Buffer) rewindMapping() {
+	b.m.noteRewound(len(b.buf))
+	b.shorten(0)
+}
+
+// append appends p, for which there is room. The contents become longer only
+// after the copy, which panics if p is memory that faults (debug.SetPanicOnFault).
+func (b *Buffer) append(p []byte) {
+	i := len(b.buf)
+	copy(b.buf[i:i+len(p)], p)
+	b.setEnd(i + len(p))
+	runtime.KeepAlive(b)
+}
+
+// appendString is append for a string.
+func (b *Buffer) appendString(s string) {
+	i := len(b.buf)
+	copy(b.buf[i:i+len(s)], s)
+	b.setEnd(i + len(s))
+	runtime.KeepAlive(b)
+}
 
 // put copies p to buf[i:].
 func (b *Buffer) put(i int, p []byte) {
@@ -203,8 +250,8 @@ func (b *Buffer) WriteRune(r rune) (n int, err error) { // in this file: appendi
 		b.refresh()
 		return 0, b.maxLenError(n)
 	}
-	i, _, _ := b.extend(n)
-	b.buf = utf8.AppendRune(b.buf[:i], r)
+	_, _ = b.roomFor(n)
+	b.buf = utf8.AppendRune(b.buf, r)
 	runtime.KeepAlive(b)
 	return n, nil
 }
@@ -266,10 +313,12 @@ func (b *Buffer) cloneString(n int) string {
 // slide moves the contents to the start of the storage.
 func (b *Buffer) slide() {
 	if b.m != nil {
-		b.noteRewound()
+		b.m.noteRewound(len(b.buf))
 	}
 	n := copy(b.buf, b.buf[b.off:])
-	b.buf, b.off = b.buf[:n], 0
+	b.noteWritten(0, n)
+	b.off = 0
+	b.shorten(n)
 	runtime.KeepAlive(b)
 }
 
@@ -282,7 +331,7 @@ func (b *Buffer) extendZero(gap, end int) {
 	gap = max(gap, old)
 	lo, hi := gap, gap
 	if b.m != nil {
-		first, last := pageFloor(old+pageUnit()-1), pageFloor(gap)
+		first, last := pageCeil(old), pageFloor(gap)
 		if first < last && b.punch(first, last) == nil { // before commit, which counts new bytes as held
 			lo, hi = first, last
 		}
@@ -312,11 +361,12 @@ func (b *Buffer) scrub(i, j int) {
 	}
 }
 
-// noteWritten records that n bytes of the contents were overwritten.
-func (b *Buffer) noteWritten(n int) {
+// noteWritten records that n bytes from buf[i] on, in the middle of the contents,
+// were written.
+func (b *Buffer) noteWritten(i, n int) {
 	if m := b.m; m != nil {
-		m.noteWritten(n)
-		runtime.KeepAlive(m) // the bytes must be counted before m is collected
+		m.noteWritten(i, i+n)
+		runtime.KeepAlive(m) // so that m is not freed before its bytes are counted
 	}
 }
 
@@ -457,17 +507,17 @@ func (b *Buffer) discardConsumed() {
 	runtime.KeepAlive(m)
 }
 
-// prefault prepares the memory of buf[i:] for being written, if that is large
-// enough to be worthwhile.
-func (b *Buffer) prefault(i int) {
-	if len(b.buf)-i >= prefaultMin && b.m != nil {
-		b.prefaultMapping(i)
+// prefault prepares the page layer for a write to buf[i:i+n], if that is worth
+// the call.
+func (b *Buffer) prefault(i, n int) {
+	if n >= prefaultMin && b.m != nil {
+		b.prefaultMapping(i, n)
 	}
 }
 
 //go:noinline
-func (b *Buffer) prefaultMapping(i int) {
-	b.m.prefault(i, len(b.buf))
+func (b *Buffer) prefaultMapping(i, n int) {
+	b.m.prefault(i, i+n)
 	runtime.KeepAlive(b)
 }
 
@@ -486,16 +536,15 @@ func (b *Buffer) readInto(r io.Reader, i, j int) (n int, err error) {
 	q := p[:n] // a count beyond len(p) panics as any slice would
 	b.refresh()
 	if i < cap(b.buf) && &b.buf[:i+1][i] == &p[0] {
-		b.setEnd(i + n) // even if r has changed the contents, as in bytes.Buffer
+		b.shorten(i + n) // even if r has changed the contents, as in bytes.Buffer
+		b.off = min(b.off, len(b.buf))
 		return n, err
 	}
 	// r has taken a view or made the contents grow, which moved them.
 	if e := b.growAndCommit(n); e != nil {
 		panic(e)
 	}
-	end := len(b.buf)
-	b.setEnd(end + n)
-	b.put(end, q)
+	b.append(q)
 	return n, err
 }
 
