@@ -86,7 +86,7 @@ func openBacklog(_ context.Context, j job) ([]worker, error) {
 
 var queueColors = []color.Color{chart.Vermillion, chart.Blue}
 
-// drawBacklog writes backlog.svg and backlog.png, and their names to w: the
+// drawBacklog writes backlog.png, and their names to w: the
 // memory of the first round of the median runs with the largest backlog, over what
 // has been written and read, in which the runs agree, as they do not in time.
 func drawBacklog(w io.Writer, cfg config, results []result) error {

@@ -23,7 +23,7 @@ const floor = "floor"
 // The colours of the implementations that growth draws too are those there.
 var (
 	lineColors  = map[string]color.Color{"mmapbuf.Buffer": chart.Blue, "bytes.Buffer": chart.Vermillion, floor: chart.Ink, "append": chart.Orange, "make": chart.Green}
-	otherColors = []color.Color{chart.Purple, chart.SkyBlue, chart.Olive, chart.Gray, color.RGBA{0x7a, 0x3b, 0x2e, 0xff}}
+	otherColors = []color.Color{chart.Purple, chart.SkyBlue, chart.Olive, chart.Gray, chart.Brown}
 )
 
 // drawFill writes fill-time and fill-memory, and their names to w.

@@ -13,7 +13,7 @@
 //	reset    as pooled, but the next job has the same buffer (only with -loop)
 //
 // It prints a table for each of them and draws throughput and latency as
-// service.svg and service.png.
+// service.png.
 //
 // There are other workloads. -backlog and -fill also draw: the memory of the queue
 // as backlog, and time and memory as fill-time and fill-memory.
@@ -33,7 +33,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"flag"
 	"fmt"
@@ -86,7 +85,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 		names = append(names, j.String())
 	}
 	outcomes, err := measure.InTurn(ctx, names, cfg.Runs, func(ctx context.Context, i int) (outcome, error) {
-		got, _, err := measure.Run[outcome](ctx, jobs[i], nil)
+		got, _, err := measure.Run[outcome](ctx, jobs[i])
 		return got, err
 	})
 	if err != nil {
@@ -182,8 +181,8 @@ func parse(args []string) (config, error) {
 	fs.IntVar(&cfg.goroutines, "goroutines", 8, "`number` of goroutines")
 	fs.DurationVar(&cfg.duration, "duration", 5*time.Second, "`time` that each run takes")
 	fs.DurationVar(&cfg.settle, "settle", 3*time.Second, "`time` from the last job until the final memory is read")
-	if err := cfg.Parse(fs, args, "service [flags]\n\nMeasures buffers as a service uses them: throughput, latency, collections, CPU time\n"+
-		"and memory, of several implementations.", 0); err != nil {
+	if err := cfg.Parse(fs, args, "Measures buffers as a service uses them: throughput, latency, collections, CPU time\n"+
+		"and memory, of several implementations."); err != nil {
 		return cfg, err
 	}
 	if !slices.Contains(cfg.workload.flags, "goroutines") {
@@ -210,10 +209,10 @@ func parse(args []string) (config, error) {
 	}
 
 	var err error
-	if cfg.modes, err = measure.Choose(cmp.Or(modes, strings.Join(cfg.workload.modes, ",")), cfg.workload.modes); err != nil {
+	if cfg.modes, err = measure.Choose(modes, cfg.workload.modes); err != nil {
 		return cfg, fmt.Errorf("-modes: %w", err)
 	}
-	if cfg.implementations, err = measure.Choose(cmp.Or(implementations, strings.Join(cfg.workload.implementations, ",")), cfg.workload.implementations); err != nil {
+	if cfg.implementations, err = measure.Choose(implementations, cfg.workload.implementations); err != nil {
 		return cfg, fmt.Errorf("-implementations: %w", err)
 	}
 	cfg.sizes = cfg.workload.sizes

@@ -144,7 +144,7 @@ func cellsOf(w *workload, r result, results []result) []string {
 
 var barColors = []color.Color{chart.Vermillion, chart.Blue, chart.Orange, chart.Green}
 
-// drawService writes service.svg and service.png, and their names to w.
+// drawService writes service.png, and their names to w.
 func drawService(w io.Writer, cfg config, results []result) error {
 	above, err := bars(cfg, results, throughput, 1e-3, "Throughput, GB/s (more is better)")
 	if err != nil {
@@ -180,7 +180,7 @@ func bars(cfg config, results []result, c column, unit float64, title string) (*
 			g := slices.Index(cfg.modes, r.Mode)
 			heights[g] = r.median(c) * unit
 			tops.XYs[g] = plotter.XY{X: float64(g), Y: heights[g]}
-			tops.Labels[g] = short(heights[g])
+			tops.Labels[g] = measure.Short(heights[g])
 		}
 		bar, err := plotter.NewBarChart(heights, width)
 		if err != nil {
@@ -206,12 +206,4 @@ func bars(cfg config, results []result, c column, unit float64, title string) (*
 	}
 	p.Y.Min = 0
 	return p, nil
-}
-
-// short prints a figure with three digits or so.
-func short(x float64) string {
-	if x < 10 {
-		return fmt.Sprintf("%.1f", x)
-	}
-	return fmt.Sprintf("%.0f", x)
 }

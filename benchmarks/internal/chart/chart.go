@@ -1,8 +1,7 @@
-// Package chart is the look of the pictures that the benchmarks draw.
+// Package chart gives the pictures of the benchmarks their common look.
 package chart
 
 import (
-	"bytes"
 	"cmp"
 	"fmt"
 	"image/color"
@@ -20,19 +19,10 @@ import (
 	"gonum.org/v1/plot/vg"
 	"gonum.org/v1/plot/vg/draw"
 	"gonum.org/v1/plot/vg/vgimg"
-	"gonum.org/v1/plot/vg/vgsvg"
 )
 
-// A picture is 900 units wide, as a README is; the PNG has two pixels to the
-// unit, for dense screens.
-const (
-	unit   = vg.Inch / 96
-	width  = 900 * unit
-	pngDPI = 2 * 96
-)
-
+// Colors that color-blind people can tell apart (Okabe and Ito).
 var (
-	// Colours that the colour-blind can tell apart (Okabe and Ito).
 	Orange     = color.RGBA{0xe6, 0x9f, 0x00, 0xff}
 	SkyBlue    = color.RGBA{0x56, 0xb4, 0xe9, 0xff}
 	Green      = color.RGBA{0x00, 0x9e, 0x73, 0xff}
@@ -40,35 +30,33 @@ var (
 	Vermillion = color.RGBA{0xd5, 0x5e, 0x00, 0xff}
 	Purple     = color.RGBA{0xcc, 0x79, 0xa7, 0xff}
 	Olive      = color.RGBA{0x8a, 0x8a, 0x1f, 0xff}
+	Brown      = color.RGBA{0x7a, 0x3b, 0x2e, 0xff}
 	Gray       = color.Gray{0x88}
 
 	Ink  = color.Gray{0x33} // text and axes
 	Mist = color.Gray{0xe4} // the grid
 )
 
-// New returns an empty plot with the fonts and colours set.
+// Dashes is the pattern of lines that show a limit.
+var Dashes = []vg.Length{5, 4}
+
+// New returns an empty plot with fonts, colors and a grid.
 func New() *plot.Plot {
 	p := plot.New()
-	sans := font.Font{Typeface: "Liberation", Variant: "Sans"}
-	p.BackgroundColor = color.White
-	p.Title.TextStyle.Font = sans
-	p.Title.TextStyle.Font.Size = 15
-	p.Title.TextStyle.Color = Ink
+	style := func(s *text.Style, size font.Length) {
+		s.Font = font.Font{Typeface: "Liberation", Variant: "Sans", Size: size}
+		s.Color = Ink
+	}
+	style(&p.Title.TextStyle, 15)
 	p.Title.Padding = 12
 	for _, axis := range []*plot.Axis{&p.X, &p.Y} {
+		style(&axis.Label.TextStyle, 12)
+		style(&axis.Tick.Label, 11)
 		axis.Color, axis.Tick.Color = Ink, Ink
-		axis.Label.TextStyle.Font = sans
-		axis.Label.TextStyle.Font.Size = 12
-		axis.Label.TextStyle.Color = Ink
 		axis.Label.Padding = 6
-		axis.Tick.Label.Font = sans
-		axis.Tick.Label.Font.Size = 11
-		axis.Tick.Label.Color = Ink
 		axis.Padding = 0
 	}
-	p.Legend.TextStyle.Font = sans
-	p.Legend.TextStyle.Font.Size = 12
-	p.Legend.TextStyle.Color = Ink
+	style(&p.Legend.TextStyle, 12)
 	p.Legend.Top, p.Legend.Left = true, true
 	p.Legend.XOffs, p.Legend.YOffs = 12, -8
 	p.Legend.Padding = 4
@@ -80,7 +68,33 @@ func New() *plot.Plot {
 	return p
 }
 
-// Ticks marks 1, 2 and 5 of every power of ten.
+// AddLine adds a line whose last point is marked with a dot.
+func AddLine(p *plot.Plot, name string, points plotter.XYs, c color.Color) error {
+	line, err := plotter.NewLine(points)
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	line.Width, line.Color = 2, c
+	end := &plotter.Scatter{XYs: points[len(points)-1:], GlyphStyle: Dot(c, 4)}
+	p.Add(line, end)
+	p.Legend.Add(name, line, end)
+	return nil
+}
+
+// Dot returns the style of a dot.
+func Dot(c color.Color, radius vg.Length) draw.GlyphStyle {
+	return draw.GlyphStyle{Color: c, Radius: radius, Shape: draw.CircleGlyph{}}
+}
+
+// Unit returns the unit in which to show up to n bytes, and its size in bytes.
+func Unit(n int64) (name string, size float64) {
+	if n >= 1<<30 {
+		return "GiB", 1 << 30
+	}
+	return "MiB", 1 << 20
+}
+
+// Ticks marks 1, 2 and 5 times each power of ten.
 type Ticks struct{}
 
 // Ticks implements plot.Ticker.
@@ -96,21 +110,20 @@ func (Ticks) Ticks(lo, hi float64) []plot.Tick {
 	return ticks
 }
 
-// NewLabels returns names of lines, each to the right of where its line ends, and
-// apart from each other. The Y axis of p is logarithmic and has its limits.
+// NewLabels returns labels for lines, each to the right of the point where its
+// line ends. Labels that would overlap are moved apart. The Y axis of p is
+// logarithmic, and its limits are set.
 func NewLabels(p *plot.Plot, names []string, ends plotter.XYs, colors []color.Color) (*plotter.Labels, error) {
-	const lines = 20 // of text, in the height of a plot
-	apart := math.Pow(p.Y.Max/p.Y.Min, 1.0/lines)
+	const rows = 20 // of text, in the height of a plot
+	apart := math.Pow(p.Y.Max/p.Y.Min, 1.0/rows)
 	order := make([]int, len(ends))
 	for i := range order {
 		order[i] = i
 	}
 	slices.SortFunc(order, func(a, b int) int { return cmp.Compare(ends[a].Y, ends[b].Y) })
 	at := slices.Clone(ends)
-	for n, i := range order {
-		if n > 0 {
-			at[i].Y = max(at[i].Y, at[order[n-1]].Y*apart)
-		}
+	for n, i := range order[1:] {
+		at[i].Y = max(at[i].Y, at[order[n]].Y*apart)
 	}
 	limit := p.Y.Max
 	for _, i := range slices.Backward(order) {
@@ -130,51 +143,35 @@ func NewLabels(p *plot.Plot, names []string, ends plotter.XYs, colors []color.Co
 	return labels, nil
 }
 
-// Write draws plots, one above the other, as name.svg and name.png into directory
-// dir, and tells stdout what these files are called.
-func Write(stdout io.Writer, dir, name string, plots ...*plot.Plot) error {
+// Write draws plots, one above the other, writes them to the file name.png in
+// directory dir, and prints the name of the file to stdout.
+func Write(stdout io.Writer, dir, name string, plots ...*plot.Plot) (err error) {
+	// A picture is 900 units wide, the width of a README. The file has two
+	// pixels to the unit, for dense screens.
+	const unit = vg.Inch / 96
 	height := 480 * unit
 	if len(plots) > 1 {
 		height = 320 * unit * vg.Length(len(plots))
 	}
+	img := vgimg.NewWith(vgimg.UseWH(900*unit, height), vgimg.UseDPI(2*96))
 	column := make([][]*plot.Plot, len(plots))
 	for i, p := range plots {
 		column[i] = []*plot.Plot{p}
 	}
-	paint := func(c draw.Canvas) {
-		c.SetColor(color.White)
-		c.Fill(c.Rectangle.Path())
-		tiles := draw.Tiles{Rows: len(plots), Cols: 1, PadTop: 10, PadBottom: 8, PadLeft: 10, PadRight: 16, PadY: 20}
-		for i, row := range plot.Align(column, tiles, c) {
-			plots[i].Draw(row[0])
-		}
+	tiles := draw.Tiles{Rows: len(plots), Cols: 1, PadTop: 10, PadBottom: 8, PadLeft: 10, PadRight: 16, PadY: 20}
+	for i, row := range plot.Align(column, tiles, draw.New(img)) {
+		plots[i].Draw(row[0])
 	}
 
-	var svg, png bytes.Buffer
-	vectors := vgsvg.New(width, height)
-	paint(draw.New(vectors))
-	pixels := vgimg.NewWith(vgimg.UseWH(width, height), vgimg.UseDPI(pngDPI))
-	paint(draw.New(pixels))
-	if _, err := vectors.WriteTo(&svg); err != nil {
-		return fmt.Errorf("picture: %w", err)
+	path := filepath.Join(dir, name+".png")
+	file, err := os.Create(path)
+	if err != nil {
+		return err
 	}
-	if _, err := (vgimg.PngCanvas{Canvas: pixels}).WriteTo(&png); err != nil {
-		return fmt.Errorf("picture: %w", err)
+	defer file.Close()
+	if _, err := (vgimg.PngCanvas{Canvas: img}).WriteTo(file); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
 	}
-	// Few have the Liberation fonts; Arial is as wide.
-	fonts := bytes.ReplaceAll(svg.Bytes(), []byte("font-family:Liberation Sans"),
-		[]byte("font-family:Liberation Sans,Arial,Helvetica,sans-serif"))
-	for _, file := range []struct {
-		suffix   string
-		contents []byte
-	}{{".svg", fonts}, {".png", png.Bytes()}} {
-		path := filepath.Join(dir, name+file.suffix)
-		if err := os.WriteFile(path, file.contents, 0o666); err != nil {
-			return fmt.Errorf("picture: %w", err)
-		}
-		if _, err := fmt.Fprintln(stdout, "wrote", path); err != nil {
-			return err
-		}
-	}
-	return nil
+	_, err = fmt.Fprintln(stdout, "wrote", path)
+	return err
 }

@@ -1,6 +1,6 @@
-// Package measure is what the benchmark commands share: it does pieces of work
-// in processes of their own, so that none inherits the memory of another, and
-// reports what they took.
+// Package measure is what the benchmark commands share. It runs each piece of
+// work in a process of its own, so that none inherits the memory of another, and
+// reports what the work took.
 package measure
 
 import (
@@ -16,13 +16,12 @@ import (
 	"github.com/prometheus/procfs"
 )
 
-// jobVariable is the environment variable that makes a process a child: it holds
-// the job to do.
+// jobVariable is the environment variable that holds the job of a child.
 const jobVariable = "MMAPBUF_BENCHMARK_JOB"
 
-// Serve does the job that Run has for this process and ends it. In a process
-// that Run did not start it returns at once. It is the first call of main, and
-// of TestMain.
+// Serve does the job that Run has passed to this process, and exits. In a process
+// that Run did not start, it returns at once. It is the first call of main and of
+// TestMain.
 func Serve[J, A any](work func(job J) (A, error)) {
 	spec := os.Getenv(jobVariable)
 	if spec == "" {
@@ -37,7 +36,7 @@ func Serve[J, A any](work func(job J) (A, error)) {
 		}
 	}
 	if err != nil {
-		fmt.Fprintln(os.Stderr, err) // the parent puts its own prefix before it
+		fmt.Fprintln(os.Stderr, err) // the parent adds its own prefix
 		os.Exit(1)
 	}
 	os.Exit(0)
@@ -49,10 +48,10 @@ type Reading struct {
 	Resident int64
 }
 
-// Run starts the program once more, has it do job, and decodes its answer. The
-// readings are of the memory of the child meanwhile; there are none where the
-// system does not tell. The child reads stdin, which may be nil.
-func Run[A any](ctx context.Context, job any, stdin *os.File) (answer A, readings []Reading, err error) {
+// Run starts the program again as a child that does job, and decodes its answer.
+// The readings are of the memory of the child; there are none where the system
+// does not tell.
+func Run[A any](ctx context.Context, job any) (answer A, readings []Reading, err error) {
 	exe, err := os.Executable()
 	if err != nil {
 		return answer, nil, err
@@ -65,9 +64,6 @@ func Run[A any](ctx context.Context, job any, stdin *os.File) (answer A, reading
 	cmd := exec.CommandContext(ctx, exe)
 	cmd.Env = append(os.Environ(), jobVariable+"="+string(spec))
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	if stdin != nil {
-		cmd.Stdin = stdin
-	}
 	if err := cmd.Start(); err != nil {
 		return answer, nil, err
 	}
@@ -77,8 +73,7 @@ func Run[A any](ctx context.Context, job any, stdin *os.File) (answer A, reading
 	close(quit)
 	readings = <-done
 	if err != nil {
-		// The first line says what happened: a crash of the runtime goes on
-		// with stacks.
+		// If the runtime has crashed, stacks follow the first line.
 		if line, _, _ := strings.Cut(strings.TrimSpace(stderr.String()), "\n"); line != "" {
 			err = fmt.Errorf("%w: %s", err, line)
 		}
@@ -91,15 +86,14 @@ func Run[A any](ctx context.Context, job any, stdin *os.File) (answer A, reading
 }
 
 // watch reads the resident memory of a process until quit is closed. The process
-// cannot do that itself: a collection that waits for a long copy to end stops all
-// its other goroutines.
+// cannot do that itself: while a collection waits for a long copy to end, its
+// other goroutines do not run.
 func watch(pid int, quit <-chan struct{}) (readings []Reading) {
-	const every = 2 * time.Millisecond
 	proc, err := procfs.NewProc(pid)
 	if err != nil {
-		return nil // not known on this system
+		return nil
 	}
-	tick := time.NewTicker(every)
+	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		select {
@@ -107,7 +101,7 @@ func watch(pid int, quit <-chan struct{}) (readings []Reading) {
 			return readings
 		case <-tick.C:
 		}
-		// A process that has ended has no memory left.
+		// A process that has ended has no memory.
 		if stat, err := proc.Stat(); err == nil && stat.RSS > 0 {
 			readings = append(readings, Reading{time.Now(), int64(stat.ResidentMemory())})
 		}

@@ -16,12 +16,12 @@ import (
 	"github.com/dustin/go-humanize"
 )
 
-// Main runs a command on the arguments of the process. The first interrupt ends
-// the context. An error is printed in one line and ends the process with status
-// 1; flag.ErrHelp is not an error.
+// Main calls run with the arguments of the process. The first interrupt ends the
+// context, the second the process. Main prints an error in one line and exits with
+// status 1.
 func Main(name string, run func(ctx context.Context, args []string, stdout io.Writer) error) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second interrupt ends the process at once
+	context.AfterFunc(ctx, stop)
 	err := run(ctx, os.Args[1:], os.Stdout)
 	if err == nil || errors.Is(err, flag.ErrHelp) {
 		return
@@ -33,55 +33,57 @@ func Main(name string, run func(ctx context.Context, args []string, stdout io.Wr
 	os.Exit(1)
 }
 
-// Options are what every command has.
+// Options are the flags that every command has.
 type Options struct {
 	Runs int
 	Out  string // directory for pictures
 }
 
-// Parse parses the arguments of a command, which takes so many beside its flags.
-// For -h it prints the usage and the flags, and returns flag.ErrHelp.
-func (o *Options) Parse(fs *flag.FlagSet, args []string, usage string, most int) error {
+// Parse parses the arguments of a command, all of which are flags. For -h it prints
+// what the command does and its flags, and returns flag.ErrHelp.
+func (o *Options) Parse(fs *flag.FlagSet, args []string, about string) error {
 	fs.IntVar(&o.Runs, "runs", 3, "`number` of runs of each")
-	fs.StringVar(&o.Out, "out", ".", "`directory` for pictures, each as SVG and PNG")
+	fs.StringVar(&o.Out, "out", ".", "`directory` for pictures")
 	fs.SetOutput(io.Discard) // Main prints the error
 	err := fs.Parse(args)
 	if errors.Is(err, flag.ErrHelp) {
 		fs.SetOutput(os.Stderr)
-		fmt.Fprintf(fs.Output(), "usage: %s\n\n", usage)
+		fmt.Fprintf(fs.Output(), "usage: %s [flags]\n\n%s\n\n", fs.Name(), about)
 		fs.PrintDefaults()
 	}
 	switch {
 	case err != nil:
 		return err
-	case fs.NArg() > most:
-		return fmt.Errorf("%d arguments at most, after the flags, not %q", most, fs.Args())
+	case fs.NArg() > 0:
+		return fmt.Errorf("unexpected argument %q", fs.Arg(0))
 	case o.Runs < 1:
 		return fmt.Errorf("-runs %d: at least one run is needed", o.Runs)
 	}
 	if err := os.MkdirAll(o.Out, 0o777); err != nil {
-		return fmt.Errorf("output directory: %w", err)
+		return fmt.Errorf("-out: %w", err)
 	}
 	return nil
 }
 
-// Choose returns those of names that list, separated by commas, has, in the order
-// of names.
+// Choose returns those of names that are in list, which is separated by commas,
+// in the order of names. An empty list selects all.
 func Choose(list string, names []string) ([]string, error) {
+	if list == "" {
+		return names, nil
+	}
 	wanted := strings.Split(list, ",")
-	for i, name := range wanted {
-		wanted[i] = strings.TrimSpace(name)
-		if !slices.Contains(names, wanted[i]) {
-			return nil, fmt.Errorf("%q is none of %s", wanted[i], strings.Join(names, ","))
+	for _, name := range wanted {
+		if !slices.Contains(names, name) {
+			return nil, fmt.Errorf("%q is none of %s", name, strings.Join(names, ","))
 		}
 	}
 	return slices.DeleteFunc(slices.Clone(names), func(name string) bool { return !slices.Contains(wanted, name) }), nil
 }
 
-// A Size is a flag.Value for a number of bytes: 64MiB, 1.5GB, 1000.
+// A Size is a number of bytes, and a flag.Value: 64MiB, 1.5GB, 1000.
 type Size int64
 
-// MaxSize fits an int, and several times of it an int64.
+// MaxSize fits an int, and several times MaxSize an int64.
 const MaxSize = min(math.MaxInt, 1<<60)
 
 // Set implements flag.Value.
@@ -90,10 +92,8 @@ func (s *Size) Set(text string) error {
 	switch {
 	case err != nil:
 		return errors.New("not a number of bytes such as 64MiB, 1.5GB or 1000")
-	case n == 0:
-		return errors.New("at least one byte is needed")
-	case n > MaxSize:
-		return fmt.Errorf("more than %v", Size(MaxSize))
+	case n == 0 || n > MaxSize:
+		return fmt.Errorf("not between 1 B and %v", Size(MaxSize))
 	}
 	*s = Size(n)
 	return nil

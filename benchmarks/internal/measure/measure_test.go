@@ -36,11 +36,10 @@ func allocate(n int) (Figures, error) {
 
 func TestRun(t *testing.T) {
 	const n = 64 << 20
-	got, readings, err := Run[Figures](t.Context(), n, nil)
+	got, readings, err := Run[Figures](t.Context(), n)
 	require.NoError(t, err)
 	assert.Positive(t, got.Elapsed)
 	assert.EqualValues(t, n, got.Size)
-	assert.InDelta(t, n, got.Allocated, n/2)
 	assert.Equal(t, 1, got.Forced)
 	if runtime.GOOS == "linux" {
 		assert.Greater(t, got.Peak, int64(n/4*3))
@@ -48,15 +47,15 @@ func TestRun(t *testing.T) {
 		assert.NotEmpty(t, readings)
 	}
 
-	_, _, err = Run[Figures](t.Context(), -1, nil)
+	_, _, err = Run[Figures](t.Context(), -1)
 	assert.EqualError(t, err, "exit status 1: less than nothing")
-	_, _, err = Run[Figures](t.Context(), "many", nil)
+	_, _, err = Run[Figures](t.Context(), "many")
 	assert.ErrorContains(t, err, "exit status 1: json: ")
-	_, _, err = Run[string](t.Context(), 0, nil)
+	_, _, err = Run[string](t.Context(), 0)
 	assert.ErrorContains(t, err, "answer of the child: ")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, _, err = Run[Figures](ctx, n, nil)
+	_, _, err = Run[Figures](ctx, n)
 	assert.ErrorIs(t, err, context.Canceled)
 }
 
@@ -92,11 +91,11 @@ func TestTable(t *testing.T) {
 
 func TestFormat(t *testing.T) {
 	for x, want := range map[float64]string{
-		12.4: "12×", 9.96: "10×", 9.94: "9.9×", 1: "1.0×", 0.996: "1.0×", 0.994: "0.99×", 0.0996: "0.10×", 0.0994: "0.099×",
+		123: "123×", 12.4: "12×", 9.96: "10×", 9.94: "9.9×", 1: "1.0×", 0.996: "1.0×", 0.994: "0.99×", 0.0994: "0.099×", 0: "0.0×",
 	} {
 		assert.Equal(t, want, Ratio(x))
 	}
-	for d, want := range map[time.Duration]string{1234: "1 µs", 1.5e6: "1.5 ms", 15e6: "15 ms", 1500e6: "1.50 s"} {
+	for d, want := range map[time.Duration]string{1234: "1.23 µs", 1.5e6: "1.50 ms", 15e6: "15.0 ms", 1500e6: "1.50 s", 72e9: "72.0 s"} {
 		assert.Equal(t, want, Duration(d))
 	}
 	assert.Equal(t, "n/a", Memory(0))
@@ -109,36 +108,35 @@ func TestFlags(t *testing.T) {
 		require.NoError(t, s.Set(text), text)
 		assert.Equal(t, want, s)
 	}
-	for text, says := range map[string]string{
-		"": "not a number", "lots": "not a number", "-1": "not a number", "0": "at least one byte", "2EiB": "more than 1 EiB",
-	} {
+	for text, says := range map[string]string{"lots": "not a number", "-1": "not a number", "0": "not between", "2EiB": "not between 1 B and 1 EiB"} {
 		assert.ErrorContains(t, new(Size).Set(text), says, text)
 	}
-	names, err := Choose("c, a", []string{"a", "b", "c"})
-	require.NoError(t, err)
-	assert.Equal(t, []string{"a", "c"}, names)
-	_, err = Choose("a,", []string{"a"})
+	for list, want := range map[string][]string{"c,a": {"a", "c"}, "": {"a", "b", "c"}} {
+		names, err := Choose(list, []string{"a", "b", "c"})
+		require.NoError(t, err)
+		assert.Equal(t, want, names)
+	}
+	_, err := Choose("a,", []string{"a"})
 	assert.EqualError(t, err, `"" is none of a`)
 }
 
 func TestOptions(t *testing.T) {
 	parse := func(args ...string) (o Options, err error) {
-		return o, o.Parse(flag.NewFlagSet("x", flag.ContinueOnError), args, "x [flags]", 1)
+		return o, o.Parse(flag.NewFlagSet("x", flag.ContinueOnError), args, "Does something.")
 	}
 	dir := filepath.Join(t.TempDir(), "new")
-	o, err := parse("-out", dir, "-runs", "7", "file")
+	o, err := parse("-out", dir, "-runs", "7")
 	require.NoError(t, err)
 	assert.Equal(t, Options{7, dir}, o)
 	assert.DirExists(t, dir)
 	_, err = parse("-h")
 	assert.ErrorIs(t, err, flag.ErrHelp)
 	for says, args := range map[string][]string{
-		"-runs 0: at least one run":             {"-runs", "0"},
-		"invalid value \"few\" for flag -runs":  {"-runs", "few"},
-		"1 arguments at most, after the flags,": {"file", "-runs", "3"},
-		"output directory":                      {"-out="},
-		"measure_test.go: not a directory":      {"-out", "measure_test.go/sub"},
-		"flag provided but not defined":         {"-colour"},
+		"-runs 0: at least one run":            {"-runs", "0"},
+		"invalid value \"few\" for flag -runs": {"-runs", "few"},
+		"unexpected argument \"file\"":         {"file", "-runs", "3"},
+		"measure_test.go: not a directory":     {"-out", "measure_test.go/sub"},
+		"flag provided but not defined":        {"-colour"},
 	} {
 		_, err := parse(args...)
 		assert.ErrorContains(t, err, says)

@@ -1,6 +1,7 @@
 package measure
 
 import (
+	"math/rand/v2"
 	"runtime"
 	"runtime/debug"
 	"time"
@@ -10,58 +11,54 @@ import (
 
 // Figures are what a piece of work took.
 type Figures struct {
+	Began   time.Time
 	Elapsed time.Duration
-	// Peak is the most memory that was resident, and Final what was in the end,
-	// less what was before. 0: this system does not tell.
-	Peak, Final int64
-	// Allocated is how many bytes of the Go heap were allocated, garbage
-	// included.
-	Allocated int64
-	// Collections is how often the collector ran, and Forced how often because
-	// runtime.GC asked for it.
+	// Base is the resident memory before the work. Peak is the most that was
+	// resident, and Final what was resident at the end, less Base. All are 0
+	// where the system does not tell.
+	Base, Peak, Final int64
+	// Collections is how often the garbage collector ran, and Forced how often
+	// it ran because of runtime.GC.
 	Collections, Forced int
-	// CPU is user and system time. 0: this system does not tell.
+	// CPU is user and system time; 0 where the system does not tell.
 	CPU time.Duration
-	// Size is the number of bytes that the work made, and set by it.
+	// Size is the number of bytes that the work produced. The work sets it.
 	Size int64
 }
 
-// A Meter is made by Start and takes the Figures of all since then.
+// A Meter measures the work since Start.
 type Meter struct {
-	began    time.Time
-	resident int64
-	stats    runtime.MemStats
-	cpu      time.Duration
+	began Figures
+	stats runtime.MemStats
 }
 
-// Start gives free memory of the process back and starts the peak over.
-func Start() Meter {
+// Start returns free memory to the system, resets the peak and returns a Meter.
+func Start() (m Meter) {
 	debug.FreeOSMemory()
 	ResetPeak()
-	m := Meter{resident: Resident(), cpu: CPU()}
+	m.began.Base, m.began.CPU = Resident(), CPU()
 	runtime.ReadMemStats(&m.stats)
-	m.began = time.Now()
+	m.began.Began = time.Now()
 	return m
 }
 
-// Stop returns the figures.
+// Stop returns the figures since Start.
 func (m Meter) Stop() Figures {
-	f := Figures{Elapsed: time.Since(m.began), CPU: CPU() - m.cpu}
+	f := m.began
+	f.Elapsed = time.Since(f.Began)
+	f.CPU = CPU() - f.CPU
 	var now runtime.MemStats
 	runtime.ReadMemStats(&now)
-	f.Allocated = int64(now.TotalAlloc - m.stats.TotalAlloc)
 	f.Collections = int(now.NumGC - m.stats.NumGC)
 	f.Forced = int(now.NumForcedGC - m.stats.NumForcedGC)
-	if m.resident > 0 {
-		f.Final = max(0, Resident()-m.resident)
-		f.Peak = max(0, Peak()-m.resident)
-	}
+	f.Final = max(0, Resident()-f.Base)
+	f.Peak = max(0, Peak()-f.Base)
 	return f
 }
 
-// Warm touches n bytes of memory and gives them back to the system. A virtual
-// machine may have given its free memory to the host: then the first touch
-// measures how fast the host gives it back, which is not what is asked here.
+// Warm touches n bytes of memory and returns them to the system. A virtual
+// machine may have returned its free memory to the host. Without Warm, the first
+// run would measure how fast the host provides memory.
 func Warm(n int64) error {
 	var b mmapbuf.Buffer
 	defer b.Close()
@@ -74,4 +71,11 @@ func Warm(n int64) error {
 		}
 	}
 	return nil
+}
+
+// Noise returns n pseudo-random bytes, the same in every call.
+func Noise(n int64) []byte {
+	p := make([]byte, n)
+	_, _ = rand.NewChaCha8([32]byte{}).Read(p)
+	return p
 }

@@ -7,8 +7,11 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
+	"github.com/dustin/go-humanize"
 	"github.com/olekukonko/tablewriter"
 	"github.com/olekukonko/tablewriter/renderer"
 	"github.com/olekukonko/tablewriter/tw"
@@ -16,11 +19,10 @@ import (
 	"golang.org/x/term"
 )
 
-// InTurn does each of the works that have these names so many times, in turn, so
-// that a machine that slows down or speeds up meanwhile does so for all of them.
-// Each turn begins with another work, for a run feels what the one before it has
-// left: memory that is warm, or that a virtual machine has yet to get from its
-// host. It returns the outcomes of each.
+// InTurn does each of the named works several times and returns the outcomes of
+// each. Works take turns, so that a machine that becomes slower or faster does so
+// for all of them. Each turn begins with another work, since the run before may
+// leave memory behind that makes the next one faster.
 func InTurn[A any](ctx context.Context, names []string, runs int, work func(ctx context.Context, i int) (A, error)) ([][]A, error) {
 	bar := progressbar.NewOptions(runs*len(names),
 		progressbar.OptionSetWriter(os.Stderr),
@@ -29,9 +31,8 @@ func InTurn[A any](ctx context.Context, names []string, runs int, work func(ctx 
 		progressbar.OptionSetPredictTime(false),
 		progressbar.OptionClearOnFinish(),
 	)
-	// Nothing is lost when the bar cannot be drawn: its errors are dropped.
+	// Errors are ignored: the bar is not important.
 	defer func() { _ = bar.Clear() }()
-
 	outcomes := make([][]A, len(names))
 	for r := range runs {
 		for k := range names {
@@ -48,14 +49,14 @@ func InTurn[A any](ctx context.Context, names []string, runs int, work func(ctx 
 	return outcomes, nil
 }
 
-// Median returns the run in the middle by key; of two in the middle, the lower.
+// Median returns the run whose key is the median; of two, the lower.
 func Median[R any, K cmp.Ordered](runs []R, key func(R) K) R {
 	sorted := slices.SortedFunc(slices.Values(runs), func(a, b R) int { return cmp.Compare(key(a), key(b)) })
 	return sorted[(len(sorted)-1)/2]
 }
 
-// Table prints rows, the first of which is the header, as a Markdown table with
-// figures to the right.
+// Table prints a Markdown table. The first row is the header, and all columns but
+// the first are aligned to the right.
 func Table(w io.Writer, rows [][]string) error {
 	align := make(tw.Alignment, len(rows[0]))
 	for i := range align {
@@ -71,20 +72,13 @@ func Table(w io.Writer, rows [][]string) error {
 	return t.Render()
 }
 
-// Duration prints d with three digits or so.
+// Duration formats d with three significant digits.
 func Duration(d time.Duration) string {
-	switch {
-	case d >= time.Second:
-		return fmt.Sprintf("%.2f s", d.Seconds())
-	case d >= 10*time.Millisecond:
-		return fmt.Sprintf("%.0f ms", d.Seconds()*1e3)
-	case d >= time.Millisecond:
-		return fmt.Sprintf("%.1f ms", d.Seconds()*1e3)
-	}
-	return fmt.Sprintf("%.0f µs", d.Seconds()*1e6)
+	value, prefix := humanize.ComputeSI(d.Seconds())
+	return digits(value, 3) + " " + prefix + "s"
 }
 
-// Memory prints a number of bytes; 0 is one that is not known.
+// Memory formats a number of bytes; 0 means that it is not known.
 func Memory(n int64) string {
 	if n == 0 {
 		return "n/a"
@@ -92,15 +86,16 @@ func Memory(n int64) string {
 	return Size(n).String()
 }
 
-// Ratio prints x with two digits or so.
-func Ratio(x float64) string {
-	switch {
-	case x >= 9.95:
-		return fmt.Sprintf("%.0f×", x)
-	case x >= 0.995:
-		return fmt.Sprintf("%.1f×", x)
-	case x >= 0.0995:
-		return fmt.Sprintf("%.2f×", x)
-	}
-	return fmt.Sprintf("%.3f×", x)
+// Ratio formats x as a multiple.
+func Ratio(x float64) string { return Short(x) + "×" }
+
+// Short formats x with two significant digits.
+func Short(x float64) string { return digits(x, 2) }
+
+// digits formats x with n significant digits, and with all digits before the
+// decimal point.
+func digits(x float64, n int) string {
+	s := strconv.FormatFloat(x, 'e', n-1, 64) // rounds to a power of ten
+	exponent, _ := strconv.Atoi(s[strings.IndexByte(s, 'e')+1:])
+	return strconv.FormatFloat(x, 'f', max(0, n-1-exponent), 64)
 }

@@ -3,6 +3,7 @@ package measure
 import (
 	"fmt"
 	"os"
+	"regexp"
 	"runtime"
 	"strings"
 	"time"
@@ -11,40 +12,39 @@ import (
 	"github.com/prometheus/procfs"
 )
 
-// ResetPeak makes the kernel forget the peak of this process until now. Where
-// that is refused, little is lost in a process that has done little yet.
+// On systems without /proc, procfs returns errors and zero values. The errors
+// are ignored: 0 means that a figure is not known.
+
+// ResetPeak makes the kernel forget the peak memory of this process. The error
+// is ignored: a process that has done little yet has no higher peak to forget.
 func ResetPeak() { _ = os.WriteFile("/proc/self/clear_refs", []byte("5"), 0) }
 
-// Resident returns the memory of this process that is resident; 0 where the
-// system does not tell.
+// Resident returns the resident memory of this process.
 func Resident() int64 { return int64(status().VmRSS) }
 
-// Peak returns the most memory of this process that was resident since ResetPeak;
-// 0 where the system does not tell.
+// Peak returns the most memory that was resident since ResetPeak.
 func Peak() int64 { return int64(status().VmHWM) }
 
 func status() procfs.ProcStatus {
-	proc, err := procfs.Self()
-	if err != nil {
-		return procfs.ProcStatus{}
-	}
+	proc, _ := procfs.Self()
 	s, _ := proc.NewStatus()
 	return s
 }
 
-// CPU returns the user and system time that this process has taken; 0 where the
-// system does not tell.
+// CPU returns the user and system time that this process has taken.
 func CPU() time.Duration {
-	proc, err := procfs.Self()
-	if err != nil {
-		return 0
-	}
+	proc, _ := procfs.Self()
 	stat, _ := proc.Stat()
 	return time.Duration(stat.CPUTime() * float64(time.Second))
 }
 
-// Available returns the memory that can be had without the out-of-memory killer;
-// 0 where the system does not tell.
+func memory() procfs.Meminfo {
+	fs, _ := procfs.NewDefaultFS()
+	info, _ := fs.Meminfo()
+	return info
+}
+
+// Available returns how much memory the process can use without being killed.
 func Available() int64 {
 	info := memory()
 	if info.MemAvailableBytes == nil {
@@ -57,46 +57,34 @@ func Available() int64 {
 	return int64(free)
 }
 
-func memory() procfs.Meminfo {
-	fs, err := procfs.NewDefaultFS()
-	if err != nil {
-		return procfs.Meminfo{}
-	}
-	info, _ := fs.Meminfo()
-	return info
-}
-
-// slack is memory that goes to the processes themselves.
-const slack = 64 << 20
-
-// Fits returns an error if what is to be done needs more memory than can be had.
-func Fits(what string, need float64) error {
+// Fits returns an error if work needs more memory than is available.
+func Fits(work string, need float64) error {
+	const slack = 64 << 20 // for the processes themselves
 	if free := Available(); free > 0 && need+slack > float64(free) {
-		return fmt.Errorf("%s may need %v of memory, and %v can be had", what, Size(min(need, MaxSize)), Size(free))
+		return fmt.Errorf("%s may need %v of memory, and %v is available", work, Size(min(need, MaxSize)), Size(free))
 	}
 	return nil
 }
 
-// PeakFactor is how many times its size a bytes.Buffer may occupy: the old array
-// and the new one while it copies, and garbage not yet collected.
+// PeakFactor is how many times its size a bytes.Buffer may occupy: the old array,
+// the new one that it copies to, and garbage that has not been collected yet.
 const PeakFactor = 4
 
-// Machine describes the computer, as far as it tells.
+// Machine describes the computer.
 func Machine() string {
-	read := func(name string) string {
-		text, _ := os.ReadFile(name)
-		return strings.TrimSpace(string(text))
+	kernel, _ := os.ReadFile("/proc/sys/kernel/osrelease")
+	words := []string{
+		strings.TrimSpace(runtime.GOOS + "/" + runtime.GOARCH + " " + string(kernel)),
+		fmt.Sprintf("%d cores", runtime.NumCPU()),
 	}
-	words := []string{strings.TrimSpace(runtime.GOOS + "/" + runtime.GOARCH + " " + read("/proc/sys/kernel/osrelease"))}
-	words = append(words, fmt.Sprintf("%d cores", runtime.NumCPU()))
 	if n := memory().MemTotalBytes; n != nil {
 		words = append(words, Size(*n).String()+" memory")
 	}
 	words = append(words, runtime.Version())
-	// The setting in force stands in brackets: always [madvise] never.
-	_, rest, _ := strings.Cut(read("/sys/kernel/mm/transparent_hugepage/enabled"), "[")
-	if setting, _, ok := strings.Cut(rest, "]"); ok {
-		words = append(words, "transparent huge pages: "+setting)
+	// The current setting is in brackets: always [madvise] never.
+	huge, _ := os.ReadFile("/sys/kernel/mm/transparent_hugepage/enabled")
+	if setting := regexp.MustCompile(`\[(\w+)\]`).FindSubmatch(huge); setting != nil {
+		words = append(words, "transparent huge pages: "+string(setting[1]))
 	}
 	return strings.Join(words, ", ")
 }
