@@ -11,7 +11,7 @@ import (
 	"github.com/mmapbuf/mmapbuf"
 )
 
-// A buffer holds the data of a job.
+// A buffer is what an implementation has to offer.
 type buffer interface {
 	io.Writer
 	io.WriterTo
@@ -20,19 +20,14 @@ type buffer interface {
 	Reset()
 }
 
-// A queue is a buffer that is read while it is written. A randomBuffer is one
-// that is read at random.
-type (
-	queue interface {
-		io.ReadWriter
-		Len() int
-	}
-	randomBuffer interface {
-		buffer
-		queue
-		io.ReaderAt
-	}
-)
+// A fullBuffer can also be read, in order and at random.
+type fullBuffer interface {
+	buffer
+	io.Reader
+	io.ReaderAt
+	io.ReaderFrom
+	Len() int
+}
 
 const (
 	bytePool  = "bytebufferpool"
@@ -40,30 +35,38 @@ const (
 )
 
 var (
-	both = []string{"bytes.Buffer", "mmapbuf.Buffer"} // these are queues and randomBuffers
+	both = []string{"bytes.Buffer", "mmapbuf.Buffer"} // the fullBuffers
 	all  = append(both[:2:2], bytePool, chunkList)
 )
 
-// pools reports whether Close of that implementation returns memory to a pool
+// hasPool reports whether Close of an implementation returns memory to a pool
 // of its own, from which the next buffer takes it.
-func pools(name string) bool { return name == bytePool || name == chunkList }
+func hasPool(implementation string) bool {
+	return implementation == bytePool || implementation == chunkList
+}
 
 // newBuffer returns an empty buffer.
-func newBuffer(name string) buffer {
-	switch name {
-	case "bytes.Buffer":
-		return new(std)
-	case "mmapbuf.Buffer":
-		return new(mmapbuf.Buffer)
+func newBuffer(implementation string) buffer {
+	switch implementation {
 	case bytePool:
 		return pooledBytes{bytebufferpool.Get()}
 	case chunkList:
 		return new(chunks)
 	}
-	panic(fmt.Sprintf("no buffer is called %q", name))
+	return newFullBuffer(implementation)
 }
 
-// std is a bytes.Buffer with what it lacks.
+func newFullBuffer(implementation string) fullBuffer {
+	switch implementation {
+	case "bytes.Buffer":
+		return new(std)
+	case "mmapbuf.Buffer":
+		return new(mmapbuf.Buffer)
+	}
+	panic(fmt.Sprintf("no buffer is called %q", implementation))
+}
+
+// std is a bytes.Buffer with the methods that it lacks.
 type std struct{ bytes.Buffer }
 
 func (b *std) ReadAt(p []byte, off int64) (int, error) {
@@ -84,21 +87,19 @@ func (b pooledBytes) Close() error {
 	return nil
 }
 
-const chunkSize = 64 << 10
-
-var chunkPool = sync.Pool{New: func() any { return new([chunkSize]byte) }}
+var chunkPool = sync.Pool{New: func() any { return new([blockSize]byte) }}
 
 // chunks is a list of chunks of equal size from a pool.
 type chunks struct {
-	list []*[chunkSize]byte
+	list []*[blockSize]byte
 	size int
 }
 
 func (c *chunks) Write(p []byte) (int, error) {
 	for rest := p; len(rest) > 0; {
-		used := c.size % chunkSize
+		used := c.size % blockSize
 		if used == 0 {
-			c.list = append(c.list, chunkPool.Get().(*[chunkSize]byte))
+			c.list = append(c.list, chunkPool.Get().(*[blockSize]byte))
 		}
 		n := copy(c.list[len(c.list)-1][used:], rest)
 		c.size += n
@@ -107,10 +108,10 @@ func (c *chunks) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// WriteTo writes the contents, which stay.
+// WriteTo writes the contents and keeps them.
 func (c *chunks) WriteTo(w io.Writer) (done int64, err error) {
 	for _, chunk := range c.list {
-		n, err := w.Write(chunk[:min(chunkSize, int64(c.size)-done)])
+		n, err := w.Write(chunk[:min(blockSize, int64(c.size)-done)])
 		done += int64(n)
 		if err != nil {
 			return done, err
@@ -121,7 +122,7 @@ func (c *chunks) WriteTo(w io.Writer) (done int64, err error) {
 
 // Bytes returns a copy, since the contents are not one slice.
 func (c *chunks) Bytes() []byte {
-	p := make([]byte, 0, len(c.list)*chunkSize)
+	p := make([]byte, 0, len(c.list)*blockSize)
 	for _, chunk := range c.list {
 		p = append(p, chunk[:]...)
 	}
@@ -139,46 +140,4 @@ func (c *chunks) Reset() {
 func (c *chunks) Close() error {
 	c.Reset()
 	return nil
-}
-
-// A supply hands out buffers as a mode says. Each goroutine has its own; they
-// share the pool.
-type supply struct {
-	mode, implementation string
-	pool                 *sync.Pool
-	kept                 buffer // in mode reset
-}
-
-func (s *supply) take() buffer {
-	switch {
-	case s.mode == "pooled" && !pools(s.implementation):
-		return s.pool.Get().(buffer)
-	case s.mode == "reset" && s.kept != nil:
-		return s.kept
-	}
-	return newBuffer(s.implementation)
-}
-
-func (s *supply) release(b buffer) error {
-	switch {
-	case s.mode == "closed" || s.mode == "pooled" && pools(s.implementation):
-		return b.Close()
-	case s.mode == "pooled":
-		b.Reset()
-		s.pool.Put(b)
-	case s.mode == "reset":
-		b.Reset()
-		s.kept = b
-	}
-	return nil // the collector frees it
-}
-
-// supplies returns one for each goroutine of j.
-func supplies(j job) []*supply {
-	pool := &sync.Pool{New: func() any { return newBuffer(j.Implementation) }}
-	list := make([]*supply, j.Goroutines)
-	for i := range list {
-		list[i] = &supply{mode: j.Mode, implementation: j.Implementation, pool: pool}
-	}
-	return list
 }

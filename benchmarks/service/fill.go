@@ -2,10 +2,11 @@ package main
 
 import (
 	"bytes"
-	"context"
+	"image/color"
 	"io"
 	"runtime"
 	"runtime/debug"
+	"slices"
 
 	"github.com/dgraph-io/ristretto/v2/z"
 	djherbis "github.com/djherbis/buffer"
@@ -13,99 +14,87 @@ import (
 	"github.com/valyala/bytebufferpool"
 
 	"github.com/mmapbuf/mmapbuf"
+	"github.com/mmapbuf/mmapbuf/benchmarks/internal/chart"
 	"github.com/mmapbuf/mmapbuf/benchmarks/internal/measure"
 )
 
-// A filler makes n bytes out of writes of chunk. It uses nothing that it made
-// last time: pools are its own, and new.
+// A filler collects n bytes that arrive in writes of data. It reuses nothing from
+// earlier calls: its pools are new.
 type filler struct {
-	name string
-	fill func(n int, chunk []byte) error
+	name  string
+	color color.Color // in the pictures, as in those of growth; nil: not there
+	fill  func(n int, data []byte) error
 }
 
-// Variants, which have a slash in their names, are not in the pictures.
 var fillers = append([]filler{
-	{"bytes.Buffer", func(n int, chunk []byte) error { return keep(new(bytes.Buffer), n, chunk) }},
-	{"mmapbuf.Buffer", func(n int, chunk []byte) error { return fillMmapbuf(&mmapbuf.Buffer{}, n, chunk) }},
-	{"mmapbuf.Buffer/NoHugePages", func(n int, chunk []byte) error {
-		return fillMmapbuf(&mmapbuf.Buffer{NoHugePages: true}, n, chunk)
-	}},
-	{"mmapbuf.Buffer/viewed", func(n int, chunk []byte) error {
-		var b mmapbuf.Buffer
-		err := write(&b, n, chunk)
-		kept = b.Bytes()
+	{"bytes.Buffer", chart.Vermillion, into(func(int) io.Writer { return new(bytes.Buffer) })},
+	{"mmapbuf.Buffer", chart.Blue, into(func(int) io.Writer { return new(mmapbuf.Buffer) })},
+	{"mmapbuf.Buffer/NoHugePages", nil, into(func(int) io.Writer { return &mmapbuf.Buffer{NoHugePages: true} })},
+	{"mmapbuf.Buffer/viewed", nil, into(func(int) io.Writer { return new(viewed) })},
+	{"append", chart.Orange, into(func(int) io.Writer { return new(slice) })},
+	{"make", chart.Green, into(func(n int) io.Writer { s := make(slice, 0, n); return &s })},
+	{"io.ReadAll", chart.Gray, func(n int, data []byte) (err error) {
+		kept, err = io.ReadAll(io.LimitReader(endless(data), int64(n)))
 		return err
 	}},
-	{"append", func(n int, chunk []byte) error {
-		kept = fillSlice(nil, n, chunk)
-		return nil
-	}},
-	{"make", func(n int, chunk []byte) error {
-		kept = fillSlice(make([]byte, 0, n), n, chunk)
-		return nil
-	}},
-	{"io.ReadAll", func(n int, chunk []byte) (err error) {
-		kept, err = io.ReadAll(io.LimitReader(endless(chunk), int64(n)))
-		return err
-	}},
-	{"bytebufferpool", func(n int, chunk []byte) error { return keep(new(bytebufferpool.ByteBuffer), n, chunk) }},
-	// Grows as bytes.Buffer does, and keeps what it grew out of in a pool.
-	{"go-buffer-pool", func(n int, chunk []byte) error {
-		return keep(&pool.Buffer{Pool: new(pool.BufferPool)}, n, chunk)
-	}},
-	// A list of blocks, which never copies but cannot be had as one slice. The
-	// size of a block is that of its documentation.
-	{"djherbis-buffer", func(n int, chunk []byte) error {
-		return keep(djherbis.NewPartition(djherbis.NewMemPool(32<<10)), n, chunk)
-	}},
-	// On the Go heap, as everywhere but with cgo and jemalloc.
-	{"ristretto", func(n int, chunk []byte) error { return fillRistretto(z.NewBuffer(0, ""), n, chunk) }},
-	// In a mapping of a temporary file, which it grows with mremap, and syncs
-	// whenever it grows: TMPDIR=/dev/shm keeps the disk out of it.
-	{"ristretto/mmap", func(n int, chunk []byte) error {
+	{"bytebufferpool", chart.Purple, into(func(int) io.Writer { return new(bytebufferpool.ByteBuffer) })},
+	// Grows like bytes.Buffer, and returns its old arrays to a pool.
+	{"go-buffer-pool", chart.Olive, into(func(int) io.Writer { return &pool.Buffer{Pool: new(pool.BufferPool)} })},
+	// A list of blocks, which are never copied but are not one slice. The size of
+	// a block is that of its documentation.
+	{"djherbis-buffer", chart.SkyBlue, into(func(int) io.Writer { return djherbis.NewPartition(djherbis.NewMemPool(32 << 10)) })},
+	// On the Go heap, unless it is built with cgo and jemalloc.
+	{"ristretto", chart.Brown, into(func(int) io.Writer { return ristretto{z.NewBuffer(0, "")} })},
+	// In a mapping of a temporary file that grows with mremap. The file is synced
+	// whenever it grows; TMPDIR=/dev/shm avoids writes to a disk.
+	{"ristretto/mmap", nil, func(n int, data []byte) error {
 		b, err := z.NewBufferTmp("", 0)
 		if err != nil {
 			return err
 		}
-		return fillRistretto(b, n, chunk)
+		return into(func(int) io.Writer { return ristretto{b} })(n, data)
 	}},
 }, floors...)
 
-func fillMmapbuf(b *mmapbuf.Buffer, n int, chunk []byte) error {
-	defer b.Close()
-	return write(b, n, chunk)
-}
-
-func fillSlice(p []byte, n int, chunk []byte) []byte {
-	for len(p) < n {
-		p = append(p, chunk[:min(len(chunk), n-len(p))]...)
-	}
-	return p
-}
-
-func fillRistretto(b *z.Buffer, n int, chunk []byte) error {
-	if err := write(b, n, chunk); err != nil {
-		return err
-	}
-	return b.Release()
-}
-
-// kept is a result that must not be optimised away, nor collected too early.
+// kept keeps a result from being optimized away or collected too early.
 var kept any
 
-func keep(w io.Writer, n int, chunk []byte) error {
-	kept = w
-	return write(w, n, chunk)
+// into returns a function that writes into what open returns, and closes it if it
+// can be closed.
+func into(open func(n int) io.Writer) func(n int, data []byte) error {
+	return func(n int, data []byte) error {
+		w := open(n)
+		kept = w
+		err := write(w, n, data)
+		if c, ok := w.(io.Closer); ok && err == nil {
+			err = c.Close()
+		}
+		return err
+	}
 }
 
-func write(w io.Writer, n int, chunk []byte) error {
-	for ; n > 0; n -= len(chunk) {
-		if _, err := w.Write(chunk[:min(len(chunk), n)]); err != nil {
-			return err
-		}
-	}
+type viewed struct{ mmapbuf.Buffer }
+
+func (v *viewed) Close() error {
+	kept = v.Bytes()
 	return nil
 }
+
+type slice []byte
+
+func (s *slice) Write(p []byte) (int, error) {
+	*s = append(*s, p...)
+	return len(p), nil
+}
+
+type ristretto struct{ *z.Buffer }
+
+func (r ristretto) Close() error { return r.Release() }
+
+// endless is a Reader that repeats itself.
+type endless []byte
+
+func (e endless) Read(p []byte) (int, error) { return copy(p, e), nil }
 
 func fillerNames() (names []string) {
 	for _, f := range fillers {
@@ -115,32 +104,27 @@ func fillerNames() (names []string) {
 }
 
 // openFill returns a worker that fills one buffer after another.
-func openFill(_ context.Context, j job) ([]worker, error) {
-	var fill func() error
-	chunk := bytes.Repeat([]byte("mmapbuf\n"), 8<<10)
-	for _, f := range fillers {
-		if f.name == j.Implementation {
-			fill = func() error { return f.fill(int(j.Max), chunk) }
-		}
-	}
-	// Nothing touches this, so it takes no memory. But with next to nothing on
-	// the heap the collector would run all the time, as in no real program.
+func openFill(j job) ([]worker, error) {
+	i := slices.IndexFunc(fillers, func(f filler) bool { return f.name == j.Implementation })
+	data := measure.Noise(blockSize)
+	fill := func() error { return fillers[i].fill(int(j.Max), data) }
+	// Nothing touches the ballast, so it takes no memory. Without it the heap
+	// would be next to empty, and the collector would run all the time.
 	ballast := make([]byte, 32*miB)
-	w := worker{round: func() (int64, error) { return j.Max, fill() }}
-	var err error
-	if w.peak, err = peakOf(fill); err != nil {
-		return nil, err
-	}
-	runtime.KeepAlive(ballast)
-	w.between = func() error {
-		// Each large buffer starts from memory that the system has to hand out.
+	peak, err := peakOf(fill)
+	between := func() error {
+		// Each large buffer starts with memory that the kernel has to provide.
 		if j.Max >= 64*miB {
 			freeMemory()
 		}
 		runtime.KeepAlive(ballast)
 		return nil
 	}
-	return []worker{w}, nil
+	return []worker{{
+		round:   func() (int64, error) { return int64(j.Max), fill() },
+		between: between,
+		peak:    peak,
+	}}, err
 }
 
 // peakOf returns how much memory is resident at most while work is done once.
@@ -154,8 +138,8 @@ func peakOf(work func() error) (int64, error) {
 	return peak, err
 }
 
-// freeMemory makes the heap give back what it keeps. It takes two collections to
-// empty a sync.Pool.
+// freeMemory returns the free memory of the heap to the system. It takes two
+// collections to empty a sync.Pool.
 func freeMemory() {
 	runtime.KeepAlive(kept)
 	kept = nil

@@ -1,15 +1,19 @@
 package main
 
-import "syscall"
+import (
+	"errors"
+	"syscall"
 
-// floors are the least that can be done: a mapping of the right size and plain
-// copies into it.
+	"github.com/mmapbuf/mmapbuf/benchmarks/internal/chart"
+)
+
+// floors do the least work possible: they copy into a mapping of the right size.
 var floors = []filler{
-	{"floor", func(n int, chunk []byte) error { return fillMapping(n, chunk, true) }},
-	{"floor/NoHugePages", func(n int, chunk []byte) error { return fillMapping(n, chunk, false) }},
+	{"floor", chart.Ink, func(n int, data []byte) error { return fillMapping(n, data, true) }},
+	{"floor/NoHugePages", nil, func(n int, data []byte) error { return fillMapping(n, data, false) }},
 }
 
-func fillMapping(n int, chunk []byte, huge bool) error {
+func fillMapping(n int, data []byte, huge bool) error {
 	p, err := syscall.Mmap(-1, 0, n, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_PRIVATE|syscall.MAP_ANON)
 	if err != nil {
 		return err
@@ -17,6 +21,6 @@ func fillMapping(n int, chunk []byte, huge bool) error {
 	if huge {
 		_ = syscall.Madvise(p, syscall.MADV_HUGEPAGE)
 	}
-	fillSlice(p[:0], n, chunk)
-	return syscall.Munmap(p)
+	s := slice(p[:0])
+	return errors.Join(write(&s, n, data), syscall.Munmap(p))
 }

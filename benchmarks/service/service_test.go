@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -20,22 +21,22 @@ func TestMain(m *testing.M) {
 }
 
 func TestBuffers(t *testing.T) {
-	noise := newNoise(3*chunkSize + 100)
+	data := measure.Noise(3*blockSize + 100)
 	for _, name := range all {
-		for _, size := range []int{0, 1, chunkSize - 1, chunkSize, chunkSize + 1, len(noise)} {
+		for _, size := range []int{0, 1, blockSize - 1, blockSize, blockSize + 1, len(data)} {
 			b := newBuffer(name)
-			for range 2 {
-				for rest := noise[:size]; len(rest) > 0; {
-					n, err := b.Write(rest[:min(len(rest), 40_000)])
+			for range 2 { // new, and after Reset
+				for chunk := range slices.Chunk(data[:size], 40_000) {
+					n, err := b.Write(chunk)
 					require.NoError(t, err)
-					rest = rest[n:]
+					require.Equal(t, len(chunk), n)
 				}
-				require.True(t, bytes.Equal(noise[:size], b.Bytes()), "%s of %d bytes", name, size)
+				require.True(t, bytes.Equal(data[:size], b.Bytes()), "%s of %d bytes", name, size)
 				var out bytes.Buffer
 				n, err := b.WriteTo(&out)
 				require.NoError(t, err)
 				require.EqualValues(t, size, n)
-				require.True(t, bytes.Equal(noise[:size], out.Bytes()), "%s of %d bytes", name, size)
+				require.True(t, bytes.Equal(data[:size], out.Bytes()), "%s of %d bytes", name, size)
 				b.Reset()
 			}
 			require.NoError(t, b.Close())
@@ -44,28 +45,27 @@ func TestBuffers(t *testing.T) {
 }
 
 func TestLook(t *testing.T) {
-	noise := newNoise(100)
-	view := append(bytes.Clone(noise), noise...)
-	require.NoError(t, look(view, 200, noise))
-	assert.EqualError(t, look(view, 201, noise), "the view has 200 bytes of 201")
+	data := measure.Noise(100)
+	view := append(bytes.Clone(data), data...)
+	require.NoError(t, look(view, 200, data))
+	assert.EqualError(t, look(view, 201, data), "the view has 200 bytes of 201")
 	view[199]++
-	assert.EqualError(t, look(view, 200, noise), "byte 199 of 200 is not what was written")
+	assert.EqualError(t, look(view, 200, data), "byte 199 of 200 is not what was written")
 }
 
 func TestRun(t *testing.T) {
 	tree := t.TempDir()
 	require.NoError(t, os.MkdirAll(filepath.Join(tree, "sub"), 0o777))
-	require.NoError(t, os.WriteFile(filepath.Join(tree, "sub", "file"), newNoise(3*miB), 0o666))
+	require.NoError(t, os.WriteFile(filepath.Join(tree, "sub", "file"), measure.Noise(3*miB), 0o666))
 	t.Setenv("TMPDIR", t.TempDir())
 	for i, args := range []string{
-		"-min 100KiB -max 2MiB -goroutines 3 -settle 1ms -live 1MiB",
+		"-min 100KiB -max 2MiB -goroutines 3 -settle 1ms",
 		"-loop -sizes 100KiB,2MiB",
 		"-queue -sizes 1MiB,3MiB",
 		"-backlog -sizes 1MiB,8MiB",
 		"-readfile -sizes 2MiB,100",
 		"-fill -sizes 1MiB,64KiB",
 		"-writeat -sizes 2MiB,3MiB",
-		"-http -min 1KiB -max 2MiB -goroutines 3 -settle 1ms",
 		"-archive -dir " + tree,
 		"-columns -sizes 2MiB,1",
 	} {
@@ -95,7 +95,7 @@ func TestRun(t *testing.T) {
 
 // The table has medians, and multiples of what bytes.Buffer takes.
 func TestReport(t *testing.T) {
-	cfg, err := parse([]string{"-modes", "viewed", "-implementations", "mmapbuf.Buffer,bytes.Buffer", "-live", "2GiB"})
+	cfg, err := parse([]string{"-modes", "viewed", "-implementations", "mmapbuf.Buffer,bytes.Buffer"})
 	require.NoError(t, err)
 	var results []result
 	for i, j := range cfg.jobs() {
@@ -112,7 +112,7 @@ func TestReport(t *testing.T) {
 	}
 	var out bytes.Buffer
 	require.NoError(t, writeReport(&out, cfg, results))
-	assert.Contains(t, out.String(), "live objects beside the buffers: 2 GiB; goroutines: 8; in a single write: 32 KiB\n")
+	assert.Contains(t, out.String(), "goroutines: 8\nin a single write: 32 KiB\n")
 	assert.Contains(t, out.String(), "\nservice, viewed, 1 MiB to 16 MiB:\n")
 	assert.Regexp(t, `\n\| bytes\.Buffer +\| +50 \| +1000 \| +1\.0× \| +3\.00 ms \| +1\.00 s \| +1\.0× \| +2\.00 s \| +5 \| +1 \| +3\.00 s \| +1\.50 s \| +1\.0× \| +n/a \| +n/a \| +n/a \| +n/a \|\n`+
 		`\| mmapbuf\.Buffer +\| +50 \| +3000 \| +3\.0× \| +3\.00 ms \| +500 ms \| +0\.50× \| +2\.00 s \| +5 \| +1 \| +3\.00 s \| +500 ms \| +0\.33× \| +8 MiB \| +n/a \| +0 B \| +n/a \|\n`, out.String())
@@ -121,17 +121,17 @@ func TestReport(t *testing.T) {
 // A size has no label where that would run into the next one.
 func TestSizeTicks(t *testing.T) {
 	var labels []string
-	for _, tick := range (sizeTicks{64 << 10, 512 << 10, 1 << 20, 4 << 20, 1 << 30, 4 << 30}).Ticks(64<<10, 1<<30) {
+	for _, tick := range sizeTicks([]measure.Size{64 << 10, 512 << 10, 1 << 20, 4 << 20, 1 << 30}) {
 		labels = append(labels, tick.Label)
 	}
-	assert.Equal(t, []string{"1 GiB", "4 MiB", "1 MiB", "", "64 KiB"}, labels)
+	assert.Equal(t, []string{"64 KiB", "", "1 MiB", "4 MiB", "1 GiB"}, labels)
 }
 
 // The backlog rises and falls twice.
 func TestBacklog(t *testing.T) {
 	const backlog = 5*miB + 1
 	for _, name := range both {
-		workers, err := openBacklog(t.Context(), job{Implementation: name, Max: backlog})
+		workers, err := openBacklog(job{Implementation: name, Max: backlog})
 		require.NoError(t, err)
 		n, err := workers[0].round()
 		require.NoError(t, err)
@@ -166,21 +166,22 @@ func TestMistakes(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "file")
 	require.NoError(t, os.WriteFile(file, nil, 0o666))
 	for args, says := range map[string]string{
-		"-min 2MiB -max 1MiB":           "-min 2 MiB is more than -max 1 MiB",
-		"-min 0":                        "not between 1 B and",
-		"-live lots":                    "not a number of bytes",
-		"-goroutines 0":                 "-goroutines 0: at least one",
-		"-duration 0s":                  "-duration 0s: some time",
-		"-modes closed,open":            `-modes: "open" is none of closed,dropped,viewed,pooled`,
-		"-loop -modes pooled":           `-modes: "pooled" is none of closed,viewed,reset`,
-		"-implementations rope":         `-implementations: "rope" is none of bytes.Buffer,mmapbuf.Buffer,`,
-		"-loop -queue":                  "more than one workload",
-		"-loop -max 1MiB":               "-max does not apply to the workload loop",
-		"-sizes 1MiB":                   "-sizes does not apply to the workload service",
-		"-queue -sizes 1MiB,-1":         `-sizes: "-1": not a number of bytes`,
-		"file":                          "unexpected argument",
-		"-archive -dir " + file + "/no": "-dir: ",
-		"-archive -dir " + file:         "has no files",
+		"-min 2MiB -max 1MiB":         "-min 2 MiB is more than -max 1 MiB",
+		"-min 0":                      "not between 1 B and",
+		"-write lots":                 "not a number of bytes",
+		"-goroutines 0":               "-goroutines 0: at least one",
+		"-duration 0s":                "-duration 0s: some time",
+		"-modes closed,open":          `-modes: "open" is none of closed,dropped,viewed,pooled`,
+		"-loop -modes pooled":         `-modes: "pooled" is none of closed,viewed,reset`,
+		"-implementations rope":       `-implementations: "rope" is none of bytes.Buffer,mmapbuf.Buffer,`,
+		"-loop -queue":                "more than one workload",
+		"-loop -max 1MiB":             "-max does not apply to the workload loop",
+		"-sizes 1MiB":                 "-sizes does not apply to the workload service",
+		"-queue -sizes 1MiB,-1":       `-sizes: "-1": not a number of bytes`,
+		"-readfile -sizes 100TiB":     "reading a file of 100 TiB may need 400 TiB of memory",
+		"file":                        "unexpected argument",
+		"-archive -dir " + file + "2": "no such file",
+		"-archive -dir " + file:       "has no files",
 	} {
 		assert.ErrorContains(t, run(t.Context(), strings.Fields(args), &bytes.Buffer{}), says, args)
 	}

@@ -1,11 +1,9 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"runtime"
-	"runtime/debug"
 	"slices"
 	"time"
 
@@ -18,18 +16,31 @@ import (
 type workload struct {
 	name            string
 	about           string
-	flags           []string // that apply to it, beside those that apply to all
+	flags           []string // that apply to it, apart from those that apply to all
 	modes           []string
-	sizes           []measure.Size // of buffers; 0: those of -min and -max, or that of -dir
-	implementations []string       // first what the others are compared with
+	sizes           []measure.Size // of buffers; 0: from -min to -max
+	implementations []string       // the others are compared with the first
 	columns         []column
-	// open returns the workers for a job. They are done when ctx ends.
-	open func(ctx context.Context, j job) ([]worker, error)
+	// prepare does what is done once for all jobs, and may change cfg; nil: nothing.
+	prepare func(cfg *config) (cleanup func(), err error)
+	// open returns the workers for a job.
+	open func(j job) ([]worker, error)
 	// draw writes pictures, and their names to w; nil: there are none.
 	draw func(w io.Writer, cfg config, results []result) error
 }
 
-const miB = 1 << 20
+// A worker repeats a round in a goroutine of its own.
+type worker struct {
+	round   func() (n int64, err error) // timed; n is in bytes
+	between func() error                // not timed; nil: nothing to do
+	peak    int64                       // of a single round; 0: the peak of all rounds counts
+	samples *[]sample                   // nil: there are none
+}
+
+const (
+	miB       = 1 << 20
+	blockSize = 64 << 10
+)
 
 var workloads = []workload{
 	{
@@ -82,7 +93,8 @@ var workloads = []workload{
 		sizes:           []measure.Size{512 * miB},
 		implementations: append(both[:2:2], "os.ReadFile", "io.ReadAll"),
 		columns:         []column{perRound, throughput, cpuPerGB, peak},
-		open:            openFile,
+		prepare:         writeFiles,
+		open:            openReadFile,
 	},
 	{
 		name:            "fill",
@@ -106,23 +118,13 @@ var workloads = []workload{
 		open:            openWriteAt,
 	},
 	{
-		name:            "http",
-		about:           "uploads of many sizes to a server, in many goroutines",
-		flags:           []string{"min", "max", "goroutines", "settle"},
-		modes:           []string{"closed", "dropped", "pooled"},
-		sizes:           []measure.Size{0},
-		implementations: all,
-		columns:         []column{jobRate, throughput, p50, p99, worst, collections, cpuPerGB, peak, final},
-		open:            openHTTP,
-	},
-	{
 		name:            "archive",
 		about:           "a tree of files packed into a buffer and read back",
 		flags:           []string{"dir"},
 		modes:           []string{"tar", "zip"},
-		sizes:           []measure.Size{0},
 		implementations: both,
 		columns:         []column{perRound, throughput, collections, cpuPerGB, peak},
+		prepare:         survey,
 		open:            openArchive,
 	},
 	{
@@ -141,13 +143,12 @@ var workloads = []workload{
 type job struct {
 	Workload, Mode, Implementation string
 
-	Min, Max   int64 // bytes in a buffer
-	Write      int   // bytes in a single write
+	Min, Max   measure.Size // of a buffer
+	Write      measure.Size // of a single write
 	Goroutines int
 	Duration   time.Duration
 	Settle     time.Duration // from the last round until the final memory is read
-	Live       int64         // bytes of live objects beside the buffers
-	Dir        string        // to pack, or where the files to read are
+	Dir        string        // with the files to pack or to read
 }
 
 // String names the job for progress and errors.
@@ -158,14 +159,14 @@ func (j job) String() string {
 // size prints the size of the buffers.
 func (j job) size() string {
 	if j.Min == j.Max {
-		return measure.Size(j.Max).String()
+		return j.Max.String()
 	}
-	return fmt.Sprintf("%v to %v", measure.Size(j.Min), measure.Size(j.Max))
+	return fmt.Sprintf("%v to %v", j.Min, j.Max)
 }
 
 // memory returns how many bytes a job may need.
 func (j job) memory() float64 {
-	return measure.PeakFactor*float64(j.Goroutines)*float64(j.Max) + 2*float64(j.Live)
+	return measure.PeakFactor * float64(j.Goroutines) * float64(j.Max)
 }
 
 // An outcome is what a child reports.
@@ -177,17 +178,14 @@ type outcome struct {
 	Samples         []sample      // of the first round
 }
 
-// serve is the child.
+// serve is the child. It does j.
 func serve(j job) (o outcome, err error) {
 	i := slices.IndexFunc(workloads, func(w workload) bool { return w.name == j.Workload })
 	if err := measure.Warm(int64(j.memory())); err != nil {
 		return o, fmt.Errorf("warming up: %w", err)
 	}
-	live := liveHeap(j.Live)
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
 	meter := measure.Start()
-	workers, err := workloads[i].open(ctx, j)
+	workers, err := workloads[i].open(j)
 	if err != nil {
 		return o, err
 	}
@@ -215,11 +213,10 @@ func serve(j job) (o outcome, err error) {
 		o.Peak = workers[0].peak
 	}
 
-	// Nothing runs meanwhile but what the runtime and the package do on their own.
+	// Meanwhile nothing runs but the runtime and the package.
 	time.Sleep(j.Settle)
 	o.Final = meter.Stop().Final
 	runtime.KeepAlive(workers)
-	runtime.KeepAlive(live)
 
 	all := slices.Sorted(slices.Values(slices.Concat(times...)))
 	o.Rounds = len(all)
@@ -230,10 +227,10 @@ func serve(j job) (o outcome, err error) {
 	return o, nil
 }
 
-// repeat does rounds until the time is over, at least one, and returns how long
-// each took and the bytes of all.
+// repeat does rounds until end, but at least one. It returns the time of each
+// round and the bytes of all.
 func (w worker) repeat(end time.Time) (times []time.Duration, size int64, err error) {
-	for now := time.Now(); len(times) == 0 || now.Before(end); {
+	for now := time.Now(); len(times) == 0 || now.Before(end); now = time.Now() {
 		n, err := w.round()
 		if err != nil {
 			return nil, 0, err
@@ -245,28 +242,6 @@ func (w worker) repeat(end time.Time) (times []time.Duration, size int64, err er
 				return nil, 0, err
 			}
 		}
-		now = time.Now()
 	}
 	return times, size, nil
-}
-
-// A node is a small object with pointers.
-type node struct {
-	left, right *node
-	_           [48]byte
-}
-
-// liveHeap returns a tree of about size bytes. The collector stays off while
-// the tree grows, for it would mark it many times.
-func liveHeap(size int64) *node {
-	defer debug.SetGCPercent(debug.SetGCPercent(-1))
-	return newTree(size / 64)
-}
-
-func newTree(nodes int64) *node {
-	if nodes <= 0 {
-		return nil
-	}
-	left := (nodes - 1) / 2
-	return &node{left: newTree(left), right: newTree(nodes - 1 - left)}
 }

@@ -1,12 +1,12 @@
 package main
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"slices"
 	"sync/atomic"
 
 	"github.com/aws/aws-sdk-go-v2/feature/s3/transfermanager/types"
@@ -15,34 +15,32 @@ import (
 	"github.com/mmapbuf/mmapbuf"
 )
 
-// A target is written to at offsets, as parts of a download come in.
+// A target is written to at offsets, like the parts of a download.
 type target interface {
 	io.WriterAt
 	Bytes() []byte
 }
 
-// targets are what the SDK of AWS has for downloads, and a Buffer.
+// targets are a Buffer and what the AWS SDK has for downloads.
 var targets = []string{"aws.WriteAtBuffer", "aws.WriteAtBuffer/GrowthCoeff=2", "aws.WriteAtBuffer/made", "mmapbuf.Buffer"}
 
-func newTarget(name string, size int64) target {
-	switch name {
-	case targets[0]:
+func newTarget(name string, size int) target {
+	switch slices.Index(targets, name) {
+	case 0:
 		return types.NewWriteAtBuffer(nil)
-	case targets[1]:
+	case 1:
 		return &types.WriteAtBuffer{GrowthCoeff: 2}
-	case targets[2]:
+	case 2:
 		return types.NewWriteAtBuffer(make([]byte, 0, size))
 	}
 	return new(mmapbuf.Buffer)
 }
 
-const blockSize = 64 << 10
-
 // openWriteAt returns a worker that fills an empty target in blocks, in random
-// order, by many goroutines.
-func openWriteAt(_ context.Context, j job) ([]worker, error) {
+// order and with many goroutines.
+func openWriteAt(j job) ([]worker, error) {
 	order := rand.New(rand.NewPCG(1, 2)).Perm(int(j.Max / blockSize))
-	size := int64(len(order)) * blockSize
+	size := len(order) * blockSize
 	var w target
 	round := func() error {
 		w = newTarget(j.Implementation, size)
@@ -59,30 +57,27 @@ func openWriteAt(_ context.Context, j job) ([]worker, error) {
 	}
 	peak, err := peakOf(round)
 	return []worker{{
-		round:   func() (int64, error) { return size, round() },
+		round:   func() (int64, error) { return int64(size), round() },
 		between: between,
 		peak:    peak,
 	}}, errors.Join(err, between())
 }
 
-// writeBlocks writes the blocks with the numbers in order, in that order, each
-// by the goroutine that is free. A block begins with its number.
+// writeBlocks writes the blocks with these numbers, each with the next goroutine
+// that is free. A block begins with its number.
 func writeBlocks(w io.WriterAt, order []int) error {
 	var next atomic.Int64
 	var group errgroup.Group
 	for range 64 {
 		group.Go(func() error {
 			p := make([]byte, blockSize)
-			for {
-				i := next.Add(1) - 1
-				if i >= int64(len(order)) {
-					return nil
-				}
+			for i := next.Add(1) - 1; i < int64(len(order)); i = next.Add(1) - 1 {
 				binary.LittleEndian.PutUint64(p, uint64(order[i]))
 				if _, err := w.WriteAt(p, int64(order[i])*blockSize); err != nil {
 					return err
 				}
 			}
+			return nil
 		})
 	}
 	return group.Wait()
