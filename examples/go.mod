@@ -14,7 +14,6 @@ require (
 	github.com/mmapbuf/mmapbuf v0.0.0-00010101000000-000000000000
 	github.com/parquet-go/parquet-go v0.32.0
 	github.com/stretchr/testify v1.12.1
-	go.uber.org/goleak v1.3.0
 )
 
 require (

@@ -14,8 +14,8 @@ import (
 	"github.com/mmapbuf/mmapbuf"
 )
 
-// A function that insists on a *bytes.Buffer gets one that lies in the spare
-// room of b. With enough room nothing is copied.
+// A function that requires a *bytes.Buffer gets one that uses the spare room of b.
+// If there is enough room, nothing is copied.
 func Example_byType() {
 	src := []byte(`{"a":[1,2]}`)
 	b := mmapbuf.NewBufferString("indented: ")
@@ -36,7 +36,8 @@ func Example_byType() {
 	// }
 }
 
-// A bytes.Reader has a length that net/http knows of, and can be read again.
+// The package net/http takes the length of the body from a bytes.Reader, and can
+// read it again after a redirect.
 func Example_request() {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/old" {
@@ -62,7 +63,7 @@ func Example_request() {
 	// 5 bytes are still there
 }
 
-// A large body can stay a mapping if it is read with ReadAt.
+// A large body stays in its mapping if it is read with ReadAt.
 func Example_requestWithoutView() {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		n, _ := io.Copy(io.Discard, r.Body)
@@ -82,14 +83,15 @@ func Example_requestWithoutView() {
 		log.Fatal(err)
 	}
 	defer resp.Body.Close()
-	answer, err := io.ReadAll(resp.Body)
-	fmt.Printf("%s %v\n", answer, err)
+	var answer mmapbuf.Buffer
+	_, err = answer.ReadFrom(resp.Body)
+	fmt.Println(&answer, err)
 	// Output:
 	// 8388608 of 8388608 bytes <nil>
 }
 
 // newRequest returns a request with the contents of b, which must not change
-// until it is done.
+// before the request is done.
 func newRequest(url string, b *mmapbuf.Buffer) (*http.Request, error) {
 	body := func() (io.ReadCloser, error) {
 		return io.NopCloser(io.NewSectionReader(b, 0, int64(b.Len()))), nil
@@ -104,7 +106,8 @@ func newRequest(url string, b *mmapbuf.Buffer) (*http.Request, error) {
 	return req, err
 }
 
-// What closes a Writer that is an io.Closer must not see that a Buffer is one.
+// Code that closes its Writer empties a Buffer, unless it cannot see the Close
+// method.
 func Example_closer() {
 	block, err := aes.NewCipher(make([]byte, 16))
 	if err != nil {

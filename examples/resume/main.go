@@ -1,10 +1,10 @@
-// Resume downloads a URL into a Buffer and goes on from what has arrived when the
-// connection drops: the length of the Buffer is where to go on.
+// Command resume downloads a URL into a Buffer. When the connection drops, it asks
+// for the rest: the length of the Buffer is the offset at which to go on.
 //
 //	go -C examples run ./resume
+//	go -C examples run ./resume https://example.com/file
 //
-// With an argument it downloads that URL, without one from a server of its own,
-// which drops connections.
+// Without an argument it downloads from a server of its own that drops connections.
 package main
 
 import (
@@ -25,7 +25,7 @@ import (
 func main() {
 	flag.Parse()
 	url := cmp.Or(flag.Arg(0), httptest.NewServer(http.HandlerFunc(serve)).URL)
-	b := mmapbuf.Buffer{MaxLen: 1 << 30} // whatever the server sends
+	b := mmapbuf.Buffer{MaxLen: 1 << 30} // for an untrusted server
 	defer b.Close()
 	requests, err := fetch(context.Background(), http.DefaultClient, url, &b)
 	if err != nil {
@@ -36,10 +36,10 @@ func main() {
 
 var errDropped = errors.New("connection dropped")
 
-// fetch makes what url has the contents of b. When the connection drops it asks
-// for the rest, as long as each of at most 10 requests brings something. If the
-// object has changed meanwhile it starts again. After an error b holds what has
-// arrived.
+// fetch replaces the contents of b with the object at url. When the connection
+// drops, it asks for the rest, with at most 10 requests and only if the last one
+// brought something. If the object has changed in between, it starts again. After
+// an error b holds what has arrived.
 func fetch(ctx context.Context, client *http.Client, url string, b *mmapbuf.Buffer) (requests int, err error) {
 	b.Reset()
 	v := version{size: -1}
@@ -53,7 +53,7 @@ func fetch(ctx context.Context, client *http.Client, url string, b *mmapbuf.Buff
 	}
 }
 
-// A version of an object: another one has another ETag.
+// A version of an object has an ETag that other versions do not have.
 type version struct {
 	size int64
 	etag string
@@ -83,12 +83,12 @@ func request(ctx context.Context, client *http.Client, url string, b *mmapbuf.Bu
 		b.Reset()
 		v.size, v.etag = resp.ContentLength, resp.Header.Get("ETag")
 		if strings.HasPrefix(v.etag, "W/") {
-			v.etag = "" // two versions that mean the same may have it
+			v.etag = "" // weak: similar versions may share it
 		}
 		if int64(int(v.size)) != v.size || v.size < 0 {
 			return 0, fmt.Errorf("the server answers a length of %d", v.size)
 		}
-		err = b.Reserve(int(v.size)) // refuses what MaxLen does before it is sent
+		err = b.Reserve(int(v.size)) // fails before the body is sent if MaxLen is less
 	case !partial || resp.StatusCode != http.StatusPartialContent:
 		err = errors.New(resp.Status)
 	case resp.Header.Get("ETag") != v.etag:

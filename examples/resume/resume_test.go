@@ -2,124 +2,194 @@ package main
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"fmt"
+	"io"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/mmapbuf/mmapbuf"
-	"github.com/mmapbuf/mmapbuf/examples/internal/badserver"
 )
 
-type (
-	versions = []badserver.Version
-	damages  = []badserver.Damage
-)
+// An origin serves one object. The n-th request gets the n-th version and suffers
+// the n-th damage, or the last there is.
+type origin struct {
+	versions []object
+	damages  []damage
+	requests atomic.Int32
+}
+
+type object struct {
+	data []byte
+	etag string
+}
+
+// A damage changes a request, or returns a ResponseWriter that changes the
+// response. It returns nil if it has answered.
+type damage func(w http.ResponseWriter, r *http.Request) http.ResponseWriter
+
+func (o *origin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	n := int(o.requests.Add(1)) - 1
+	if len(o.damages) > 0 {
+		if w = o.damages[min(n, len(o.damages)-1)](w, r); w == nil {
+			return
+		}
+	}
+	v := o.versions[min(n, len(o.versions)-1)]
+	w.Header().Set("ETag", v.etag)
+	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(v.data))
+}
+
+func honest(w http.ResponseWriter, _ *http.Request) http.ResponseWriter { return w }
+
+// drops closes the connection after that many bytes of the body.
+func drops(after int) damage {
+	return func(w http.ResponseWriter, _ *http.Request) http.ResponseWriter { return &limited{w, after} }
+}
+
+// asks sets a header of the request.
+func asks(key, value string) damage {
+	return func(w http.ResponseWriter, r *http.Request) http.ResponseWriter {
+		r.Header.Set(key, value)
+		return w
+	}
+}
+
+// says sets a header of the response, or removes it.
+func says(key, value string) damage {
+	return func(w http.ResponseWriter, _ *http.Request) http.ResponseWriter { return &editor{w, key, value} }
+}
+
+type editor struct {
+	http.ResponseWriter
+	key, value string
+}
+
+func (w *editor) WriteHeader(status int) {
+	if w.Header().Set(w.key, w.value); w.value == "" {
+		w.Header().Del(w.key)
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// answers sends a status without a body.
+func answers(status int) damage {
+	return func(w http.ResponseWriter, _ *http.Request) http.ResponseWriter {
+		w.WriteHeader(status)
+		return nil
+	}
+}
+
+// compresses answers clients that accept gzip with something compressed.
+func compresses(w http.ResponseWriter, r *http.Request) http.ResponseWriter {
+	if r.Header.Get("Accept-Encoding") != "gzip" {
+		return w
+	}
+	w.Header().Set("Content-Encoding", "gzip")
+	z := gzip.NewWriter(w)
+	_, _ = io.WriteString(z, "something")
+	_ = z.Close()
+	return nil
+}
+
+// strict refuses a weak ETag in If-Range, as RFC 9110 demands.
+func strict(w http.ResponseWriter, r *http.Request) http.ResponseWriter {
+	if strings.HasPrefix(r.Header.Get("If-Range"), "W/") {
+		return answers(http.StatusBadRequest)(w, r)
+	}
+	return w
+}
 
 func TestFetch(t *testing.T) {
 	const size = 3<<20 + 123
-	one := badserver.Version{Data: badserver.Random(1, size), ETag: `"one"`}
-	other := badserver.Version{Data: badserver.Random(2, size+1000), ETag: `"other"`}
-	var many versions
-	for i := range 11 {
-		many = append(many, badserver.Version{Data: badserver.Random(byte(i), size), ETag: fmt.Sprintf(`"%d"`, i)})
-	}
+	noise := make([]byte, size+1000)
+	_, _ = rand.NewChaCha8([32]byte{}).Read(noise)
+	one, other := object{noise[:size], `"one"`}, object{noise[1:], `"other"`}
+	first := func(d damage) []damage { return []damage{d, honest} }
+	second := func(d damage) []damage { return []damage{drops(1000), d} }
 	for _, test := range []struct {
 		name     string
-		versions versions
-		damages  damages
+		versions []object // nil: one
+		damages  []damage
 		maxLen   int
 		requests int
-		has      []byte // the contents, where all is well
-		says     string // what goes wrong
-		is       error
+		has      []byte // nil: an error
+		says     string
 	}{
-		{name: "honest", requests: 1, has: one.Data},
-		{name: "empty", versions: versions{{Data: nil, ETag: `"none"`}}, requests: 1, has: []byte{}},
-		{name: "a server that compresses", damages: damages{badserver.Compresses}, requests: 1, has: one.Data},
-		{name: "MaxLen fits", maxLen: size, requests: 1, has: one.Data},
-		{name: "MaxLen does not fit", maxLen: size - 1, requests: 1,
-			says: "0 of 3145851 bytes, request 1: mmapbuf: 0 bytes and 3145851 more exceed MaxLen 3145850", is: mmapbuf.ErrTooLarge},
-		{name: "dropped once", damages: damages{badserver.Only(1, 1, badserver.Drops(size/2))}, requests: 2, has: one.Data},
-		{name: "dropped before the last byte", damages: damages{badserver.Only(1, 1, badserver.Drops(size-1))}, requests: 2, has: one.Data},
-		{name: "dropped after the first byte", damages: damages{badserver.Only(1, 1, badserver.Drops(1))}, requests: 2, has: one.Data},
-		{name: "dropped nine times", damages: damages{badserver.Only(1, 9, badserver.Drops(1000))}, requests: 10, has: one.Data},
-		{name: "dropped every time", damages: damages{badserver.Drops(1000)}, requests: 10,
-			says: "10000 of 3145851 bytes, request 10: connection dropped: unexpected EOF", is: errDropped},
-		{name: "dropped with MaxLen", maxLen: size, damages: damages{badserver.Only(1, 2, badserver.Drops(size/3))}, requests: 3, has: one.Data},
-		{name: "nothing arrives", damages: damages{badserver.Drops(0)}, requests: 1,
-			says: "0 of 3145851 bytes, request 1: connection dropped", is: errDropped},
-		{name: "nothing more arrives", damages: damages{badserver.Only(1, 1, badserver.Drops(1000)), badserver.Only(2, badserver.Always, badserver.Drops(0))}, requests: 2,
-			says: "1000 of 3145851 bytes, request 2: connection dropped", is: errDropped},
+		{name: "honest", requests: 1, has: one.data},
+		{name: "empty", versions: []object{{nil, `"none"`}}, requests: 1, has: []byte{}},
+		{name: "a server that compresses", damages: []damage{compresses}, requests: 1, has: one.data},
+		{name: "MaxLen fits", maxLen: size, requests: 1, has: one.data},
+		{name: "MaxLen does not fit", maxLen: size - 1, requests: 1, says: "0 of 3145851 bytes, request 1: mmapbuf: 0 bytes and 3145851 more exceed MaxLen 3145850"},
 
-		{name: "changed", versions: versions{one, other}, damages: damages{badserver.Only(1, 1, badserver.Drops(1<<20))}, requests: 2, has: other.Data},
-		{name: "changed to a short one", versions: versions{one, {Data: []byte("x"), ETag: `"x"`}}, damages: damages{badserver.Only(1, 1, badserver.Drops(1<<20))},
-			requests: 2, has: []byte("x")},
-		{name: "changed twice", versions: versions{one, other, one}, damages: damages{badserver.Only(1, 2, badserver.Drops(1<<20))}, requests: 3, has: one.Data},
-		{name: "changes every time", versions: many,
-			damages: damages{badserver.Drops(1000)}, requests: 10, says: "1000 of 3145851 bytes, request 10", is: errDropped},
-		{name: "changed, and the server ignores If-Range", versions: versions{one, other},
-			damages: damages{badserver.Only(1, 1, badserver.Drops(1000)), badserver.Asks("If-Range", "")}, requests: 2,
-			says: "the object has changed"},
-		{name: "no ETag", versions: versions{{Data: one.Data, ETag: ""}}, damages: damages{badserver.Only(1, 1, badserver.Drops(1000))}, requests: 2, has: one.Data},
-		{name: "weak ETag", versions: versions{{Data: one.Data, ETag: `W/"one"`}, {Data: other.Data, ETag: `W/"one"`}},
-			damages: damages{badserver.Only(1, 1, badserver.Drops(1000)), badserver.Strict}, requests: 2, has: other.Data},
+		{name: "dropped once", damages: first(drops(size / 2)), requests: 2, has: one.data},
+		{name: "dropped before the last byte", damages: first(drops(size - 1)), requests: 2, has: one.data},
+		{name: "dropped after the first byte", damages: first(drops(1)), requests: 2, has: one.data},
+		{name: "dropped nine times", damages: append(slices.Repeat([]damage{drops(1000)}, 9), honest), requests: 10, has: one.data},
+		{name: "dropped every time", damages: []damage{drops(1000)}, requests: 10, says: "10000 of 3145851 bytes, request 10: connection dropped: unexpected EOF"},
+		{name: "nothing arrives", damages: []damage{drops(0)}, requests: 1, says: "0 of 3145851 bytes, request 1: connection dropped"},
+		{name: "nothing more arrives", damages: second(drops(0)), requests: 2, says: "1000 of 3145851 bytes, request 2: connection dropped"},
 
-		{name: "a short part", damages: damages{badserver.Only(1, 1, badserver.Drops(1000)), badserver.Only(2, 2, badserver.Asks("Range", "bytes=1000-1999"))}, requests: 2,
+		{name: "changed", versions: []object{one, other}, damages: first(drops(1 << 20)), requests: 2, has: other.data},
+		{name: "changed to a short one", versions: []object{one, {[]byte("x"), `"x"`}}, damages: first(drops(1 << 20)), requests: 2, has: []byte("x")},
+		{name: "changed, and the server ignores If-Range", versions: []object{one, other}, damages: second(asks("If-Range", "")), requests: 2, says: "the object has changed"},
+		{name: "no ETag", versions: []object{{one.data, ""}}, damages: first(drops(1000)), requests: 2, has: one.data},
+		{name: "weak ETag", versions: []object{{one.data, `W/"one"`}, {other.data, `W/"one"`}}, damages: second(strict), requests: 2, has: other.data},
+
+		{name: "a short part", damages: second(asks("Range", "bytes=1000-1999")), requests: 2,
 			says: `1000 of 3145851 bytes, request 2: asked for bytes 1000-3145850/3145851, the server sends "bytes 1000-1999/3145851"`},
-		{name: "another part", damages: damages{badserver.Only(1, 1, badserver.Drops(1000)), badserver.Only(2, 2, badserver.Asks("Range", "bytes=999-3145850"))}, requests: 2,
-			says: `the server sends "bytes 999-3145850/3145851"`},
-		{name: "another size", damages: damages{badserver.Only(1, 1, badserver.Drops(1000)), badserver.Only(2, 2, badserver.Says("Content-Range", "bytes 1000-3145850/3145852"))}, requests: 2,
-			says: `the server sends "bytes 1000-3145850/3145852"`},
-		{name: "no Content-Range", damages: damages{badserver.Only(1, 1, badserver.Drops(1000)), badserver.Only(2, 2, badserver.Says("Content-Range", ""))}, requests: 2,
-			says: `the server sends ""`},
-		{name: "a short length", damages: damages{badserver.Only(1, 1, badserver.Drops(1000)), badserver.Only(2, 2, badserver.Says("Content-Length", "7"))}, requests: 2,
-			says: `"bytes 1000-3145850/3145851", 7 bytes`},
-		{name: "no length", damages: damages{badserver.Says("Content-Length", "")}, requests: 1,
-			says: "the server answers a length of -1"},
-		{name: "a part instead of all", damages: damages{badserver.Asks("Range", "bytes=0-99")}, requests: 1,
-			says: "206 Partial Content"},
-		{name: "not there", damages: damages{badserver.Answers(http.StatusNotFound)}, requests: 1, says: "404 Not Found"},
-		{name: "no longer there", damages: damages{badserver.Only(1, 1, badserver.Drops(1000)), badserver.Only(2, 2, badserver.Answers(http.StatusGone))}, requests: 2,
-			says: "1000 of 3145851 bytes, request 2: 410 Gone"},
+		{name: "another part", damages: second(asks("Range", "bytes=999-3145850")), requests: 2, says: `the server sends "bytes 999-3145850/3145851"`},
+		{name: "another size", damages: second(says("Content-Range", "bytes 1000-3145850/3145852")), requests: 2, says: `the server sends "bytes 1000-3145850/3145852"`},
+		{name: "no Content-Range", damages: second(says("Content-Range", "")), requests: 2, says: `the server sends ""`},
+		{name: "a short length", damages: second(says("Content-Length", "7")), requests: 2, says: `"bytes 1000-3145850/3145851", 7 bytes`},
+		{name: "no length", damages: []damage{says("Content-Length", "")}, requests: 1, says: "the server answers a length of -1"},
+		{name: "a part instead of all", damages: []damage{asks("Range", "bytes=0-99")}, requests: 1, says: "206 Partial Content"},
+		{name: "not there", damages: []damage{answers(http.StatusNotFound)}, requests: 1, says: "404 Not Found"},
+		{name: "no longer there", damages: second(answers(http.StatusGone)), requests: 2, says: "1000 of 3145851 bytes, request 2: 410 Gone"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			if test.versions == nil {
-				test.versions = versions{one}
+				test.versions = []object{one}
 			}
-			url, client := badserver.Start(t, &badserver.Origin{Versions: test.versions, Damages: test.damages})
+			server := httptest.NewServer(&origin{versions: test.versions, damages: test.damages})
+			defer server.Close()
 			b := mmapbuf.Buffer{MaxLen: test.maxLen}
 			defer b.Close()
 			_, _ = b.WriteString("older contents")
-			// Not t.Context, whose end would close connections.
-			requests, err := fetch(context.Background(), client, url, &b)
+			requests, err := fetch(t.Context(), server.Client(), server.URL, &b)
 			assert.Equal(t, test.requests, requests)
-			if test.has != nil {
-				require.NoError(t, err)
-				require.True(t, bytes.Equal(test.has, b.Bytes()))
+			if test.has == nil {
+				require.ErrorContains(t, err, test.says)
 				return
 			}
-			require.ErrorContains(t, err, test.says)
-			if test.is != nil {
-				assert.ErrorIs(t, err, test.is)
-			}
+			require.NoError(t, err)
+			require.True(t, bytes.Equal(test.has, b.Bytes()))
 		})
 	}
 }
 
 func TestFetchCancelled(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
-	url, client := badserver.Start(t, &badserver.Origin{
-		Versions: versions{{Data: badserver.Random(1, 4<<20), ETag: `"one"`}},
-		Damages:  damages{badserver.Hangs(cancel)},
-	})
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", "1000")
+		fmt.Fprint(w, "some")
+		_ = http.NewResponseController(w).Flush()
+		cancel()
+		<-r.Context().Done()
+	}))
+	defer server.Close()
 	var b mmapbuf.Buffer
-	defer b.Close()
-	requests, err := fetch(ctx, client, url, &b)
+	requests, err := fetch(ctx, server.Client(), server.URL, &b)
 	assert.ErrorIs(t, err, context.Canceled)
 	assert.Equal(t, 1, requests)
 }

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// serve sends an object of 64 MiB, of which 20 MiB arrive over a connection.
+// serve sends an object of 64 MiB, but drops each connection after 20 MiB.
 func serve(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("ETag", `"1"`)
 	http.ServeContent(&limited{w, 20 << 20}, r, "", time.Time{}, strings.NewReader(strings.Repeat("mmapbuf\n", 8<<20)))
@@ -18,8 +18,10 @@ type limited struct {
 }
 
 func (w *limited) Write(p []byte) (int, error) {
-	if w.left -= len(p); w.left < 0 {
+	n, err := w.ResponseWriter.Write(p[:min(len(p), w.left)])
+	if w.left -= n; n < len(p) {
+		_ = http.NewResponseController(w.ResponseWriter).Flush()
 		panic(http.ErrAbortHandler)
 	}
-	return w.ResponseWriter.Write(p)
+	return n, err
 }
