@@ -1,12 +1,11 @@
-// Archive packs a directory into Buffers, as a zip and as a compressed tar, reads
-// both back from there, and compares every file with the disk. A Buffer is the
-// io.ReaderAt that package zip asks for.
+// Command archive packs a directory into Buffers, as a zip and as a compressed tar,
+// and compares what it reads back from them with the files. A Buffer is the
+// io.ReaderAt that package zip requires.
 //
 //	go -C examples run ./archive
 //	go -C examples run ./archive ~/project
 //
-// Without a directory it packs the examples. Relative names are looked up from
-// examples/, where -C puts the program.
+// Without an argument it packs examples/, where -C starts the program.
 package main
 
 import (
@@ -25,28 +24,31 @@ import (
 	"github.com/mmapbuf/mmapbuf"
 )
 
+// formats pack the files of fsys into b, and compare b with them.
+var formats = []struct {
+	name    string
+	pack    func(b *mmapbuf.Buffer, fsys fs.FS) error
+	compare func(b *mmapbuf.Buffer, fsys fs.FS) (files int, err error)
+}{{"zip", packZip, compareZip}, {"tar.gz", packTar, compareTar}}
+
 func main() {
 	flag.Parse()
 	fsys := os.DirFS(".")
 	if flag.NArg() > 0 {
 		fsys = os.DirFS(flag.Arg(0))
 	}
-	for _, format := range []struct {
-		name string
-		pack func(b *mmapbuf.Buffer, fsys fs.FS) error
-		read func(b *mmapbuf.Buffer, fsys fs.FS) (files int, err error)
-	}{{"zip", packZip, compareZip}, {"tar.gz", packTar, compareTar}} {
+	for _, f := range formats {
 		var b mmapbuf.Buffer
-		if err := format.pack(&b, fsys); err != nil {
-			log.Fatalf("packing %s: %v", format.name, err)
+		if err := f.pack(&b, fsys); err != nil {
+			log.Fatalf("packing %s: %v", f.name, err)
 		}
 		size := b.Len()
-		files, err := format.read(&b, fsys)
+		files, err := f.compare(&b, fsys)
 		if err != nil {
-			log.Fatalf("reading %s back: %v", format.name, err)
+			log.Fatalf("reading %s: %v", f.name, err)
 		}
-		fmt.Printf("%-6s %d files in %d bytes, all as on disk\n", format.name, files, size)
-		_ = b.Close()
+		fmt.Printf("%-6s %d files in %d bytes, all as on disk\n", f.name, files, size)
+		b.Close()
 	}
 }
 
@@ -64,11 +66,11 @@ func compareZip(b *mmapbuf.Buffer, fsys fs.FS) (files int, err error) {
 		if file.Mode().IsDir() {
 			continue
 		}
-		contents, err := r.Open(file.Name)
-		if err != nil {
-			return files, err
+		contents, err := file.Open()
+		if err == nil {
+			err = errors.Join(compare(contents, fsys, file.Name), contents.Close())
 		}
-		if err := errors.Join(compare(contents, fsys, file.Name), contents.Close()); err != nil {
+		if err != nil {
 			return files, err
 		}
 		files++
@@ -82,7 +84,7 @@ func packTar(b *mmapbuf.Buffer, fsys fs.FS) error {
 	return errors.Join(w.AddFS(fsys), w.Close(), z.Close())
 }
 
-// compareTar consumes what it reads. An io.SectionReader over b would not.
+// compareTar consumes b. To keep the contents, read from an io.SectionReader.
 func compareTar(b *mmapbuf.Buffer, fsys fs.FS) (files int, err error) {
 	z, err := gzip.NewReader(b)
 	if err != nil {
@@ -91,29 +93,27 @@ func compareTar(b *mmapbuf.Buffer, fsys fs.FS) (files int, err error) {
 	for r := tar.NewReader(z); ; {
 		header, err := r.Next()
 		if err == io.EOF {
-			_, err = io.Copy(io.Discard, z) // the checksum is behind the last file
+			_, err = io.Copy(io.Discard, z) // up to the checksum, which is the last
 			return files, err
 		} else if err != nil {
 			return files, err
 		}
-		if header.Typeflag != tar.TypeReg {
-			continue
+		if header.Typeflag == tar.TypeReg {
+			if err := compare(r, fsys, header.Name); err != nil {
+				return files, err
+			}
+			files++
 		}
-		if err := compare(r, fsys, header.Name); err != nil {
-			return files, err
-		}
-		files++
 	}
 }
 
-// compare returns an error unless r reads as the file with that name.
+// compare returns an error unless r has the contents of the file with that name.
 func compare(r io.Reader, fsys fs.FS, name string) error {
 	got, err := io.ReadAll(r)
 	want, wantErr := fs.ReadFile(fsys, name)
 	if err := errors.Join(err, wantErr); err != nil {
 		return fmt.Errorf("%s: %w", name, err)
-	}
-	if !bytes.Equal(got, want) {
+	} else if !bytes.Equal(got, want) {
 		return fmt.Errorf("%s: differs from what was packed", name)
 	}
 	return nil

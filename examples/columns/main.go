@@ -1,12 +1,11 @@
-// Columns writes a Parquet file into a Buffer, and reads it back at random from
-// there: a Buffer is the io.Writer and the io.ReaderAt that the library asks for.
+// Command columns writes a Parquet file into a Buffer and reads it back. A Buffer is
+// the io.Writer and the io.ReaderAt that the library requires.
 //
 //	go -C examples run ./columns
 //	go -C examples run ./columns -rows 5000000
 package main
 
 import (
-	"encoding/binary"
 	"errors"
 	"flag"
 	"fmt"
@@ -41,9 +40,9 @@ type measurement struct {
 	Valid   bool    `parquet:"valid"`
 }
 
-// row returns the row with that number, which is always the same.
+// row returns row n, which is always the same.
 func row(n int64) measurement {
-	x := uint64(n) * 0x9e3779b97f4a7c15 // scatters; the fractional part of the golden ratio
+	x := uint64(n) * 0x9e3779b97f4a7c15 // a pseudo-random number
 	return measurement{
 		ID:      n,
 		Station: fmt.Sprintf("station %03d", x>>32%500),
@@ -52,10 +51,10 @@ func row(n int64) measurement {
 	}
 }
 
-// rowGroup is the number of rows that the library holds in memory at a time.
+// rowGroup is how many rows the library collects before it writes them.
 const rowGroup = 1 << 18
 
-// write writes a file of that many rows.
+// write writes a file with that many rows.
 func write(b *mmapbuf.Buffer, rows int64) error {
 	file := parquet.NewGenericWriter[measurement](b, parquet.MaxRowsPerRowGroup(rowGroup))
 	for n := range rows {
@@ -66,10 +65,9 @@ func write(b *mmapbuf.Buffer, rows int64) error {
 	return file.Close()
 }
 
-// read returns the sum of the values in the file, each row of which it compares
-// with what was written.
+// read compares each row with what was written, and returns the sum of the values.
 func read(b *mmapbuf.Buffer) (sum float64, err error) {
-	file, err := open(b)
+	file, err := parquet.OpenFile(b, int64(b.Len()))
 	if err != nil {
 		return 0, err
 	}
@@ -91,22 +89,4 @@ func read(b *mmapbuf.Buffer) (sum float64, err error) {
 			return 0, fmt.Errorf("row %d: %w", next, err)
 		}
 	}
-}
-
-// open opens the file in b, which may be of any origin.
-func open(b *mmapbuf.Buffer) (*parquet.File, error) {
-	// The library allocates as much as the footer says it is long: four bytes that
-	// stand before the last four.
-	const ends = 4 + 8 // bytes at the start and at the end that are no footer
-	var p [4]byte
-	if b.Len() < ends {
-		return nil, fmt.Errorf("%d bytes are no Parquet file", b.Len())
-	}
-	if _, err := b.ReadAt(p[:], int64(b.Len()-8)); err != nil {
-		return nil, err
-	}
-	if n := binary.LittleEndian.Uint32(p[:]); int64(n) > int64(b.Len()-ends) {
-		return nil, fmt.Errorf("a footer of %d bytes in a file of %d", n, b.Len())
-	}
-	return parquet.OpenFile(b, int64(b.Len()))
 }

@@ -1,12 +1,11 @@
-// Expvar publishes what mmapbuf has mapped, next to the memory statistics of
-// the Go runtime, which do not count it.
+// Command expvar publishes the figures of mmapbuf.ReadStats as a variable, next to
+// the memory statistics of the Go runtime, which do not include mappings.
 //
 //	go -C examples run ./expvar
 //
-// starts a server on a free port of the loopback address, asks it for its
-// variables as a monitoring system would, prints those of mmapbuf and ends. The
-// server also has the profiles of net/http/pprof; the one named
-// github.com/mmapbuf/mmapbuf tells which code holds the mappings.
+// It starts a server, asks it for the variables as a monitoring system would, and
+// prints those of mmapbuf. The server also has the profiles of net/http/pprof; the
+// profile github.com/mmapbuf/mmapbuf shows which code holds mappings.
 package main
 
 import (
@@ -15,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	_ "net/http/pprof"
@@ -36,12 +36,12 @@ func main() {
 	}
 }
 
-// report fills a Buffer and prints the variable and the profile as the server
-// shows them.
+// report fills a Buffer, and prints the variable and the profile that the server
+// at url then has.
 func report(w io.Writer, url string) error {
 	var b mmapbuf.Buffer
 	defer b.Close()
-	if _, err := b.ReadFrom(io.LimitReader(zeros{}, 100<<20)); err != nil {
+	if _, err := b.ReadFrom(io.LimitReader(rand.NewChaCha8([32]byte{}), 100<<20)); err != nil {
 		return err
 	}
 	vars, err := get(url + "/debug/vars")
@@ -71,12 +71,4 @@ func get(url string) ([]byte, error) {
 		err = fmt.Errorf("%s: %s", url, resp.Status)
 	}
 	return body, err
-}
-
-// zeros is a Reader without an end.
-type zeros struct{}
-
-func (zeros) Read(p []byte) (int, error) {
-	clear(p)
-	return len(p), nil
 }

@@ -19,6 +19,6 @@ func TestReport(t *testing.T) {
 	if runtime.GOOS == "linux" {
 		assert.Regexp(t, `Mappings:[1-9]`, out.String())
 		assert.Regexp(t, `MappedBytes:[1-9][0-9]{8}`, out.String())
-		assert.Contains(t, out.String(), ".report+", "the stack of who fills it")
+		assert.Contains(t, out.String(), ".report+", "the stack of the code that fills it")
 	}
 }

@@ -1,6 +1,6 @@
-// Fileserve serves the contents of a Buffer with http.ServeContent, which answers
-// requests for ranges and asks for an io.ReadSeeker. Each request has a File, that
-// is an offset, of its own; all of them read the same Buffer at once.
+// Command fileserve serves the contents of a Buffer with http.ServeContent, which
+// answers requests for ranges and requires an io.ReadSeeker. Each request has a
+// File, and thereby an offset, of its own. All of them read the same Buffer.
 //
 //	go -C examples run ./fileserve
 //	curl --range 0-20 http://localhost:8080/
@@ -23,7 +23,7 @@ func main() {
 	log.Fatal(http.ListenAndServe("localhost:8080", handler(&b, "lines.txt", time.Now())))
 }
 
-// handler serves the contents of b, which nobody may change from now on.
+// handler serves the contents of b, which must not change from now on.
 func handler(b *mmapbuf.Buffer, name string, modified time.Time) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		http.ServeContent(w, r, name, modified, mmapbuf.NewFile(b))

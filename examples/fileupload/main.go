@@ -1,10 +1,10 @@
-// Fileupload puts an object into S3 from a Buffer. The AWS SDK reads the body once
-// for its checksum, once to send it, and once more for each retry, so it asks for
-// an io.Seeker; it refuses a bytes.Buffer, and a Buffer. A File is one.
+// Command fileupload puts an object into S3 from a Buffer. The AWS SDK reads the body
+// for a checksum, to send it, and again for each retry, so it requires an io.Seeker.
+// A bytes.Buffer and a Buffer are none; a File is.
 //
 //	go -C examples run ./fileupload
 //
-// uploads to a server of its own that fails the first attempts, and ends.
+// The server is part of the program and fails the first attempts.
 package main
 
 import (
@@ -68,7 +68,7 @@ func newClient(url string) *s3.Client {
 	})
 }
 
-// flaky reads some of the first requests and fails them.
+// flaky fails the first requests after some of the body.
 func flaky(h http.Handler, failures int) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if failures > 0 {

@@ -1,6 +1,6 @@
-// Filewav makes a WAV file in memory. The sizes in its header are known when all
-// the sound has been written, so github.com/go-audio/wav goes back to them: it
-// asks for an io.WriteSeeker, which otherwise is a temporary file.
+// Command filewav makes a WAV file in memory. The package github.com/go-audio/wav
+// goes back to the header to write sizes that are known only at the end, so it
+// requires an io.WriteSeeker. Without a File that would be a temporary file.
 //
 //	go -C examples run ./filewav tone.wav
 package main
@@ -32,7 +32,7 @@ func main() {
 
 const sampleRate = 44_100
 
-// tone writes so many seconds of A4 to w.
+// tone writes a sine of 440 Hz to w.
 func tone(w io.WriteSeeker, seconds int) error {
 	const bits, channels, pcm = 16, 1, 1
 	second := &audio.IntBuffer{
@@ -48,5 +48,5 @@ func tone(w io.WriteSeeker, seconds int) error {
 			return err
 		}
 	}
-	return encoder.Close() // patches the header
+	return encoder.Close() // writes the sizes
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/mmapbuf/mmapbuf"
 )
 
-// TestTone compares with what the encoder makes of a temporary file.
+// TestTone compares with what the encoder writes to a file.
 func TestTone(t *testing.T) {
 	var b mmapbuf.Buffer
 	require.NoError(t, tone(mmapbuf.NewFile(&b), 20)) // beyond 1 MiB
@@ -29,7 +29,6 @@ func TestTone(t *testing.T) {
 	assert.InDelta(t, 20*time.Second, length, float64(time.Millisecond))
 }
 
-// TestMaxLen: a tone that is too long is an error of the encoder.
 func TestMaxLen(t *testing.T) {
 	b := mmapbuf.Buffer{MaxLen: 100_000}
 	assert.ErrorIs(t, tone(mmapbuf.NewFile(&b), 2), mmapbuf.ErrTooLarge)

@@ -1,6 +1,6 @@
-// Http is a server that holds uploads in memory, in Buffers from a sync.Pool and
-// with a bound on the size of each. It answers with the size and the SHA-256 of
-// what it has received.
+// Command http is a server that holds uploads in memory, in Buffers from a sync.Pool,
+// with a limit on the size of each. It answers with the size and the SHA-256 of what
+// it has received.
 //
 //	go -C examples run ./http
 //	curl --data-binary @file http://localhost:8080/
@@ -12,9 +12,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"log"
-	"net"
 	"net/http"
 	"os"
 	"os/signal"
@@ -30,27 +28,14 @@ func main() {
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := serve(ctx, os.Stdout, *listen, *max); err != nil {
+	server := &http.Server{Addr: *listen, Handler: newUploads(*max), ReadHeaderTimeout: 10 * time.Second}
+	context.AfterFunc(ctx, func() { server.Close() })
+	if err := server.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
 		log.Fatal(err)
 	}
 }
 
-// serve serves at address until ctx is done.
-func serve(ctx context.Context, stdout io.Writer, address string, max int) error {
-	l, err := net.Listen("tcp", address)
-	if err != nil {
-		return err
-	}
-	fmt.Fprintf(stdout, "listening at http://%v/\n", l.Addr())
-	server := &http.Server{Handler: newUploads(max), ReadHeaderTimeout: 10 * time.Second}
-	context.AfterFunc(ctx, func() { server.Close() })
-	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-		return err
-	}
-	return nil
-}
-
-// Uploads is a handler.
+// uploads is an http.Handler.
 type uploads struct {
 	max  int // bytes of the largest upload
 	pool sync.Pool
@@ -75,9 +60,10 @@ func (u *uploads) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// keep is the capacity up to which a Buffer keeps its memory in the pool. Using
-// it again saves page faults, and most uploads are small. Larger Buffers are
-// closed: otherwise each would in time be as large as the largest upload.
+// keep is the capacity up to which a Buffer keeps its memory in the pool. Memory
+// that is used again causes no page faults, and most uploads are small. Larger
+// Buffers are closed. Otherwise each would in time have the size of the largest
+// upload.
 const keep = 4 << 20
 
 // receive reads an upload and returns its size and checksum.
@@ -94,7 +80,7 @@ func (u *uploads) receive(r *http.Request) (size int64, sum []byte, err error) {
 		u.pool.Put(b)
 	}()
 
-	// A false length costs addresses, not memory.
+	// If the length is wrong, Reserve has used addresses but no memory.
 	if err := b.Reserve(int(max(r.ContentLength, 0))); err != nil {
 		return 0, nil, err
 	}

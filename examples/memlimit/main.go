@@ -1,11 +1,11 @@
-// Memlimit keeps a program within a limit for all of its memory, Go heap and
+// Command memlimit keeps a program within a limit for all of its memory, Go heap and
 // mappings together.
 //
 //	go -C examples run ./memlimit
 //
-// GOMEMLIMIT bounds what the Go runtime manages. Mappings of mmapbuf are
-// outside of it, so the limit has to make room for them as they come and go:
-// the collector then works harder while much is mapped, and the sum stays.
+// GOMEMLIMIT limits what the Go runtime manages, which does not include the mappings
+// of mmapbuf. Memlimit lowers that limit by what is mapped: the collector runs more
+// often while much is mapped, and the sum stays.
 package main
 
 import (
@@ -32,7 +32,7 @@ func main() {
 const total = 1 << 30
 
 func demonstrate(ctx context.Context, w io.Writer) error {
-	const every = 50 * time.Millisecond // a second is often enough for a real program
+	const every = 50 * time.Millisecond // in a real program a second is enough
 	go share(ctx, total, every)
 
 	var b mmapbuf.Buffer
@@ -49,7 +49,7 @@ func demonstrate(ctx context.Context, w io.Writer) error {
 	return nil
 }
 
-// printLimit waits until share has come round to what is mapped now.
+// printLimit waits until share has set the limit for what is mapped now.
 func printLimit(w io.Writer) {
 	mapped := mmapbuf.ReadStats().MappedBytes
 	for debug.SetMemoryLimit(-1) != limit(total, mapped) {
@@ -58,9 +58,9 @@ func printLimit(w io.Writer) {
 	fmt.Fprintf(w, "mapped %4d MiB, left for Go %4d MiB\n", mapped>>20, debug.SetMemoryLimit(-1)>>20)
 }
 
-// share sets the limit of the Go runtime to what mappings leave of total bytes,
-// again and again until ctx is done. What is mapped counts with its spare
-// capacity, which uses no memory yet, so it errs to the safe side.
+// share sets the limit of the Go runtime to what mappings leave of total bytes, at
+// intervals until ctx is done. Mappings count with their spare capacity, which uses
+// no memory yet, so the sum stays below total.
 func share(ctx context.Context, total int64, every time.Duration) {
 	for {
 		debug.SetMemoryLimit(limit(total, mmapbuf.ReadStats().MappedBytes))
@@ -73,6 +73,6 @@ func share(ctx context.Context, total int64, every time.Duration) {
 	}
 }
 
-// limit leaves Go a tenth of total at least: below, it would do little but
-// collect.
+// limit leaves at least a tenth of total to Go. With less, the collector would
+// run all the time.
 func limit(total, mapped int64) int64 { return max(total-mapped, total/10) }

@@ -1,6 +1,6 @@
-// Pipeline connects a producer to a slower consumer through a pipe without a
-// bound. What has not been read yet is in a Buffer, and the memory of what has been
-// read goes back to the system.
+// Command pipeline connects a producer to a slower consumer through a pipe without a
+// limit. A Buffer holds what has not been read yet, and returns the memory of what
+// has been read to the kernel.
 //
 //	go -C examples run ./pipeline
 package main
@@ -21,8 +21,8 @@ func main() {
 	}
 }
 
-// run sends size bytes through a pipe, and prints what the pipe holds while the
-// consumer is behind and once it has caught up.
+// run sends size bytes through a pipe. It prints how much is in the pipe while the
+// producer writes, and while the consumer catches up.
 func run(stdout io.Writer, size int) error {
 	p := newPipe()
 	defer p.Close()
@@ -53,9 +53,8 @@ func report(stdout io.Writer, p *pipe) {
 	fmt.Fprintf(stdout, "in the pipe %4d MiB, mapped %4d MiB\n", p.buf.Len()>>20, mmapbuf.ReadStats().MappedBytes>>20)
 }
 
-// A pipe is written by one goroutine and read by another. Write does not wait;
-// Read waits for data, and returns io.EOF after CloseWrite. With MaxLen of buf
-// set, a Write that exceeds it stores what fits and fails.
+// A pipe is written by one goroutine and read by another. Write does not wait. If
+// MaxLen of buf is set, a Write that exceeds it stores what fits and fails.
 type pipe struct {
 	mu     sync.Mutex
 	more   sync.Cond // signalled by Write, CloseWrite and Close
@@ -71,7 +70,7 @@ func newPipe() *pipe {
 	return p
 }
 
-// Write appends b to what is in the pipe.
+// Write appends b to the contents of the pipe.
 func (p *pipe) Write(b []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -82,7 +81,7 @@ func (p *pipe) Write(b []byte) (int, error) {
 	return p.buf.Write(b)
 }
 
-// Read reads what is in the pipe.
+// Read waits for data and reads it.
 func (p *pipe) Read(b []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -93,7 +92,7 @@ func (p *pipe) Read(b []byte) (int, error) {
 		return 0, io.ErrClosedPipe
 	}
 	n, err := p.buf.Read(b)
-	// Room that has been read is used again only when the Buffer grows.
+	// Without Shrink, the room of what has been read stays until the Buffer grows.
 	if p.read += n; p.read >= shrinkEvery {
 		p.buf.Shrink()
 		p.read = 0
@@ -103,10 +102,10 @@ func (p *pipe) Read(b []byte) (int, error) {
 
 const shrinkEvery = 32 << 20
 
-// CloseWrite says that nothing more is written. The reader gets the rest.
+// CloseWrite ends the data. Reads return what is left and then io.EOF.
 func (p *pipe) CloseWrite() { p.close(false) }
 
-// Close drops what is in the pipe, and ends a Read that waits.
+// Close drops what is in the pipe. Reads and writes fail from now on.
 func (p *pipe) Close() { p.close(true) }
 
 func (p *pipe) close(drop bool) {

@@ -2,9 +2,9 @@ package main
 
 import (
 	"bytes"
-	"errors"
 	"io"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -16,7 +16,7 @@ import (
 	"github.com/mmapbuf/mmapbuf"
 )
 
-// What is written comes out, in order, whatever the sizes of writes and reads.
+// The data arrives in order, whatever the sizes of writes and reads.
 func TestPipe(t *testing.T) {
 	const size = 20 << 20
 	data := make([]byte, size)
@@ -35,10 +35,8 @@ func TestPipe(t *testing.T) {
 			was := mmapbuf.ReadStats().MappedBytes
 			p := newPipe()
 			go func() {
-				for rest := data; len(rest) > 0; rest = rest[min(test.write, len(rest)):] {
-					if _, err := p.Write(rest[:min(test.write, len(rest))]); err != nil {
-						return
-					}
+				for block := range slices.Chunk(data, test.write) {
+					_, _ = p.Write(block)
 				}
 				p.CloseWrite()
 			}()
@@ -61,7 +59,7 @@ func TestPipeClosed(t *testing.T) {
 	p := newPipe()
 	n, err := p.Read(nil)
 	assert.Zero(t, n)
-	assert.NoError(t, err, "reading nothing does not wait")
+	assert.NoError(t, err, "a Read of no bytes does not wait")
 	waiting := make(chan error)
 	go func() {
 		_, err := p.Read(make([]byte, 1))
@@ -78,7 +76,7 @@ func TestPipeClosed(t *testing.T) {
 	full.buf.MaxLen = 3 << 20
 	n, err = full.Write(make([]byte, 4<<20))
 	assert.Equal(t, 3<<20, n)
-	assert.True(t, errors.Is(err, mmapbuf.ErrTooLarge))
+	assert.ErrorIs(t, err, mmapbuf.ErrTooLarge)
 	full.CloseWrite()
 	rest, err := io.ReadAll(full)
 	assert.NoError(t, err)
