@@ -69,7 +69,7 @@ func request(ctx context.Context, client *http.Client, url string, b *mmapbuf.Bu
 	partial := b.Len() > 0 && v.etag != ""
 	if partial {
 		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", b.Len()))
-		req.Header.Set("If-Range", v.etag) // otherwise the server sends all of it
+		req.Header.Set("If-Range", v.etag) // with another version, the server sends all of it
 	}
 	resp, err := client.Do(req)
 	if err != nil {

@@ -2,10 +2,7 @@ package main
 
 import (
 	"bytes"
-	"compress/gzip"
 	"context"
-	"fmt"
-	"io"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -21,8 +18,8 @@ import (
 	"github.com/mmapbuf/mmapbuf"
 )
 
-// An origin serves one object. The n-th request gets the n-th version and suffers
-// the n-th damage, or the last there is.
+// An origin serves one object. Each request gets the next version and the next
+// damage. The last of them stay.
 type origin struct {
 	versions []object
 	damages  []damage
@@ -44,6 +41,11 @@ func (o *origin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if w = o.damages[min(n, len(o.damages)-1)](w, r); w == nil {
 			return
 		}
+	}
+	// A compressed body cannot be resumed. RFC 9110 forbids a weak ETag in If-Range.
+	if r.Header.Get("Accept-Encoding") != "identity" || strings.HasPrefix(r.Header.Get("If-Range"), "W/") {
+		w.WriteHeader(http.StatusBadRequest)
+		return
 	}
 	v := o.versions[min(n, len(o.versions)-1)]
 	w.Header().Set("ETag", v.etag)
@@ -90,26 +92,6 @@ func answers(status int) damage {
 	}
 }
 
-// compresses answers clients that accept gzip with something compressed.
-func compresses(w http.ResponseWriter, r *http.Request) http.ResponseWriter {
-	if r.Header.Get("Accept-Encoding") != "gzip" {
-		return w
-	}
-	w.Header().Set("Content-Encoding", "gzip")
-	z := gzip.NewWriter(w)
-	_, _ = io.WriteString(z, "something")
-	_ = z.Close()
-	return nil
-}
-
-// strict refuses a weak ETag in If-Range, as RFC 9110 demands.
-func strict(w http.ResponseWriter, r *http.Request) http.ResponseWriter {
-	if strings.HasPrefix(r.Header.Get("If-Range"), "W/") {
-		return answers(http.StatusBadRequest)(w, r)
-	}
-	return w
-}
-
 func TestFetch(t *testing.T) {
 	const size = 3<<20 + 123
 	noise := make([]byte, size+1000)
@@ -128,7 +110,6 @@ func TestFetch(t *testing.T) {
 	}{
 		{name: "honest", requests: 1, has: one.data},
 		{name: "empty", versions: []object{{nil, `"none"`}}, requests: 1, has: []byte{}},
-		{name: "a server that compresses", damages: []damage{compresses}, requests: 1, has: one.data},
 		{name: "MaxLen fits", maxLen: size, requests: 1, has: one.data},
 		{name: "MaxLen does not fit", maxLen: size - 1, requests: 1, says: "0 of 3145851 bytes, request 1: mmapbuf: 0 bytes and 3145851 more exceed MaxLen 3145850"},
 
@@ -144,7 +125,7 @@ func TestFetch(t *testing.T) {
 		{name: "changed to a short one", versions: []object{one, {[]byte("x"), `"x"`}}, damages: first(drops(1 << 20)), requests: 2, has: []byte("x")},
 		{name: "changed, and the server ignores If-Range", versions: []object{one, other}, damages: second(asks("If-Range", "")), requests: 2, says: "the object has changed"},
 		{name: "no ETag", versions: []object{{one.data, ""}}, damages: first(drops(1000)), requests: 2, has: one.data},
-		{name: "weak ETag", versions: []object{{one.data, `W/"one"`}, {other.data, `W/"one"`}}, damages: second(strict), requests: 2, has: other.data},
+		{name: "weak ETag", versions: []object{{one.data, `W/"one"`}, {other.data, `W/"one"`}}, damages: first(drops(1000)), requests: 2, has: other.data},
 
 		{name: "a short part", damages: second(asks("Range", "bytes=1000-1999")), requests: 2,
 			says: `1000 of 3145851 bytes, request 2: asked for bytes 1000-3145850/3145851, the server sends "bytes 1000-1999/3145851"`},
@@ -182,7 +163,6 @@ func TestFetchCancelled(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Length", "1000")
-		fmt.Fprint(w, "some")
 		_ = http.NewResponseController(w).Flush()
 		cancel()
 		<-r.Context().Done()
