@@ -8,28 +8,37 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 
 	"github.com/mmapbuf/mmapbuf/benchmarks/internal/measure"
 )
 
-// survey reads all files in the directory to pack, so that each run finds them in
-// the page cache, and sets the size of the jobs to the sum of theirs.
+// survey reads the directory to pack, so that each run finds it in the page cache,
+// and sets the size of the jobs to that of its files.
 func survey(cfg *config) (cleanup func(), err error) {
-	var size measure.Size
-	err = filepath.WalkDir(cfg.Dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		p, err := os.ReadFile(path)
-		size += measure.Size(len(p))
-		return err
-	})
+	size, err := readAll(os.DirFS(cfg.Dir))
 	if err == nil && size == 0 {
 		err = fmt.Errorf("%s has no files", cfg.Dir)
 	}
 	cfg.sizes = []measure.Size{size}
-	return func() {}, err
+	return nil, err
+}
+
+// readAll reads all files and returns their size.
+func readAll(fsys fs.FS) (size measure.Size, err error) {
+	err = fs.WalkDir(fsys, ".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		file, err := fsys.Open(path)
+		if err != nil {
+			return err
+		}
+		defer file.Close()
+		n, err := io.Copy(io.Discard, file)
+		size += measure.Size(n)
+		return err
+	})
+	return size, err
 }
 
 // openArchive returns a worker that packs a directory into a buffer and reads the
@@ -56,17 +65,8 @@ func packZip(b fullBuffer, fsys fs.FS) error {
 	if err != nil {
 		return err
 	}
-	for _, file := range r.File {
-		contents, err := file.Open()
-		if err == nil {
-			_, err = io.Copy(io.Discard, contents)
-			contents.Close()
-		}
-		if err != nil {
-			return fmt.Errorf("%s: %w", file.Name, err)
-		}
-	}
-	return nil
+	_, err = readAll(r)
+	return err
 }
 
 func packTar(b fullBuffer, fsys fs.FS) error {

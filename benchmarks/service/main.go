@@ -25,7 +25,6 @@
 //	go -C benchmarks run ./service -fill -duration 500ms  # buffers of other libraries
 //	go -C benchmarks run ./service -writeat   # blocks written in random order, as in downloads
 //	go -C benchmarks run ./service -archive   # a directory packed as tar and zip, and read back
-//	go -C benchmarks run ./service -columns   # a Parquet file written and read back
 //
 // Each run is a process of its own, and implementations take turns. Pictures go to
 // benchmarks/, where -C starts the program, unless -out says otherwise.
