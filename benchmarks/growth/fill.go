@@ -4,27 +4,29 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"image/color"
 	"io"
 	"slices"
 	"time"
 
 	"github.com/mmapbuf/mmapbuf"
+	"github.com/mmapbuf/mmapbuf/benchmarks/internal/chart"
 	"github.com/mmapbuf/mmapbuf/benchmarks/internal/measure"
 )
 
 // An implementation is one way to collect bytes.
 type implementation struct {
-	key  string // for -only
-	name string // for the report
-	peak int64  // how many times the data may be resident at once
-	open func(size int64) buffer
+	name  string
+	peak  int64       // how many times the data may be resident at once
+	color color.Color // in the picture
+	open  func(size int64) buffer
 }
 
 var implementations = []implementation{
-	{"append", "append", measure.PeakFactor + 1, func(int64) buffer { return new(slice) }},
-	{"bytes", "bytes.Buffer", measure.PeakFactor, func(int64) buffer { return new(bytes.Buffer) }},
-	{"make", "make (right size)", 1, func(n int64) buffer { s := make(slice, 0, n); return &s }},
-	{"mmapbuf", "mmapbuf.Buffer", 1, func(int64) buffer { return new(mmapbuf.Buffer) }},
+	{"append", measure.PeakFactor + 1, chart.Orange, func(int64) buffer { return new(slice) }},
+	{"bytes.Buffer", measure.PeakFactor, chart.Vermillion, func(int64) buffer { return new(bytes.Buffer) }},
+	{"make", 1, chart.Green, func(n int64) buffer { s := make(slice, 0, n); return &s }},
+	{"mmapbuf.Buffer", 1, chart.Blue, func(int64) buffer { return new(mmapbuf.Buffer) }},
 }
 
 type buffer interface {
@@ -60,7 +62,7 @@ type outcome struct {
 
 // fill is the child. It does j and checks that the buffer holds the data.
 func fill(j job) (got outcome, err error) {
-	i := slices.IndexFunc(implementations, func(i implementation) bool { return i.key == j.Implementation })
+	i := slices.IndexFunc(implementations, func(i implementation) bool { return i.name == j.Implementation })
 	data := measure.Noise(j.Write)
 	if err := measure.Warm(j.Warm); err != nil {
 		return got, fmt.Errorf("warming up: %w", err)

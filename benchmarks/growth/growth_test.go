@@ -45,11 +45,11 @@ func TestRun(t *testing.T) {
 
 func TestMistakes(t *testing.T) {
 	for args, says := range map[string]string{
-		"-size lots":              `invalid value "lots" for flag -size`,
-		"-write -5":               "not a number of bytes",
-		"-only realloc":           `-only: "realloc" is none of append,bytes,make,mmapbuf`,
-		"-size 100TiB":            "100 TiB with append may need 500 TiB of memory",
-		"-size 100TiB -only make": "100 TiB with make (right size) may need 100 TiB of memory",
+		"-size lots":                         `invalid value "lots" for flag -size`,
+		"-write -5":                          "not a number of bytes",
+		"-implementations rope":              `-implementations: "rope" is none of append,bytes.Buffer,make,mmapbuf.Buffer`,
+		"-size 100TiB":                       "100 TiB with append may need 500 TiB of memory",
+		"-size 100TiB -implementations make": "100 TiB with make may need 100 TiB of memory",
 	} {
 		if measure.Available() == 0 && strings.Contains(says, "may need") {
 			continue // memory is not known on this system
@@ -62,7 +62,7 @@ func TestMistakes(t *testing.T) {
 func TestFill(t *testing.T) {
 	const size = 32 << 20
 	for _, impl := range implementations {
-		got, readings, err := measure.Run[outcome](t.Context(), job{Implementation: impl.key, Size: size, Write: 64 << 10})
+		got, readings, err := measure.Run[outcome](t.Context(), job{Implementation: impl.name, Size: size, Write: 64 << 10})
 		require.NoError(t, err, impl.name)
 		assert.GreaterOrEqual(t, got.Elapsed, got.Worst, impl.name)
 		if runtime.GOOS == "linux" {

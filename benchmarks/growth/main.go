@@ -8,7 +8,7 @@
 //
 //	go -C benchmarks run ./growth
 //	go -C benchmarks run ./growth -size 64MiB -out /tmp
-//	go -C benchmarks run ./growth -size 8GiB -only make,mmapbuf
+//	go -C benchmarks run ./growth -size 8GiB -implementations make,mmapbuf.Buffer
 //
 // The picture goes to benchmarks/, where -C starts the program, unless -out says
 // otherwise.
@@ -20,7 +20,6 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/mmapbuf/mmapbuf/benchmarks/internal/measure"
@@ -37,17 +36,16 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	var names []string
-	for _, impl := range cfg.only {
+	impls := cfg.chosen()
+	for _, impl := range impls {
 		if err := measure.Fits(fmt.Sprintf("%v with %s", cfg.size, impl.name), cfg.memory(impl)); err != nil {
-			return fmt.Errorf("%w: choose a smaller -size, or -only make,mmapbuf", err)
+			return fmt.Errorf("%w: choose a smaller -size, or -implementations make,mmapbuf.Buffer", err)
 		}
-		names = append(names, impl.name)
 	}
-	outcomes, err := measure.InTurn(ctx, names, cfg.Runs, func(ctx context.Context, i int) (outcome, error) {
-		j := job{Implementation: cfg.only[i].key, Size: int64(cfg.size), Write: int64(cfg.write)}
+	outcomes, err := measure.InTurn(ctx, cfg.Implementations, cfg.Runs, func(ctx context.Context, i int) (outcome, error) {
+		j := job{Implementation: impls[i].name, Size: int64(cfg.size), Write: int64(cfg.write)}
 		if !cfg.cold {
-			j.Warm = int64(cfg.memory(cfg.only[i]))
+			j.Warm = int64(cfg.memory(impls[i]))
 		}
 		got, readings, err := measure.Run[outcome](ctx, j)
 		got.readings = readings
@@ -58,7 +56,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	}
 	var results []result
 	for i, runs := range outcomes {
-		results = append(results, summarize(cfg.only[i], runs))
+		results = append(results, summarize(impls[i], runs))
 	}
 	if err := writeReport(stdout, cfg, results); err != nil {
 		return err
@@ -70,8 +68,17 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 type config struct {
 	measure.Options
 	size, write measure.Size
-	only        []implementation
 	cold        bool // do not warm up
+}
+
+// chosen returns the implementations to run.
+func (cfg config) chosen() (impls []implementation) {
+	for _, impl := range implementations {
+		if slices.Contains(cfg.Implementations, impl.name) {
+			impls = append(impls, impl)
+		}
+	}
+	return impls
 }
 
 // memory returns how many bytes a run may need.
@@ -81,29 +88,18 @@ func (cfg config) memory(impl implementation) float64 {
 
 func parse(args []string) (config, error) {
 	cfg := config{size: 1 << 30, write: 64 << 10}
-	var keys []string
-	for _, impl := range implementations {
-		keys = append(keys, impl.key)
-	}
 	fs := flag.NewFlagSet("growth", flag.ContinueOnError)
 	fs.Var(&cfg.size, "size", "`bytes` to grow to")
 	fs.Var(&cfg.write, "write", "`bytes` in a single write")
 	fs.BoolVar(&cfg.cold, "cold", false, "do not touch memory before each run; a virtual machine may then have to get it from its host")
-	only := fs.String("only", "", "`names` of the implementations to run, separated by commas (default "+strings.Join(keys, ",")+")")
-	if err := cfg.Parse(fs, args, "Fills buffers and compares time and memory."); err != nil {
-		return cfg, err
-	}
-	chosen, err := measure.Choose(*only, keys)
-	if err != nil {
-		return cfg, fmt.Errorf("-only: %w", err)
-	}
-	for _, impl := range implementations {
-		if slices.Contains(chosen, impl.key) {
-			cfg.only = append(cfg.only, impl)
+	err := cfg.Parse(fs, args, "Fills buffers and compares time and memory.", func() (names []string) {
+		for _, impl := range implementations {
+			names = append(names, impl.name)
 		}
-	}
+		return names
+	})
 	cfg.write = min(cfg.write, cfg.size)
-	return cfg, nil
+	return cfg, err
 }
 
 // A result sums up the runs of one implementation.
@@ -128,7 +124,7 @@ func writeReport(w io.Writer, cfg config, results []result) error {
 	fmt.Fprintf(w, "work: %v (%d bytes) of pseudo-random bytes in writes of %v; runs of each, in turn: %d\nmachine: %s\n\n",
 		cfg.size, int64(cfg.size), cfg.write, cfg.Runs, measure.Machine())
 	rows := [][]string{{"implementation", "median time", "GB/s", "worst single write", "peak resident memory", "times faster than bytes.Buffer"}}
-	std := slices.IndexFunc(results, func(r result) bool { return r.key == "bytes" })
+	std := slices.IndexFunc(results, func(r result) bool { return r.name == "bytes.Buffer" })
 	for _, r := range results {
 		seconds := r.median.Elapsed.Seconds()
 		ratio := "n/a"

@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"image/color"
 	"io"
 	"math"
 	"runtime"
@@ -13,13 +12,6 @@ import (
 	"github.com/mmapbuf/mmapbuf/benchmarks/internal/chart"
 	"github.com/mmapbuf/mmapbuf/benchmarks/internal/measure"
 )
-
-var lineColors = map[string]color.Color{
-	"append":  chart.Orange,
-	"bytes":   chart.Vermillion,
-	"make":    chart.Green,
-	"mmapbuf": chart.Blue,
-}
 
 // drawPicture draws the resident memory of the median runs over time as
 // growth.png, and prints the name of the file to w.
@@ -53,7 +45,7 @@ func drawPicture(w io.Writer, cfg config, results []result) error {
 	p.Y.Max *= 1.05
 	for _, r := range results {
 		name := r.name + ", " + measure.Duration(r.median.Elapsed)
-		if err := chart.AddLine(p, name, points(r.median, p.X.Min, one), lineColors[r.key]); err != nil {
+		if err := chart.AddLine(p, name, points(r.median, p.X.Min, one), r.color); err != nil {
 			return err
 		}
 	}

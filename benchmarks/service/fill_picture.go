@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"image/color"
 	"io"
 	"math"
 	"slices"
@@ -39,9 +38,6 @@ func drawLines(w io.Writer, cfg config, name, title, label string, results []res
 	p.X.Scale, p.Y.Scale = plot.LogScale{}, plot.LogScale{}
 	p.X.Tick.Marker, p.Y.Tick.Marker = sizeTicks(cfg.sizes), chart.Ticks{}
 
-	var names []string
-	var ends plotter.XYs
-	var colors []color.Color
 	for _, f := range slices.Backward(fillers) { // the first are drawn over the others
 		var points plotter.XYs
 		for _, r := range results {
@@ -65,19 +61,17 @@ func drawLines(w io.Writer, cfg config, name, title, label string, results []res
 		}
 		dots.GlyphStyle = chart.Dot(f.color, line.Width+1)
 		p.Add(line, dots)
-		names, ends, colors = append(names, f.name), append(ends, points[len(points)-1]), append(colors, f.color)
+		p.Legend.Add(f.name, line, dots)
 	}
-	if len(names) == 0 {
+	if p.X.Min > p.X.Max {
 		_, err := fmt.Fprintf(w, "No picture %s: nothing is known.\n", name)
 		return err
 	}
+	p.Legend.Left = false
+	p.Legend.XOffs = -4
+	p.X.Max *= math.Pow(p.X.Max/p.X.Min, 0.28) // leaves room for the legend
 	p.X.Min /= 1.1
 	p.Y.Min, p.Y.Max = p.Y.Min/1.2, p.Y.Max*1.2
-	labels, err := chart.NewLabels(p, names, ends, colors)
-	if err != nil {
-		return err
-	}
-	p.Add(labels)
 	return chart.Write(w, cfg.Out, name, p)
 }
 

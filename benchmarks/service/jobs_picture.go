@@ -38,12 +38,12 @@ func bars(cfg config, results []result, c column, unit float64, title string) (*
 	p.NominalX(cfg.modes...)
 	p.Legend.Left = false
 	p.Legend.XOffs = -4
-	groups, n := len(cfg.modes), len(cfg.implementations)
+	groups, n := len(cfg.modes), len(cfg.Implementations)
 	const legend = 0.25 // of the width of the groups, to the right of them
 	p.X.Min, p.X.Max = -0.5, float64(groups)*(1+legend)-0.5
 	width := 600 / vg.Length(float64(groups)*(1+legend)) / vg.Length(n+1)
 
-	for i, name := range cfg.implementations {
+	for i, name := range cfg.Implementations {
 		heights := make(plotter.Values, groups)
 		tops := plotter.XYLabels{XYs: make(plotter.XYs, groups), Labels: make([]string, groups)}
 		for _, r := range results {

@@ -93,11 +93,10 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 // A config is what the command line asks for.
 type config struct {
 	measure.Options
-	job             // what all jobs have in common
-	workload        *workload
-	modes           []string
-	implementations []string
-	sizes           []measure.Size // as in a workload
+	job      // what all jobs have in common
+	workload *workload
+	modes    []string
+	sizes    []measure.Size // as in a workload
 }
 
 // jobs returns what the children have to do, in the order of the tables.
@@ -109,7 +108,7 @@ func (cfg config) jobs() (jobs []job) {
 			if size > 0 {
 				j.Min, j.Max = size, size
 			}
-			for _, j.Implementation = range cfg.implementations {
+			for _, j.Implementation = range cfg.Implementations {
 				jobs = append(jobs, j)
 			}
 		}
@@ -129,9 +128,8 @@ func parse(args []string) (config, error) {
 			return nil
 		})
 	}
-	var modes, implementations, sizes string
-	fs.StringVar(&modes, "modes", "", "how a job ends, `names` separated by commas (default all of the workload)")
-	fs.StringVar(&implementations, "implementations", "", "`names` of implementations, separated by commas (default all of the workload)")
+	var modes, sizes string
+	fs.StringVar(&modes, "modes", "", "how a job ends, `names` separated by commas (default all)")
 	fs.StringVar(&sizes, "sizes", "", "`bytes`, separated by commas, for workloads other than the service")
 	fs.Var(&cfg.Min, "min", "`bytes` of the smallest buffer")
 	fs.Var(&cfg.Max, "max", "`bytes` of the largest buffer; sizes are log-uniform between the two")
@@ -140,7 +138,8 @@ func parse(args []string) (config, error) {
 	fs.IntVar(&cfg.Goroutines, "goroutines", 8, "`number` of goroutines")
 	fs.DurationVar(&cfg.Duration, "duration", 5*time.Second, "`time` that each run takes")
 	fs.DurationVar(&cfg.Settle, "settle", 3*time.Second, "`time` from the last job until the final memory is read")
-	if err := cfg.Parse(fs, args, "Compares throughput, latency, collections, CPU time and memory of buffers."); err != nil {
+	about := "Compares throughput, latency, collections, CPU time and memory of buffers."
+	if err := cfg.Parse(fs, args, about, func() []string { return cfg.workload.implementations }); err != nil {
 		return cfg, err
 	}
 	if !slices.Contains(cfg.workload.flags, "goroutines") {
@@ -169,9 +168,6 @@ func parse(args []string) (config, error) {
 	var err error
 	if cfg.modes, err = measure.Choose(modes, cfg.workload.modes); err != nil {
 		return cfg, fmt.Errorf("-modes: %w", err)
-	}
-	if cfg.implementations, err = measure.Choose(implementations, cfg.workload.implementations); err != nil {
-		return cfg, fmt.Errorf("-implementations: %w", err)
 	}
 	if sizes == "" {
 		cfg.sizes = cfg.workload.sizes

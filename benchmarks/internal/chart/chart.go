@@ -2,14 +2,12 @@
 package chart
 
 import (
-	"cmp"
 	"fmt"
 	"image/color"
 	"io"
 	"math"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 
 	"gonum.org/v1/plot"
@@ -108,39 +106,6 @@ func (Ticks) Ticks(lo, hi float64) []plot.Tick {
 		}
 	}
 	return ticks
-}
-
-// NewLabels returns labels for lines, each to the right of the point where its
-// line ends. Labels that would overlap are moved apart. The Y axis of p is
-// logarithmic, and its limits are set.
-func NewLabels(p *plot.Plot, names []string, ends plotter.XYs, colors []color.Color) (*plotter.Labels, error) {
-	const rows = 20 // of text, in the height of a plot
-	apart := math.Pow(p.Y.Max/p.Y.Min, 1.0/rows)
-	order := make([]int, len(ends))
-	for i := range order {
-		order[i] = i
-	}
-	slices.SortFunc(order, func(a, b int) int { return cmp.Compare(ends[a].Y, ends[b].Y) })
-	at := slices.Clone(ends)
-	for n, i := range order[1:] {
-		at[i].Y = max(at[i].Y, at[order[n]].Y*apart)
-	}
-	limit := p.Y.Max
-	for _, i := range slices.Backward(order) {
-		at[i].Y = min(at[i].Y, limit)
-		limit = at[i].Y / apart
-	}
-	labels, err := plotter.NewLabels(plotter.XYLabels{XYs: at, Labels: names})
-	if err != nil {
-		return nil, err
-	}
-	for i := range labels.TextStyle {
-		labels.TextStyle[i] = p.Legend.TextStyle
-		labels.TextStyle[i].Color = colors[i]
-		labels.TextStyle[i].YAlign = text.YCenter
-	}
-	labels.Offset.X = 12
-	return labels, nil
 }
 
 // Write draws plots, one above the other, writes them to the file name.png in

@@ -2,10 +2,8 @@ package chart
 
 import (
 	"bytes"
-	"image/color"
 	"image/png"
 	"io"
-	"math"
 	"os"
 	"path/filepath"
 	"testing"
@@ -22,20 +20,6 @@ func TestTicks(t *testing.T) {
 		labels = append(labels, tick.Label)
 	}
 	assert.Equal(t, []string{"0.05", "0.1", "0.2", "0.5", "1", "2"}, labels)
-}
-
-// Labels stay in order, apart from each other and within the plot.
-func TestLabels(t *testing.T) {
-	p := New()
-	p.Y.Min, p.Y.Max = 1, 1024
-	ends := plotter.XYs{{X: 1, Y: 1024}, {X: 2, Y: 1024}, {X: 1, Y: 5}, {X: 1, Y: 5.1}}
-	labels, err := NewLabels(p, []string{"a", "b", "c", "d"}, ends, make([]color.Color, 4))
-	require.NoError(t, err)
-	apart := math.Pow(1024, 1.0/20)
-	for i, want := range []float64{1024 / apart, 1024, 5, 5 * apart} {
-		assert.InDelta(t, want, labels.XYs[i].Y, 1e-9, i)
-	}
-	assert.EqualValues(t, 1024, ends[0].Y, "the ends stay")
 }
 
 func TestWrite(t *testing.T) {

@@ -35,15 +35,18 @@ func Main(name string, run func(ctx context.Context, args []string, stdout io.Wr
 
 // Options are the flags that every command has.
 type Options struct {
-	Runs int
-	Out  string // directory for pictures
+	Runs            int
+	Out             string // directory for pictures
+	Implementations []string
 }
 
-// Parse parses the arguments of a command, all of which are flags. For -h it prints
-// what the command does and its flags, and returns flag.ErrHelp.
-func (o *Options) Parse(fs *flag.FlagSet, args []string, about string) error {
+// Parse parses the arguments of a command, all of which are flags. Once it has read
+// them, it asks for the names of the implementations. For -h it prints what the
+// command does and its flags, and returns flag.ErrHelp.
+func (o *Options) Parse(fs *flag.FlagSet, args []string, about string, names func() []string) error {
 	fs.IntVar(&o.Runs, "runs", 3, "`number` of runs of each")
 	fs.StringVar(&o.Out, "out", ".", "`directory` for pictures")
+	list := fs.String("implementations", "", "`names` of implementations, separated by commas (default all)")
 	fs.SetOutput(io.Discard) // Main prints the error
 	err := fs.Parse(args)
 	if errors.Is(err, flag.ErrHelp) {
@@ -58,6 +61,9 @@ func (o *Options) Parse(fs *flag.FlagSet, args []string, about string) error {
 		return fmt.Errorf("unexpected argument %q", fs.Arg(0))
 	case o.Runs < 1:
 		return fmt.Errorf("-runs %d: at least one run is needed", o.Runs)
+	}
+	if o.Implementations, err = Choose(*list, names()); err != nil {
+		return fmt.Errorf("-implementations: %w", err)
 	}
 	if err := os.MkdirAll(o.Out, 0o777); err != nil {
 		return fmt.Errorf("-out: %w", err)

@@ -122,12 +122,12 @@ func TestFlags(t *testing.T) {
 
 func TestOptions(t *testing.T) {
 	parse := func(args ...string) (o Options, err error) {
-		return o, o.Parse(flag.NewFlagSet("x", flag.ContinueOnError), args, "Does something.")
+		return o, o.Parse(flag.NewFlagSet("x", flag.ContinueOnError), args, "Does something.", func() []string { return []string{"a", "b"} })
 	}
 	dir := filepath.Join(t.TempDir(), "new")
 	o, err := parse("-out", dir, "-runs", "7")
 	require.NoError(t, err)
-	assert.Equal(t, Options{7, dir}, o)
+	assert.Equal(t, Options{7, dir, []string{"a", "b"}}, o)
 	assert.DirExists(t, dir)
 	_, err = parse("-h")
 	assert.ErrorIs(t, err, flag.ErrHelp)
@@ -136,6 +136,7 @@ func TestOptions(t *testing.T) {
 		"invalid value \"few\" for flag -runs": {"-runs", "few"},
 		"unexpected argument \"file\"":         {"file", "-runs", "3"},
 		"measure_test.go: not a directory":     {"-out", "measure_test.go/sub"},
+		`-implementations: "c" is none of a,b`: {"-implementations", "a,c"},
 		"flag provided but not defined":        {"-colour"},
 	} {
 		_, err := parse(args...)
