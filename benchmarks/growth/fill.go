@@ -60,7 +60,7 @@ type outcome struct {
 	readings []measure.Reading // added by the parent
 }
 
-// fill is the child. It does j and checks that the buffer holds the data.
+// fill runs in the child. It does j and checks that the buffer holds the data.
 func fill(j job) (got outcome, err error) {
 	i := slices.IndexFunc(implementations, func(i implementation) bool { return i.name == j.Implementation })
 	data := measure.Noise(j.Write)

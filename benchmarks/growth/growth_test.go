@@ -58,7 +58,7 @@ func TestMistakes(t *testing.T) {
 	}
 }
 
-// What a child reports is in proportion to what it did.
+// The figures of a child are in proportion to its work.
 func TestFill(t *testing.T) {
 	const size = 32 << 20
 	for _, impl := range implementations {

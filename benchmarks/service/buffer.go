@@ -11,7 +11,7 @@ import (
 	"github.com/mmapbuf/mmapbuf"
 )
 
-// A buffer is what an implementation has to offer.
+// A buffer has the methods that all jobs need.
 type buffer interface {
 	io.Writer
 	io.WriterTo

@@ -50,7 +50,7 @@ type outcome struct {
 	Samples         []sample      // of the first round
 }
 
-// serve is the child. It does j.
+// serve runs in the child and does j.
 func serve(j job) (o outcome, err error) {
 	i := slices.IndexFunc(workloads, func(w workload) bool { return w.name == j.Workload })
 	if err := measure.Warm(int64(j.memory())); err != nil {
@@ -85,7 +85,7 @@ func serve(j job) (o outcome, err error) {
 		o.Peak = workers[0].peak
 	}
 
-	// Meanwhile nothing runs but the runtime and the package.
+	// In this time only the runtime and the package do work.
 	time.Sleep(j.Settle)
 	o.Final = meter.Stop().Final
 	runtime.KeepAlive(workers)

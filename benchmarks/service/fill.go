@@ -22,7 +22,7 @@ import (
 // earlier calls: its pools are new.
 type filler struct {
 	name  string
-	color color.Color // in the pictures, as in those of growth; nil: not there
+	color color.Color // the same as in growth; nil: not in the pictures
 	fill  func(n int, data []byte) error
 }
 

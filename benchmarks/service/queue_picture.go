@@ -16,8 +16,8 @@ import (
 var queueColors = map[string]color.Color{both[0]: chart.Vermillion, both[1]: chart.Blue}
 
 // drawBacklog draws the memory of the first round of the median runs with the
-// largest backlog as backlog.png. The X axis is not time but what has been written
-// and read, where the runs agree.
+// largest backlog as backlog.png. The X axis is the number of bytes written and
+// read, because the time differs between implementations.
 func drawBacklog(w io.Writer, cfg config, results []result) error {
 	backlog := slices.Max(cfg.sizes)
 	unit, one := chart.Unit(int64(backlog))

@@ -26,7 +26,7 @@ type column struct {
 
 var (
 	jobRate = column{"jobs/s", func(o outcome) float64 { return float64(o.Rounds) / o.Elapsed.Seconds() }, whole, false}
-	// The sizes of few jobs differ between runs, so bytes are what is compared.
+	// Ratios are of bytes, since the sizes of jobs differ between runs.
 	throughput   = column{"MB/s", func(o outcome) float64 { return float64(o.Size) / 1e6 / o.Elapsed.Seconds() }, whole, true}
 	perRound     = column{"time per round", func(o outcome) float64 { return float64(o.Elapsed) / float64(o.Rounds) }, duration, true}
 	medianTime   = column{"time", func(o outcome) float64 { return float64(o.P50) }, duration, true}
@@ -86,7 +86,7 @@ func writeReport(w io.Writer, cfg config, results []result) error {
 				rows = append(rows, cells(load, r, results))
 			}
 		}
-		if len(cfg.sizes) == 1 { // it goes into the heading
+		if len(cfg.sizes) == 1 { // the size goes into the heading
 			heading += ", " + rows[1][1]
 			for i := range rows {
 				rows[i] = slices.Delete(rows[i], 1, 2)

@@ -117,7 +117,7 @@ func TestReport(t *testing.T) {
 		`\| mmapbuf\.Buffer +\| +50 \| +3000 \| +3\.0× \| +3\.00 ms \| +500 ms \| +0\.50× \| +2\.00 s \| +5 \| +1 \| +3\.00 s \| +500 ms \| +0\.33× \| +8 MiB \| +n/a \| +0 B \| +n/a \|\n`, out.String())
 }
 
-// A size has no label where that would run into the next one.
+// A size has no label where that would overlap the next one.
 func TestSizeTicks(t *testing.T) {
 	var labels []string
 	for _, tick := range sizeTicks([]measure.Size{64 << 10, 512 << 10, 1 << 20, 4 << 20, 1 << 30}) {

@@ -15,7 +15,7 @@ type workload struct {
 	sizes           []measure.Size // of buffers; 0: from -min to -max
 	implementations []string       // the others are compared with the first
 	columns         []column
-	// prepare does what is done once for all jobs, and may change cfg; nil: nothing.
+	// prepare runs once before all jobs, and may change cfg; nil: nothing to do.
 	prepare func(cfg *config) (cleanup func(), err error)
 	// open returns the workers for a job.
 	open func(j job) ([]worker, error)

@@ -14,8 +14,8 @@ import (
 	"github.com/mmapbuf/mmapbuf"
 )
 
-// sample returns large, empty and other files. With the noise, archives are too
-// large for a slice.
+// sample returns large, empty and other files. The noise makes
+// archives so large that a Buffer keeps them in a mapping.
 func sample() fstest.MapFS {
 	noise := make([]byte, 3<<20)
 	_, _ = rand.NewChaCha8([32]byte{}).Read(noise)

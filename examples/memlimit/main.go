@@ -5,7 +5,7 @@
 //
 // GOMEMLIMIT limits what the Go runtime manages, which does not include the mappings
 // of mmapbuf. Memlimit lowers that limit by what is mapped: the collector runs more
-// often while much is mapped, and the sum stays.
+// often while much is mapped, and the sum stays within the limit.
 package main
 
 import (

@@ -94,7 +94,7 @@ func grep(t *testing.T, fsys fs.FS, pattern *regexp.Regexp) (names []string) {
 	return names
 }
 
-// document is JSON of more than 2 MiB, which is beyond the size of a slice.
+// document is JSON of more than 2 MiB, which a Buffer keeps in a mapping.
 var document = []byte("[" + strings.Repeat(`{"text":"<a & b>","list":[1,2]},`, 70_000) + "null]")
 
 // TestByType checks functions that require a *bytes.Buffer: by way of

@@ -1,6 +1,6 @@
 // Command pipeline connects a producer to a slower consumer through a pipe without a
-// limit. A Buffer holds what has not been read yet, and returns the memory of what
-// has been read to the kernel.
+// limit. A Buffer holds what has not been read yet; the memory of the rest goes back
+// to the kernel.
 //
 //	go -C examples run ./pipeline
 package main

@@ -19,7 +19,7 @@ import (
 )
 
 // An origin serves one object. Each request gets the next version and the next
-// damage. The last of them stay.
+// damage; after the last one, the last one again.
 type origin struct {
 	versions []object
 	damages  []damage
@@ -174,7 +174,7 @@ func TestFetchCancelled(t *testing.T) {
 	assert.Equal(t, 1, requests)
 }
 
-// A server that is gone is asked once.
+// A connection that is refused is not tried again.
 func TestFetchRefused(t *testing.T) {
 	server := httptest.NewServer(http.NotFoundHandler())
 	server.Close()

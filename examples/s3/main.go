@@ -2,8 +2,8 @@
 // object into another Buffer.
 //
 // The SDK reads the body of an upload for a checksum, to send it, and again for each
-// retry, so it requires an io.Seeker: a bytes.Buffer and a Buffer are none, a File
-// is. For a download in parallel parts it requires an io.WriterAt, which a Buffer is.
+// retry, so it requires an io.Seeker. A File is one; a bytes.Buffer and a Buffer are
+// not. For a download in parallel parts it requires an io.WriterAt, which a Buffer is.
 //
 //	go -C examples run ./s3
 //
@@ -62,7 +62,7 @@ func upload(ctx context.Context, client *s3.Client, key string, body io.Reader) 
 
 // download writes an object to b, in parallel parts. After an error b may hold
 // some of them. The SDK does not check that a part is the one that it has asked
-// for; for a server that is not trusted, compare a checksum of the whole.
+// for. If the server is not trusted, compare a checksum of the whole object.
 func download(ctx context.Context, client *s3.Client, key string, b *mmapbuf.Buffer) error {
 	manager := transfermanager.New(client, func(o *transfermanager.Options) {
 		o.GetObjectType = types.GetObjectRanges // for all objects, however they were uploaded

@@ -12,7 +12,7 @@ import (
 	"github.com/mmapbuf/mmapbuf"
 )
 
-// noise returns as many bytes as take three parts.
+// noise returns data that the SDK downloads in three parts.
 func noise() []byte {
 	data := make([]byte, 20_000_000)
 	_, _ = rand.NewChaCha8([32]byte{}).Read(data)

@@ -1,4 +1,4 @@
-// Package measure is what the benchmark commands share. It runs each piece of
+// Package measure has the code that the benchmark commands share. It runs each piece of
 // work in a process of its own, so that none inherits the memory of another, and
 // reports what the work took.
 package measure
