@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"slices"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sync/errgroup"
 
@@ -17,6 +18,7 @@ type job struct {
 
 	Min, Max   measure.Size // of a buffer
 	Write      measure.Size // of a single write
+	Live       measure.Size // of objects for the collector to mark
 	Goroutines int
 	Duration   time.Duration
 	Settle     time.Duration // from the last round until the final memory is read
@@ -38,7 +40,7 @@ func (j job) size() string {
 
 // memory returns how many bytes a job may need.
 func (j job) memory() float64 {
-	return measure.PeakFactor * float64(j.Goroutines) * float64(j.Max)
+	return measure.PeakFactor*float64(j.Goroutines)*float64(j.Max) + float64(j.Live)
 }
 
 // An outcome is what a child reports.
@@ -56,6 +58,8 @@ func serve(j job) (o outcome, err error) {
 	if err := measure.Warm(int64(j.memory())); err != nil {
 		return o, fmt.Errorf("warming up: %w", err)
 	}
+	live := newTree(int64(j.Live) / int64(unsafe.Sizeof(node{})))
+	runtime.GC() // otherwise the next collection is near
 	meter := measure.Start()
 	workers, err := workloads[i].open(j)
 	if err != nil {
@@ -89,6 +93,7 @@ func serve(j job) (o outcome, err error) {
 	time.Sleep(j.Settle)
 	o.Final = meter.Stop().Final
 	runtime.KeepAlive(workers)
+	runtime.KeepAlive(live)
 
 	all := slices.Sorted(slices.Values(slices.Concat(times...)))
 	o.Rounds = len(all)
@@ -97,6 +102,21 @@ func serve(j job) (o outcome, err error) {
 		o.Size += n
 	}
 	return o, nil
+}
+
+// A node is a small object with pointers.
+type node struct {
+	left, right *node
+	_           [48]byte
+}
+
+// newTree returns a tree of n nodes.
+func newTree(n int64) *node {
+	if n <= 0 {
+		return nil
+	}
+	left := (n - 1) / 2
+	return &node{left: newTree(left), right: newTree(n - 1 - left)}
 }
 
 // A worker repeats a round in a goroutine of its own.

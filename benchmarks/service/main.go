@@ -2,7 +2,7 @@
 // goroutines fill buffers of many sizes, use the contents and release the buffers.
 //
 //	go -C benchmarks run ./service
-//	go -C benchmarks run ./service -max 64MiB -modes closed,viewed
+//	go -C benchmarks run ./service -live 2GiB -modes closed,viewed
 //
 // A job draws a size, fills a buffer and ends in one of these ways:
 //
@@ -134,6 +134,7 @@ func parse(args []string) (config, error) {
 	fs.Var(&cfg.Min, "min", "`bytes` of the smallest buffer")
 	fs.Var(&cfg.Max, "max", "`bytes` of the largest buffer; sizes are log-uniform between the two")
 	fs.Var(&cfg.Write, "write", "`bytes` in a single write")
+	fs.Var(&cfg.Live, "live", "`bytes` of small objects that live beside the buffers")
 	fs.StringVar(&cfg.Dir, "dir", filepath.Join(build.Default.GOROOT, "src"), "`directory` to pack")
 	fs.IntVar(&cfg.Goroutines, "goroutines", 8, "`number` of goroutines")
 	fs.DurationVar(&cfg.Duration, "duration", 5*time.Second, "`time` that each run takes")

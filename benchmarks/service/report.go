@@ -78,6 +78,9 @@ func writeReport(w io.Writer, cfg config, results []result) error {
 	if slices.Contains(load.flags, "write") {
 		fmt.Fprintf(w, "in a single write: %v\n", cfg.Write)
 	}
+	if slices.Contains(load.flags, "live") {
+		fmt.Fprintf(w, "live objects beside the buffers: %v\n", cfg.Live)
+	}
 	for _, mode := range cfg.modes {
 		heading := load.name + ", " + mode
 		rows := [][]string{header(load)}

@@ -59,7 +59,7 @@ func TestRun(t *testing.T) {
 	require.NoError(t, os.WriteFile(filepath.Join(tree, "sub", "file"), measure.Noise(3*miB), 0o666))
 	t.Setenv("TMPDIR", t.TempDir())
 	for i, args := range []string{
-		"-min 100KiB -max 2MiB -goroutines 3 -settle 1ms",
+		"-min 100KiB -max 2MiB -goroutines 3 -settle 1ms -live 1MiB",
 		"-loop -sizes 100KiB,2MiB",
 		"-queue -sizes 1MiB,3MiB",
 		"-backlog -sizes 1MiB,8MiB",

@@ -32,7 +32,7 @@ var workloads = []workload{
 	{
 		name:            "service",
 		about:           "jobs of many sizes in many goroutines",
-		flags:           []string{"min", "max", "write", "goroutines", "settle"},
+		flags:           []string{"min", "max", "write", "live", "goroutines", "settle"},
 		modes:           []string{"closed", "dropped", "viewed", "pooled"},
 		sizes:           []measure.Size{0},
 		implementations: all,
@@ -43,7 +43,7 @@ var workloads = []workload{
 	{
 		name:            "loop",
 		about:           "jobs of one size after another in one goroutine",
-		flags:           []string{"sizes", "write"},
+		flags:           []string{"sizes", "write", "live"},
 		modes:           []string{"closed", "viewed", "reset"},
 		sizes:           []measure.Size{2 * miB, 4 * miB, 16 * miB, 64 * miB},
 		implementations: both,
