@@ -182,6 +182,29 @@ func TestIdleMemoryIsBounded(t *testing.T) {
 	require.Positive(t, ReadStats().IdleBytes)
 }
 
+// TestIdleMappingsAreFew closes more small mappings than may be idle.
+func TestIdleMappingsAreFew(t *testing.T) {
+	setThreshold(t, 1)
+	noIdle(t)
+	old := idleMax
+	defer func() { idleMax = old }()
+	idleMax = func() int { return giB }
+	bufs := make([]Buffer, idleCount+100)
+	for i := range bufs {
+		bufs[i].NoHugePages = true
+		writeAllOf(t, &bufs[i], "xyz")
+	}
+	for i := range bufs {
+		require.NoError(t, bufs[i].Close())
+	}
+	idle.mu.Lock()
+	n := len(idle.list)
+	idle.mu.Unlock()
+	require.LessOrEqual(t, n, idleCount)
+	require.Greater(t, n, idleCount/2)
+	emptyIdle()
+}
+
 // TestIdleMemoryIsBoundedBesideTick has more memory become idle while tick marks
 // what is.
 func TestIdleMemoryIsBoundedBesideTick(t *testing.T) {
