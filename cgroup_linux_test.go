@@ -256,9 +256,7 @@ func TestGroupTakesIdleMemory(t *testing.T) {
 	if !childInGroup(t, limit) {
 		return
 	}
-	old := idleMax
-	defer func() { idleMax = old }()
-	idleMax = func() int { return giB }
+	setIdleMax(t, giB)
 	var b Buffer
 	fill(&b, 1, limit/2)
 	require.NoError(t, b.Close())

@@ -26,6 +26,19 @@ func noIdle(t testing.TB) {
 	emptyIdle()
 }
 
+// setIdleMax replaces idleMax for the length of a test.
+func setIdleMax(t testing.TB, n int) {
+	t.Helper()
+	set := func(f func() int) (old func() int) {
+		idle.mu.Lock() // for tick
+		defer idle.mu.Unlock()
+		old, idleMax = idleMax, f
+		return old
+	}
+	old := set(func() int { return n })
+	t.Cleanup(func() { set(old) })
+}
+
 // idleBytes is what is idle after f, with nothing idle before.
 func idleBytes(t testing.TB, f func()) int64 {
 	t.Helper()
@@ -149,9 +162,7 @@ func TestIdleMemoryGoes(t *testing.T) {
 }
 
 func TestIdleMemoryIsBounded(t *testing.T) {
-	old := idleMax
-	defer func() { idleMax = old }()
-	idleMax = func() int { return 20 * miB }
+	setIdleMax(t, 20*miB)
 	bufs := make([]Buffer, 4)
 	kept := idleBytes(t, func() {
 		for i := range bufs {
@@ -168,11 +179,11 @@ func TestIdleMemoryIsBounded(t *testing.T) {
 	require.LessOrEqual(t, ReadStats().IdleBytes, int64(20*miB))
 	require.LessOrEqual(t, mapCount(t), maps+2)
 
-	idleMax = func() int { return 0 }
+	setIdleMax(t, 0)
 	require.Zero(t, idleBytes(t, func() { fill(&bufs[0], 1, 8*miB); _ = bufs[0].Close() }))
 
 	// A reservation is not kept.
-	idleMax = old
+	setIdleMax(t, 20*miB)
 	emptyIdle()
 	bufs[0].Grow(64 * giB)
 	fill(&bufs[0], 1, 3*miB)
@@ -186,9 +197,7 @@ func TestIdleMemoryIsBounded(t *testing.T) {
 func TestIdleMappingsAreFew(t *testing.T) {
 	setThreshold(t, 1)
 	noIdle(t)
-	old := idleMax
-	defer func() { idleMax = old }()
-	idleMax = func() int { return giB }
+	setIdleMax(t, giB)
 	bufs := make([]Buffer, idleCount+100)
 	for i := range bufs {
 		bufs[i].NoHugePages = true
@@ -208,9 +217,7 @@ func TestIdleMappingsAreFew(t *testing.T) {
 // TestIdleMemoryIsBoundedBesideTick has more memory become idle while tick marks
 // what is.
 func TestIdleMemoryIsBoundedBesideTick(t *testing.T) {
-	old := idleMax
-	defer func() { idleMax = old }()
-	idleMax = func() int { return 64 * miB }
+	setIdleMax(t, 64*miB)
 	for range 3 {
 		noIdle(t)
 		var bufs [8]Buffer
@@ -254,9 +261,7 @@ func TestIdleMemoryIsNoReasonToFail(t *testing.T) {
 	if !inChild(t) {
 		return
 	}
-	old := idleMax
-	idleMax = func() int { return giB }
-	defer func() { idleMax = old }()
+	setIdleMax(t, giB)
 	var b, c Buffer
 	fill(&b, 1, 300*miB)
 	require.NoError(t, b.Close())
