@@ -224,11 +224,12 @@ func NewBufferString(s string) *Buffer { return &Buffer{buf: []byte(s)} }
 //
 // If the contents are in a mapping, Bytes moves them to the Go heap. Contents of
 // up to 4 MiB are copied. The pages of larger contents are moved by mremap(2),
-// or copied if that is not possible. The capacity of the slice exceeds its
-// length by at most a quarter, rounded up to whole pages if the contents are
-// moved. Spare capacity beyond that, for example from Grow, is released. Later
-// writes that need more capacity copy the contents to a new mapping. Read,
-// ReadAt and WriteTo do not have these costs.
+// or copied if that is not possible. The slice has the spare capacity of the
+// Buffer, but no more of it than 64 MiB or Len, whichever is larger; the rest of
+// a larger reservation, made with Grow, is released. If there is not enough
+// memory for it, the slice has less or none. Later writes that need more
+// capacity copy the contents to a new mapping. Read, ReadAt and WriteTo do not
+// have these costs.
 //
 // Bytes panics with an error that wraps ErrTooLarge if the Go heap cannot be
 // extended; the contents are then unchanged.
@@ -353,8 +354,9 @@ func (b *Buffer) Reset() {
 // Grow makes room for n more bytes, so that they can be written without copying
 // the contents. In a mapping, room that is not written uses address space but no
 // memory, so it is cheap to reserve much more than may be needed; a slice is
-// allocated immediately. Close and Shrink release a reservation, and so do
-// Bytes, Peek and Next, except for a part; see [Buffer.Bytes].
+// allocated immediately. Close and Shrink release a reservation, and Bytes, Peek
+// and Next a part of one that is much larger than the contents; see
+// [Buffer.Bytes].
 //
 // Grow panics if n is negative. It panics with ErrTooLarge, or with an error
 // that wraps it, if there is not enough memory or if Len+n exceeds MaxLen; the

@@ -580,6 +580,16 @@ var lost struct {
 	objects []*byte
 }
 
+// zero clears mem[lo:hi], any range, and returns whole units of it to the kernel.
+// The address of mem is a multiple of pageUnit.
+func zero(mem []byte, lo, hi int) {
+	if first, last := pageCeil(lo), pageFloor(hi); first < last && madvise(mem[first:last], unix.MADV_DONTNEED) == nil {
+		clear(mem[last:hi])
+		hi = first
+	}
+	clear(mem[lo:hi])
+}
+
 // heapObject returns a new pointer-free heap object, of which only the first
 // byte has been written, and the offset in it of n bytes that are aligned to
 // pageUnit. The caller must have probed the heap for n bytes.

@@ -33,5 +33,6 @@ func (p *pages) unmap() error             { p.setMem(nil); return nil }
 func abandon([]byte) error                { return nil }
 func lazyFree([]byte) error               { return errors.ErrUnsupported }
 func idleMax() int                        { return 0 }
+func zero([]byte, int, int)               {}
 func heapCopy([]byte, int) []byte         { return nil }
 func probeHeap(int) error                 { return nil }

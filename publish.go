@@ -40,10 +40,13 @@ func (b *Buffer) mustView() []byte {
 	return p
 }
 
-// viewSpare returns the spare capacity of views other than that of
-// AvailableBuffer: enough that writes between views do not copy the contents
-// each time, and no more, because it must be cleared and counts as heap.
-func (b *Buffer) viewSpare() int { return b.Len() / 4 }
+// viewSpare returns the spare capacity of a view for which none was requested.
+// Programs use it, after Grow and otherwise, so it is all that there is, but for
+// reservations that are far larger than the contents: it counts as heap.
+func (b *Buffer) viewSpare() int { return min(b.Available(), max(b.Len(), spareMax)) }
+
+// spareMax is the spare capacity, in bytes, that a view has of any reservation.
+const spareMax = 64 * miB
 
 // peek is Peek for a mapping.
 func (b *Buffer) peek(n int) (p []byte, err error) {
@@ -158,7 +161,7 @@ func (m *mapping) publishRange(gen uint32, lo, end, hi int) error {
 			}
 			countCopy(end - lo)
 		case from < to: // not sooner: a copy of b may have contents there
-			clear(p[from-lo : to-lo])
+			zero(p, from-lo, to-lo)
 		}
 	}
 	if p == nil {

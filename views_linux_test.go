@@ -386,3 +386,44 @@ func TestViewsOutliveTheirGoroutine(t *testing.T) {
 	})
 	require.Zero(t, wrong.Load())
 }
+
+// TestSpareCapacityOfViews uses the room that Grow has made through Bytes, as
+// programs do that are older than AvailableBuffer.
+func TestSpareCapacityOfViews(t *testing.T) {
+	needMemory(t, giB)
+	for _, threshold := range []int{1, 1 << 20} {
+		for _, n := range []int{0, 10, 1000, 50 * kiB, 3 * miB, 30 * miB} {
+			for _, more := range []int{1, 100, 40 * kiB, 2 * miB, 60 * miB} {
+				t.Run(fmt.Sprintf("threshold=%d/len=%d/grow=%d", threshold, n, more), func(t *testing.T) {
+					setThreshold(t, threshold)
+					var other, b Buffer
+					defer b.Close()
+					fill(&other, 9, 5*miB)
+					require.NoError(t, other.Close()) // idle memory
+					fill(&b, 1, n)
+					b.Grow(more)
+					available := b.Available()
+					for name, room := range map[string][]byte{
+						"Grow":      b.Bytes()[n : n+more],
+						"Available": b.Bytes()[n : n+min(available, 64*miB)],
+						"Peek":      first(b.Peek(n))[n : n+more],
+					} {
+						require.Equal(t, len(room), bytes.Count(room, []byte{0}), name)
+					}
+					room := b.Bytes()[n : n+more]
+					copy(room, pattern(2, more))
+					_, _ = b.Write(room)
+					require.True(t, isFilled(b.Bytes()[:n], 1, 0))
+					require.True(t, isFilled(b.Bytes()[n:], 2, 0))
+					require.NoError(t, invariants(&b))
+				})
+			}
+		}
+	}
+	var b Buffer // what is far more than the contents is not made heap
+	defer b.Close()
+	b.Grow(64 * giB)
+	require.Equal(t, spareMax, cap(b.Bytes()))
+}
+
+func first(p []byte, _ error) []byte { return p }
