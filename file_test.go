@@ -66,6 +66,9 @@ type filePair struct {
 // newFilePair returns a pair with the contents start.
 func newFilePair(t testing.TB, start string) *filePair {
 	t.Helper()
+	if runtime.GOOS == "windows" {
+		t.Skip("os.File accepts other offsets there, and reports other errors")
+	}
 	p := &filePair{path: filepath.Join(t.TempDir(), "file")}
 	require.NoError(t, p.reset(start))
 	t.Cleanup(func() { p.look.Close(); p.want[0].Close(); p.want[1].Close(); p.b.Close() })
