@@ -1,4 +1,4 @@
-// Command clients runs the tests of modules that live on bytes.Buffer with
+// Command clients runs the tests of modules that use bytes.Buffer, with
 // mmapbuf.Buffer in its place:
 //
 //	go run ./testdata/platforms/clients [-threshold n] [-timeout d] [module[@version]...]
@@ -7,9 +7,9 @@
 // together with a copy of ours, in which all storage is mapped (-threshold 1).
 // Its tests run as they are, then with the swap, and a table says what failed.
 // The swap is one of syntax: bytes.Buffer, bytes.NewBuffer and
-// bytes.NewBufferString, in every Go file. Where a package does not compile then,
-// for something else wants a *bytes.Buffer, the files that the compiler names
-// are put back, and those that they drag along, until it does.
+// bytes.NewBufferString, in every Go file. If a package does not compile then,
+// because something else requires a *bytes.Buffer, the files that the compiler
+// names are put back, and those that depend on them, until it does.
 package main
 
 import (
