@@ -112,7 +112,7 @@ func pathError(op string, err error) error {
 // Close closes the File. It returns an error if the File is already closed.
 // Subsequent operations return errors that wrap [os.ErrClosed], except that Size
 // returns 0 and, as with an os.File, ReadAt and WriteAt check their arguments
-// first. The Buffer keeps its contents and its memory, which [Buffer.Close]
+// first, and ReadFrom reads first. The Buffer keeps its contents and its memory, which [Buffer.Close]
 // releases.
 func (f *File) Close() error {
 	if _, err := f.buffer("close"); err != nil {
@@ -300,8 +300,8 @@ func (f *File) Truncate(size int64) error {
 // copies the data in chunks of 64 KiB, in a buffer that f keeps. r may use the
 // Buffer.
 func (f *File) ReadFrom(r io.Reader) (n int64, err error) {
-	if _, err := f.buffer("write"); err != nil {
-		return 0, err
+	if f == nil {
+		return 0, os.ErrInvalid
 	}
 	p := f.chunk
 	f.chunk = nil // r may call ReadFrom as well

@@ -33,7 +33,7 @@ func (b *Buffer) grow(n int) error {
 	switch c := cap(b.buf); {
 	case n <= c-used:
 		return nil
-	case c == 0 && n <= smallSize && smallSize < mapThreshold:
+	case c == 0 && b.m == nil && n <= smallSize && smallSize < mapThreshold:
 		b.setSlice(make([]byte, 0, smallSize), 0)
 		return nil
 	case n <= c/2-live && (b.m == nil || live <= slideMax):

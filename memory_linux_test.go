@@ -259,3 +259,18 @@ func TestBlockedFinalizerKeepsNoMemory(t *testing.T) {
 	requireWithin(t, was, footprint{maps: 128, data: giB, rss: 64 * miB})
 	close(block)
 }
+
+// TestReservationOutlivesSmallWrites writes little after Grow.
+func TestReservationOutlivesSmallWrites(t *testing.T) {
+	for _, n := range []int{1, smallSize, smallSize + 1} {
+		var b Buffer
+		b.Grow(64 * miB)
+		require.NotNil(t, b.m)
+		was := ReadStats()
+		_, _ = b.Write(noise()[:n])
+		require.GreaterOrEqual(t, b.Available(), 63*miB)
+		_, _ = b.WriteAt(noise()[:n], 0)
+		require.NoError(t, b.Close())
+		require.Equal(t, was.Mappings-1, ReadStats().Mappings, "a mapping was left to the collector")
+	}
+}
