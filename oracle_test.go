@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"time"
 	"unicode/utf8"
 	"unsafe"
 )
@@ -168,8 +169,10 @@ func invariants(b *Buffer) error {
 	if b.m == nil {
 		return nil
 	}
-	if !b.m.mu.TryLock() {
-		return fmt.Errorf("the lock of the mapping is held")
+	for start := time.Now(); !b.m.mu.TryLock(); time.Sleep(time.Millisecond) { // tick holds it for a moment
+		if time.Since(start) > 10*time.Second {
+			return fmt.Errorf("the lock of the mapping is held")
+		}
 	}
 	b.m.mu.Unlock()
 	if !b.current() { // published, and the Buffer is still to adopt that

@@ -102,8 +102,7 @@ func (p *pages) punch(lo, hi int) error {
 	if err == nil {
 		p.committed = max(p.committed, hi)
 		p.fillHoles(lo, hi) // of earlier contents
-		i, _ := p.holeAt(hi)
-		p.holes = slices.Insert(p.holes, i, hole{lo, hi})
+		p.holes = slices.Insert(p.holes, p.holeAt(hi), hole{lo, hi})
 		p.holeBytes += hi - lo
 		p.sparse.Store(true)
 		p.account()
@@ -112,19 +111,20 @@ func (p *pages) punch(lo, hi int) error {
 }
 
 // holeAt returns the index of the first hole that ends beyond off.
-func (p *pages) holeAt(off int) (i int, found bool) {
-	return slices.BinarySearchFunc(p.holes, off, func(h hole, off int) int {
+func (p *pages) holeAt(off int) int {
+	i, _ := slices.BinarySearchFunc(p.holes, off, func(h hole, off int) int {
 		if h.hi <= off {
 			return -1
 		}
 		return 1
 	})
+	return i
 }
 
 // fillHoles removes mem[lo:hi], to the end if hi is larger, from the holes. The
 // caller calls account.
 func (p *pages) fillHoles(lo, hi int) {
-	i, _ := p.holeAt(lo)
+	i := p.holeAt(lo)
 	for i < len(p.holes) && p.holes[i].lo < hi {
 		h := p.holes[i]
 		var rest []hole
@@ -318,7 +318,7 @@ func (p *pages) free(lazy bool) error {
 }
 
 // worthKeeping reports whether mem can become idle memory. With holes it
-// cannot, because its resident size is then unknown.
+// cannot, because idle memory counts as resident up to dirty.
 func (p *pages) worthKeeping() bool { return !p.noRemap && len(p.holes) == 0 }
 
 // scrub clears bytes of earlier owners in mem[lo:hi], which is about to be
