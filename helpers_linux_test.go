@@ -379,7 +379,7 @@ func minorFaults(t *testing.T, fn func()) int {
 type footprint struct {
 	maps int // mappings
 	data int // bytes of private, writable memory beside Go's own, resident or not
-	rss  int // bytes resident
+	rss  int // bytes resident beside the runtime's tables, which grow with the largest heap
 }
 
 func footprintNow(t testing.TB) footprint {
@@ -387,7 +387,7 @@ func footprintNow(t testing.TB) footprint {
 	debug.FreeOSMemory()
 	var ms runtime.MemStats
 	runtime.ReadMemStats(&ms)
-	return footprint{mapCount(t), status(t, "VmData") - int(ms.Sys), status(t, "VmRSS")}
+	return footprint{mapCount(t), status(t, "VmData") - int(ms.Sys), status(t, "VmRSS") - int(ms.GCSys)}
 }
 
 // settled returns the footprint when finalizers and cleanups have had time.

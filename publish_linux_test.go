@@ -40,7 +40,7 @@ func TestPublishMovesPages(t *testing.T) {
 	for _, v := range vmas(t, view) {
 		huge += v.huge
 	}
-	assert.GreaterOrEqual(t, huge, before.huge, "huge pages were split")
+	assert.GreaterOrEqual(t, huge, min(before.huge, size), "huge pages were split") // the VMA may be that of a neighbour, too
 }
 
 func TestPublishedIsCollected(t *testing.T) {
