@@ -427,7 +427,7 @@ func (b *Buffer) Close() (err error) {
 // fits reports whether n more bytes fit into buf and no other work is needed. It
 // is small enough to be inlined.
 func (b *Buffer) fits(n int) bool {
-	return n <= cap(b.buf)-len(b.buf) && b.MaxLen <= 0 && b.current()
+	return n <= cap(b.buf)-len(b.buf) && b.MaxLen <= 0
 }
 
 // paceFor calls pace if n more bytes may commit memory of a mapping. Other
@@ -440,10 +440,9 @@ func (b *Buffer) paceFor(n int) {
 
 // roomFor makes room for n more bytes, or for as many as MaxLen leaves, and
 // returns how many that are; err is not nil if they are fewer than n. It panics
-// if there is not enough memory.
+// if there is not enough memory. buf must be current.
 func (b *Buffer) roomFor(n int) (got int, err error) {
 	b.paceFor(n)
-	b.refresh()
 	got = n
 	if room := b.roomToMax(); n > room {
 		got, err = room, b.maxLenError(n)
@@ -460,6 +459,9 @@ func (b *Buffer) roomFor(n int) (got int, err error) {
 // ErrTooLarge, or with an error that wraps it, if there is not enough memory;
 // the contents are then unchanged.
 func (b *Buffer) Write(p []byte) (n int, err error) {
+	if !b.current() {
+		return b.adopt().Write(p)
+	}
 	b.lastRead = opInvalid
 	if b.fits(len(p)) {
 		b.prefault(len(b.buf), len(p))
@@ -475,6 +477,9 @@ func (b *Buffer) Write(p []byte) (n int, err error) {
 // WriteString appends s to the contents. It returns and panics as
 // [Buffer.Write] does.
 func (b *Buffer) WriteString(s string) (n int, err error) {
+	if !b.current() {
+		return b.adopt().WriteString(s)
+	}
 	b.lastRead = opInvalid
 	if b.fits(len(s)) {
 		b.appendString(s)
@@ -488,10 +493,19 @@ func (b *Buffer) WriteString(s string) (n int, err error) {
 // WriteByte appends the byte c to the contents. It returns an error and panics
 // in the same cases as [Buffer.Write].
 func (b *Buffer) WriteByte(c byte) error {
+	if !b.current() {
+		return b.adopt().WriteByte(c)
+	}
 	b.lastRead = opInvalid
-	if b.appendByte(c) {
+	if b.fits(1) {
+		b.appendByte(c)
 		return nil
 	}
+	return b.writeByte(c)
+}
+
+// writeByte is WriteByte if fits(1) is false. buf must be current.
+func (b *Buffer) writeByte(c byte) error {
 	n, err := b.roomFor(1)
 	if n == 1 {
 		b.append([]byte{c})
@@ -575,13 +589,12 @@ func (b *Buffer) WriteTo(w io.Writer) (n int64, err error) {
 	b.refresh()
 	b.lastRead = opInvalid
 	if b.Len() > 0 {
-		start := b.off
 		m, err := b.writeOut(w)
-		if err != nil {
-			b.noteConsumed(start)
-			return int64(m), err
-		}
 		n = int64(m)
+		if err != nil {
+			b.consume(min(m, b.Len())) // w may have consumed contents, or closed the Buffer
+			return n, err
+		}
 	}
 	b.rewind()
 	return n, nil
@@ -595,10 +608,11 @@ func (b *Buffer) WriteTo(w io.Writer) (n int64, err error) {
 // steps of 32 MiB. A Buffer that is written as well, such as a queue, keeps a
 // part of it and reuses it for subsequent writes.
 func (b *Buffer) Read(p []byte) (n int, err error) {
-	b.refresh()
+	if !b.current() {
+		return b.adopt().Read(p)
+	}
 	b.lastRead = opInvalid
-	start := b.off
-	if start >= len(b.buf) {
+	if b.off >= len(b.buf) {
 		b.rewind() // the consumed bytes are room again
 		if len(p) == 0 {
 			return 0, nil
@@ -606,19 +620,19 @@ func (b *Buffer) Read(p []byte) (n int, err error) {
 		return 0, io.EOF
 	}
 	n = b.get(p)
-	b.off = start + n
 	if n > 0 {
 		b.lastRead = opRead
 	}
-	b.noteConsumed(start)
+	b.consume(n)
 	return n, nil
 }
 
-// noteConsumed is called after bytes from offset start have been consumed. It
-// discards the consumed prefix if there is a multiple of discardStep, a power of
-// two, between start and off.
-func (b *Buffer) noteConsumed(start int) {
-	if start^b.off >= discardStep {
+// consume consumes n bytes. It discards the consumed prefix if that passes a
+// multiple of discardStep, a power of two.
+func (b *Buffer) consume(n int) {
+	start := b.off
+	b.off += n
+	if start^(start+n) >= discardStep {
 		b.discardConsumed()
 	}
 }
@@ -626,16 +640,23 @@ func (b *Buffer) noteConsumed(start int) {
 // ReadByte consumes and returns the next byte. It returns [io.EOF] if the
 // Buffer is empty.
 func (b *Buffer) ReadByte() (byte, error) {
-	b.refresh()
+	if !b.current() {
+		return b.adopt().ReadByte()
+	}
 	i := b.off
 	if uint(i) >= uint(len(b.buf)) {
-		b.rewind()
-		return 0, io.EOF
+		return 0, b.eof()
 	}
 	c := b.at(i)
 	b.off = i + 1
 	b.lastRead = opRead
 	return c, nil
+}
+
+// eof makes the consumed bytes of an empty Buffer room again, and returns io.EOF.
+func (b *Buffer) eof() error {
+	b.rewind()
+	return io.EOF
 }
 
 // ReadRune consumes the next rune and returns it with its size in bytes. It
@@ -685,10 +706,8 @@ func (b *Buffer) UnreadByte() error {
 func (b *Buffer) ReadBytes(delim byte) (line []byte, err error) {
 	n, err := b.find(delim)
 	line = b.clone(n)
-	start := b.off
-	b.off = start + n
 	b.lastRead = opRead
-	b.noteConsumed(start)
+	b.consume(n)
 	return line, err
 }
 
@@ -696,9 +715,7 @@ func (b *Buffer) ReadBytes(delim byte) (line []byte, err error) {
 func (b *Buffer) ReadString(delim byte) (line string, err error) {
 	n, err := b.find(delim)
 	line = b.cloneString(n)
-	start := b.off
-	b.off = start + n
 	b.lastRead = opRead
-	b.noteConsumed(start)
+	b.consume(n)
 	return line, err
 }

@@ -82,17 +82,25 @@ func mappingOf(p *pages) *mapping {
 func (b *Buffer) current() bool { return b.m == nil || b.m.gen.Load() == b.gen }
 
 // refresh makes buf current. Each method that modifies the Buffer begins with
-// refresh or fits. It panics if b is stale.
+// refresh, or as adopt says. It panics if b is stale.
 func (b *Buffer) refresh() {
 	if b.m != nil && b.m.gen.Load() != b.gen { // !b.current(), written out to be inlined
 		b.adopt()
 	}
 }
 
-// adopt makes the published memory the storage.
-func (b *Buffer) adopt() {
+// adopt makes the published memory the storage and returns b. Where nanoseconds
+// count, a method begins with
+//
+//	if !b.current() {
+//		return b.adopt().Method(args)
+//	}
+//
+// instead of refresh, because its arguments can stay in registers then.
+func (b *Buffer) adopt() *Buffer {
 	p := b.m.publishedFor(b)
 	b.setSlice(p.mem[:len(b.buf)-p.lo], b.off-p.lo)
+	return b
 }
 
 // publishedFor returns the memory to which the generation of m that b refers to
@@ -212,17 +220,12 @@ func (b *Buffer) putString(i int, s string) {
 	runtime.KeepAlive(b)
 }
 
-// appendByte appends c and reports true if fits(1). It does not require that
-// buf is current.
-func (b *Buffer) appendByte(c byte) bool {
+// appendByte is append for a byte.
+func (b *Buffer) appendByte(c byte) {
 	i := len(b.buf)
-	if i >= cap(b.buf) || b.MaxLen > 0 || !b.current() { // !b.fits(1)
-		return false
-	}
 	b.buf = b.buf[:i+1]
 	b.buf[i] = c
 	runtime.KeepAlive(b)
-	return true
 }
 
 // WriteRune appends the UTF-8 encoding of r and returns the number of bytes
@@ -236,6 +239,9 @@ func (b *Buffer) WriteRune(r rune) (n int, err error) { // in this file: appendi
 		}
 		return 1, nil
 	}
+	if !b.current() {
+		return b.adopt().WriteRune(r)
+	}
 	b.lastRead = opInvalid
 	if b.fits(utf8.UTFMax) {
 		i := len(b.buf)
@@ -247,7 +253,6 @@ func (b *Buffer) WriteRune(r rune) (n int, err error) { // in this file: appendi
 		n = utf8.RuneLen(utf8.RuneError)
 	}
 	if n > b.roomToMax() {
-		b.refresh()
 		return 0, b.maxLenError(n)
 	}
 	_, _ = b.roomFor(n)
@@ -552,8 +557,8 @@ func (b *Buffer) readInto(r io.Reader, i, j int) (n int, err error) {
 // fills them, small enough for the cache.
 const scrubStep = 256 * kiB
 
-// writeOut writes the contents to w and consumes the bytes written. w may use
-// the Buffer during the call.
+// writeOut writes the contents to w and returns the number of bytes written. w
+// may use the Buffer during the call; afterwards, buf is current.
 func (b *Buffer) writeOut(w io.Writer) (n int, err error) {
 	p := b.buf[b.off:len(b.buf):len(b.buf)]
 	if m := b.m; m != nil {
@@ -565,7 +570,6 @@ func (b *Buffer) writeOut(w io.Writer) (n int, err error) {
 		panic(panicWriteTo)
 	}
 	b.refresh()
-	b.off = min(b.off+n, len(b.buf)) // w may have consumed contents, or closed the Buffer
 	if err == nil && n < len(p) {
 		err = io.ErrShortWrite
 	}
