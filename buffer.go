@@ -389,7 +389,7 @@ func (b *Buffer) Shrink() {
 	b.refresh()
 	b.lastRead = opInvalid
 	live := b.Len()
-	switch mapped := live > mapThreshold && canMap(); {
+	switch mapped := live > mapThreshold && (b.m != nil || canMap()); {
 	case live == 0:
 		_ = b.Close()
 	case !mapped && (b.m != nil || live < cap(b.buf)):

@@ -306,6 +306,45 @@ func TestFilledHolesCount(t *testing.T) {
 	}
 }
 
+// TestHolesWithinAReader has a Reader make a hole in the slice that it then fills.
+func TestHolesWithinAReader(t *testing.T) {
+	var b Buffer
+	defer b.Close()
+	b.Grow(64 * miB)
+	writeAllOf(t, &b, noise()[:2*miB])
+	_, err := b.ReadFrom(reader(func(p []byte) (int, error) {
+		_, err := b.WriteAt([]byte{1}, int64(2*miB+len(p)-1))
+		for i := range p {
+			p[i] = 7
+		}
+		return len(p), errors.Join(err, io.EOF)
+	}))
+	require.ErrorIs(t, err, io.EOF)
+	assert.Empty(t, b.m.holes)
+	assert.GreaterOrEqual(t, b.m.held.Load(), int64(residentAt(t, uintptr(base(b.m.mem)), cap(b.m.mem))))
+	require.NoError(t, invariants(&b))
+}
+
+// TestHolesBeforeTheEndStay shortens a Buffer that has holes elsewhere only,
+// which returns no memory to the kernel, so that what is written next is warm.
+func TestHolesBeforeTheEndStay(t *testing.T) {
+	var b Buffer
+	defer b.Close()
+	require.NoError(t, NewFile(&b).Truncate(8*miB))
+	holes := len(b.m.holes)
+	require.NotZero(t, holes)
+	writeAllOf(t, &b, noise()[:4*miB])
+	gen, committed := b.gen, b.m.committed
+	b.Truncate(10 * miB)
+	assert.Equal(t, gen, b.gen)
+	assert.Equal(t, committed, b.m.committed)
+	assert.Len(t, b.m.holes, holes)
+	require.NoError(t, invariants(&b))
+	b.Truncate(miB)
+	assert.Empty(t, b.m.holes, "beyond the contents")
+	require.NoError(t, invariants(&b))
+}
+
 // TestHolesOfAConsumedPrefix reads through a hole, as a queue would, and then has
 // the prefix unmapped, or moved.
 func TestHolesOfAConsumedPrefix(t *testing.T) {

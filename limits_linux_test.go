@@ -444,6 +444,10 @@ func TestVMABudgetUsedUp(t *testing.T) {
 	vmaBudget = func() int64 { return was }
 	assert.True(t, bytes.Equal(p, bufs[2].Bytes()), "published by copying")
 	assert.Equal(t, was, heapSplits.count())
+	m := bufs[0].m
+	bufs[0].Shrink()
+	assert.Same(t, m, bufs[0].m, "cut, not copied to a slice")
+	assert.Equal(t, 6*miB, bufs[0].Cap())
 	for i := range bufs {
 		if i != 1 {
 			assert.True(t, bytes.Equal(p, contents(&bufs[i])))

@@ -125,18 +125,20 @@ func (p *pages) holeAt(off int) int {
 // caller calls account.
 func (p *pages) fillHoles(lo, hi int) {
 	i := p.holeAt(lo)
-	for i < len(p.holes) && p.holes[i].lo < hi {
-		h := p.holes[i]
-		var rest []hole
+	j := i
+	var rest []hole
+	for ; j < len(p.holes) && p.holes[j].lo < hi; j++ {
+		h := p.holes[j]
 		if h.lo < lo {
 			rest = append(rest, hole{h.lo, lo})
 		}
 		if hi < h.hi {
 			rest = append(rest, hole{hi, h.hi})
 		}
-		p.holes = slices.Replace(p.holes, i, i+1, rest...)
 		p.holeBytes -= min(hi, h.hi) - max(lo, h.lo)
-		i += len(rest)
+	}
+	if i < j {
+		p.holes = slices.Replace(p.holes, i, j, rest...) // once: they may be many
 	}
 	p.sparse.Store(len(p.holes) > 0)
 }

@@ -171,6 +171,9 @@ func (b *Buffer) uncommit() {
 	m, n := b.m, len(b.buf)
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if k := len(m.holes); k == 0 || m.holes[k-1].hi <= n {
+		return // there are no holes beyond the contents
+	}
 	if m.pins > 0 {
 		m.fillHoles(pageFloor(n), math.MaxInt) // counts as if they had memory
 		m.account()
@@ -541,7 +544,8 @@ func (b *Buffer) readInto(r io.Reader, i, j int) (n int, err error) {
 	q := p[:n] // a count beyond len(p) panics as any slice would
 	b.refresh()
 	if i < cap(b.buf) && &b.buf[:i+1][i] == &p[0] {
-		b.shorten(i + n) // even if r has changed the contents, as in bytes.Buffer
+		b.noteWritten(i, n) // r may have made holes there
+		b.shorten(i + n)    // even if r has changed the contents, as in bytes.Buffer
 		b.off = min(b.off, len(b.buf))
 		return n, err
 	}
