@@ -89,4 +89,13 @@ func TestMemoryNotKnown(t *testing.T) {
 	assert.Regexp(t, `\| append +\| +1\.00 s \| +1\.00 \| +1\.00 ms \| +n/a \| +n/a \|`, out.String())
 	require.NoError(t, drawPicture(&out, cfg, results))
 	assert.Contains(t, out.String(), "No picture")
+
+	o.Base = 1 << 20 // and the work took none
+	results = []result{summarize(implementations[0], []outcome{o})}
+	out.Reset()
+	cfg.Out = t.TempDir()
+	require.NoError(t, writeReport(&out, cfg, results))
+	assert.Regexp(t, `\| append .*\| +0 B \|`, out.String())
+	require.NoError(t, drawPicture(&out, cfg, results))
+	assert.Contains(t, out.String(), "wrote ")
 }

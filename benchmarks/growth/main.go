@@ -107,7 +107,7 @@ type result struct {
 	implementation
 	median outcome       // the median run by time
 	worst  time.Duration // median of the longest writes
-	peak   int64         // median of the peaks; 0: not known
+	peak   int64         // median of the peaks
 }
 
 func summarize(impl implementation, runs []outcome) result {
@@ -127,12 +127,15 @@ func writeReport(w io.Writer, cfg config, results []result) error {
 	std := slices.IndexFunc(results, func(r result) bool { return r.name == "bytes.Buffer" })
 	for _, r := range results {
 		seconds := r.median.Elapsed.Seconds()
-		ratio := "n/a"
+		ratio, peak := "n/a", "n/a"
 		if std >= 0 {
 			ratio = fmt.Sprintf("%.1f", results[std].median.Elapsed.Seconds()/seconds)
 		}
+		if r.median.Known() {
+			peak = measure.Size(r.peak).String()
+		}
 		rows = append(rows, []string{r.name, measure.Duration(r.median.Elapsed), fmt.Sprintf("%.2f", float64(cfg.size)/1e9/seconds),
-			measure.Duration(r.worst), measure.Memory(r.peak), ratio})
+			measure.Duration(r.worst), peak, ratio})
 	}
 	if err := measure.Table(w, rows); err != nil {
 		return err

@@ -16,7 +16,7 @@ import (
 // drawPicture draws the resident memory of the median runs over time as
 // growth.png, and prints the name of the file to w.
 func drawPicture(w io.Writer, cfg config, results []result) error {
-	if results[0].peak == 0 {
+	if !results[0].median.Known() {
 		_, err := fmt.Fprintf(w, "No picture: %s does not tell how much memory is resident.\n", runtime.GOOS)
 		return err
 	}

@@ -37,7 +37,7 @@ func drawBacklog(w io.Writer, cfg config, results []result) error {
 			continue
 		}
 		o := measure.Median(r.runs, func(o outcome) time.Duration { return o.P50 })
-		if o.Peak == 0 {
+		if !o.Known() {
 			_, err := fmt.Fprintln(w, "No picture: it is not known how much memory is resident.")
 			return err
 		}

@@ -36,15 +36,15 @@ var (
 	longestWrite = column{"longest Write", worst.value, duration, true}
 	collections  = column{"collections", func(o outcome) float64 { return float64(o.Collections) }, whole, false}
 	forced       = column{"of which forced", func(o outcome) float64 { return float64(o.Forced) }, whole, false}
-	cpu          = column{"CPU", func(o outcome) float64 { return known(int64(o.CPU), int64(o.CPU)) }, duration, false}
+	cpu          = column{"CPU", func(o outcome) float64 { return known(o, int64(o.CPU)) }, duration, false}
 	cpuPerGB     = column{"CPU per GB", func(o outcome) float64 { return cpu.value(o) / float64(o.Size) * 1e9 }, duration, true}
-	peak         = column{"peak memory", func(o outcome) float64 { return known(o.Peak, o.Peak) }, memory, true}
-	final        = column{"final memory", func(o outcome) float64 { return known(o.Final, o.Peak) }, memory, true}
+	peak         = column{"peak memory", func(o outcome) float64 { return known(o, o.Peak) }, memory, true}
+	final        = column{"final memory", func(o outcome) float64 { return known(o, o.Final) }, memory, true}
 )
 
-// known returns n, or NaN if indicator is 0, where the system does not tell.
-func known(n, indicator int64) float64 {
-	if indicator == 0 {
+// known returns n, which is of o, or NaN where the system does not tell.
+func known(o outcome, n int64) float64 {
+	if !o.Known() {
 		return math.NaN()
 	}
 	return float64(n)

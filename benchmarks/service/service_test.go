@@ -94,7 +94,7 @@ func TestRun(t *testing.T) {
 
 // The table has medians, and multiples of what bytes.Buffer takes.
 func TestReport(t *testing.T) {
-	cfg, err := parse([]string{"-modes", "viewed", "-implementations", "mmapbuf.Buffer,bytes.Buffer"})
+	cfg, err := parse([]string{"-modes", "viewed", "-implementations", "bytebufferpool,mmapbuf.Buffer,bytes.Buffer"})
 	require.NoError(t, err)
 	var results []result
 	for i, j := range cfg.jobs() {
@@ -102,8 +102,11 @@ func TestReport(t *testing.T) {
 		for _, ms := range []time.Duration{9, 1, 3} {
 			o := outcome{Rounds: 100, P50: ms * time.Millisecond, P99: time.Second >> i, Worst: 2 * time.Second}
 			o.Figures = measure.Figures{Elapsed: 2 * time.Second, Size: 2e9, Collections: 5, Forced: 1, CPU: 3 * time.Second}
-			if i > 0 {
-				o.Size, o.Peak, o.Final = 6e9, 8<<20, 0
+			if o.Base = 5 << 20; i > 0 {
+				o.Size, o.Peak = 6e9, 8<<20
+			}
+			if unknown := i > 1; unknown {
+				o.Base, o.CPU, o.Peak = 0, 0, 0
 			}
 			r.runs = append(r.runs, o)
 		}
@@ -113,8 +116,9 @@ func TestReport(t *testing.T) {
 	require.NoError(t, writeReport(&out, cfg, results))
 	assert.Contains(t, out.String(), "goroutines: 8\nin a single write: 32 KiB\n")
 	assert.Contains(t, out.String(), "\nservice, viewed, 1 MiB to 16 MiB:\n")
-	assert.Regexp(t, `\n\| bytes\.Buffer +\| +50 \| +1000 \| +1\.0× \| +3\.00 ms \| +1\.00 s \| +1\.0× \| +2\.00 s \| +5 \| +1 \| +3\.00 s \| +1\.50 s \| +1\.0× \| +n/a \| +n/a \| +n/a \| +n/a \|\n`+
-		`\| mmapbuf\.Buffer +\| +50 \| +3000 \| +3\.0× \| +3\.00 ms \| +500 ms \| +0\.50× \| +2\.00 s \| +5 \| +1 \| +3\.00 s \| +500 ms \| +0\.33× \| +8 MiB \| +n/a \| +0 B \| +n/a \|\n`, out.String())
+	assert.Regexp(t, `\n\| bytes\.Buffer +\| +50 \| +1000 \| +1\.0× \| +3\.00 ms \| +1\.00 s \| +1\.0× \| +2\.00 s \| +5 \| +1 \| +3\.00 s \| +1\.50 s \| +1\.0× \| +0 B \| +n/a \| +0 B \| +n/a \|\n`+
+		`\| mmapbuf\.Buffer +\| +50 \| +3000 \| +3\.0× \| +3\.00 ms \| +500 ms \| +0\.50× \| +2\.00 s \| +5 \| +1 \| +3\.00 s \| +500 ms \| +0\.33× \| +8 MiB \| +n/a \| +0 B \| +n/a \|\n`+
+		`\| bytebufferpool +\| +50 \| +3000 \| +3\.0× \| +3\.00 ms \| +250 ms \| +0\.25× \| +2\.00 s \| +5 \| +1 \| +n/a \| +n/a \| +n/a \| +n/a \| +n/a \| +n/a \| +n/a \|\n`, out.String())
 }
 
 // A size has no label where that would overlap the next one.

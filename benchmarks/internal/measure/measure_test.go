@@ -41,6 +41,7 @@ func TestRun(t *testing.T) {
 	assert.Positive(t, got.Elapsed)
 	assert.EqualValues(t, n, got.Size)
 	assert.Equal(t, 1, got.Forced)
+	assert.Equal(t, runtime.GOOS == "linux", got.Known())
 	if runtime.GOOS == "linux" {
 		assert.Greater(t, got.Peak, int64(n/4*3))
 		assert.GreaterOrEqual(t, got.Peak, got.Final)
@@ -98,8 +99,8 @@ func TestFormat(t *testing.T) {
 	for d, want := range map[time.Duration]string{1234: "1.23 µs", 1.5e6: "1.50 ms", 15e6: "15.0 ms", 1500e6: "1.50 s", 72e9: "72.0 s"} {
 		assert.Equal(t, want, Duration(d))
 	}
-	assert.Equal(t, "n/a", Memory(0))
-	assert.Equal(t, "1.5 GiB", Memory(3<<29))
+	assert.Equal(t, "1.5 GiB", Size(3<<29).String())
+	assert.Equal(t, "0 B", Size(0).String())
 }
 
 func TestFlags(t *testing.T) {

@@ -14,17 +14,20 @@ type Figures struct {
 	Began   time.Time
 	Elapsed time.Duration
 	// Base is the resident memory before the work. Peak is the most that was
-	// resident, and Final what was resident at the end, less Base. All are 0
-	// where the system does not tell.
+	// resident, and Final what was resident at the end, less Base.
 	Base, Peak, Final int64
 	// Collections is how often the garbage collector ran, and Forced how often
 	// it ran because of runtime.GC.
 	Collections, Forced int
-	// CPU is user and system time; 0 where the system does not tell.
+	// CPU is user and system time.
 	CPU time.Duration
 	// Size is the number of bytes that the work produced. The work sets it.
 	Size int64
 }
+
+// Known reports whether the system tells memory and CPU. If not, they are 0, which
+// they may also be after little work.
+func (f Figures) Known() bool { return f.Base > 0 }
 
 // A Meter measures the work since Start.
 type Meter struct {

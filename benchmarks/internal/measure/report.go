@@ -78,14 +78,6 @@ func Duration(d time.Duration) string {
 	return digits(value, 3) + " " + prefix + "s"
 }
 
-// Memory formats a number of bytes; 0 means that it is not known.
-func Memory(n int64) string {
-	if n == 0 {
-		return "n/a"
-	}
-	return Size(n).String()
-}
-
 // Ratio formats x as a multiple.
 func Ratio(x float64) string { return Short(x) + "×" }
 
