@@ -2,26 +2,49 @@ package mmapbuf
 
 import (
 	"errors"
-	"hash/maphash"
-	"io"
 	"math"
 	"sync"
+	"unsafe"
 )
 
-// atLocks holds the locks of ReadAt and WriteAt, each of which serves many
-// Buffers. They are not in Buffer because it may be copied by value and ReadAt
-// must not modify it. They are held for reading while copying, and for writing
-// by a WriteAt that extends the contents.
+// ReadAt and WriteAt may run beside each other and beside Close, and in other
+// goroutines than those that the program has started. They hold a lock for
+// reading while they copy. For writing, it is held
+//
+//   - by a WriteAt that extends the contents;
+//   - by whatever exchanges the storage: growth, Shrink, Close, and adopting
+//     what was published. A ReadAt that runs beside another method against the
+//     rules still finds either the old storage or the new.
+//
+// Each lock serves many Buffers. It is not in Buffer because that may be copied
+// by value. It is taken before the lock of a mapping, and not held during calls
+// of Readers and Writers.
 var atLocks [64]struct {
 	sync.RWMutex
 	_ [40]byte // one lock per cache line
 }
 
-var atSeed = maphash.MakeSeed()
-
-// atLock returns the lock of b.
+// atLock returns the lock of b. It does not make b escape to the heap.
 func (b *Buffer) atLock() *sync.RWMutex {
-	return &atLocks[maphash.Comparable(atSeed, b)%uint64(len(atLocks))].RWMutex
+	const golden = 0x9e3779b9                           // spreads addresses that are multiples of a size
+	h := uint32(uintptr(unsafe.Pointer(b))>>3) * golden // only a number: nothing is accessed by it
+	return &atLocks[h>>26].RWMutex
+}
+
+// snapshot returns a copy of b. It may run beside Close.
+func (b *Buffer) snapshot() Buffer {
+	mu := b.atLock()
+	mu.RLock()
+	defer mu.RUnlock()
+	return *b
+}
+
+// lenBesideClose is Len. It may run beside Close.
+func (b *Buffer) lenBesideClose() int {
+	mu := b.atLock()
+	mu.RLock()
+	defer mu.RUnlock()
+	return b.Len()
 }
 
 var (
@@ -34,8 +57,10 @@ var (
 // and [io.EOF] if that is less than len(p) or if off is not less than Len. A
 // negative off is an error.
 //
-// ReadAt may run concurrently with methods that do not modify the Buffer, and
-// with WriteAt on other ranges.
+// ReadAt may run concurrently with methods that do not modify the Buffer, with
+// WriteAt on other ranges, and with Close: it returns what it has found before,
+// or 0 and io.EOF. It returns another error if the storage was moved or released
+// through a copy of the Buffer.
 func (b *Buffer) ReadAt(p []byte, off int64) (n int, err error) {
 	if off < 0 {
 		return 0, errReadAtNegative
@@ -43,19 +68,7 @@ func (b *Buffer) ReadAt(p []byte, off int64) (n int, err error) {
 	mu := b.atLock()
 	mu.RLock()
 	defer mu.RUnlock()
-	return b.readAt(p, off)
-}
-
-// readAt is ReadAt without the lock. off is not negative.
-func (b *Buffer) readAt(p []byte, off int64) (n int, err error) {
-	if off >= int64(b.Len()) {
-		return 0, io.EOF
-	}
-	b.withContents(func(contents []byte) { n = copy(p, contents[off:]) })
-	if n < len(p) {
-		err = io.EOF
-	}
-	return n, err
+	return b.copyAt(p, off)
 }
 
 // WriteAt overwrites the contents with p, beginning at offset off. Offset 0 is
@@ -69,7 +82,10 @@ func (b *Buffer) readAt(p []byte, off int64) (n int, err error) {
 // is empty, WriteAt does nothing.
 //
 // WriteAt may run concurrently with ReadAt and WriteAt on other ranges, even if
-// it extends the contents, but not with any other method.
+// it extends the contents, and with Close: then the contents end up empty or as
+// if Close had been called first. It must not run concurrently with any other
+// method. It returns an error if the storage was moved or released through a
+// copy of the Buffer.
 func (b *Buffer) WriteAt(p []byte, off int64) (n int, err error) {
 	if off < 0 {
 		return 0, errWriteAtNegative
@@ -81,61 +97,46 @@ func (b *Buffer) WriteAt(p []byte, off int64) (n int, err error) {
 		return 0, ErrTooLarge
 	}
 	mu := b.atLock()
-	for {
-		if b.overwrite(mu, p, int(off)) {
-			return len(p), nil
-		}
-		if err := b.extendConcurrently(mu, int(off), int(off)+len(p)); err != nil {
-			return 0, err
+	for written := false; !written; {
+		if written = overwriteAt(b, mu, p, int(off)); !written {
+			if written, err = extendLocked(b, int(off), int(off)+len(p), p); err != nil {
+				return 0, err
+			}
 		}
 	}
+	return len(p), nil
 }
 
-// overwrite copies p over the contents at offset off. It reports false, and
-// does nothing, if the contents end before off+len(p) or buf is not current.
-func (b *Buffer) overwrite(mu *sync.RWMutex, p []byte, off int) bool {
-	mu.RLock()
-	defer mu.RUnlock()
-	if b.Len() < off+len(p) || !b.current() {
-		return false
-	}
-	b.put(b.off+off, p)
-	b.noteWritten(b.off+off, len(p))
-	return true
-}
-
-// extendConcurrently makes the contents end bytes long, if they are shorter,
-// and zeroes the new bytes before off. The caller must write the others.
-func (b *Buffer) extendConcurrently(mu *sync.RWMutex, off, end int) error {
-	m, more, err := b.extendLocked(mu, off, end)
+// extendLocked makes the contents end bytes long, if they are shorter, and
+// zeroes the new bytes before off. It reports whether it has written p to off;
+// if not, the caller must.
+func extendLocked[T []byte | string](b *Buffer, off, end int, p T) (written bool, err error) {
+	m, more, written, err := extendHolding(b, off, end, p)
 	if more {
 		pace(m) // after releasing the lock, because it may wait
 	}
-	return err
+	return written, err
 }
 
-// extendLocked is extendConcurrently without pacing. It also returns the
-// mapping of b and whether more of the storage was committed.
-func (b *Buffer) extendLocked(mu *sync.RWMutex, off, end int) (m *mapping, more bool, err error) {
+// extendHolding is extendLocked without pacing. It also returns the mapping of b
+// and whether more of the storage was committed.
+func extendHolding[T []byte | string](b *Buffer, off, end int, p T) (m *mapping, more, written bool, err error) {
+	mu := b.atLock()
 	mu.Lock()
 	defer mu.Unlock()
-	was := cap(b.buf)
-	err = b.extendTo(off, end)
-	return b.m, cap(b.buf) > was, err
-}
-
-// extendTo is extendConcurrently for callers that have exclusive use of the
-// Buffer and call pace themselves.
-func (b *Buffer) extendTo(off, end int) error {
-	b.refresh()
+	if !b.current() {
+		if err := b.adoptLocked(); err != nil {
+			return nil, false, false, err
+		}
+	}
 	n := end - b.Len()
 	if n <= 0 {
-		return nil
+		return nil, false, false, nil
 	}
-	if err := b.reserve(n); err != nil {
-		return err
+	was := cap(b.buf)
+	if err = b.reserve(n); err == nil {
+		b.lastRead = opInvalid
+		written = extend(b, b.off+off, b.off+end, p)
 	}
-	b.lastRead = opInvalid
-	b.extendZero(b.off+off, b.off+end)
-	return nil
+	return b.m, cap(b.buf) > was, written, err
 }

@@ -4,7 +4,6 @@ package mmapbuf
 
 import (
 	"bytes"
-	"errors"
 	"io"
 	"runtime"
 	"runtime/debug"
@@ -233,7 +232,11 @@ func TestPaceOnlyWhereMemoryIsTaken(t *testing.T) {
 		{"File.Write", func() { _, _ = f.Write(p) }},
 		{"File.Truncate", func() { _ = f.Truncate(f.Size() + 1) }},
 	} {
-		assert.Zero(t, testing.AllocsPerRun(10, test.call), test.name)
+		allocs := 0.0
+		if test.name == "ReadFrom" {
+			allocs = 1 // the chunk
+		}
+		assert.Equal(t, allocs, testing.AllocsPerRun(10, test.call), test.name)
 	}
 	if mapThreshold > 2*kiB && !raceEnabled {
 		assert.LessOrEqual(t, testing.AllocsPerRun(10, func() {
@@ -274,16 +277,6 @@ func TestFilledHolesCount(t *testing.T) {
 		"File.Truncate": func(b *Buffer, f *File) { require.NoError(t, f.Truncate(3*miB)) },
 		"Read":          func(b *Buffer, f *File) { _, _ = io.Copy(io.Discard, struct{ io.Reader }{b}) },
 		"WriteTo":       func(b *Buffer, f *File) { _, _ = b.WriteTo(io.Discard) },
-		"within a Writer": func(b *Buffer, f *File) {
-			_, err := b.WriteTo(writerFunc(func(p []byte) (int, error) { b.Truncate(miB); return 0, errTest }))
-			require.Equal(t, errTest, err)
-		},
-		"within a Reader": func(b *Buffer, f *File) {
-			b.Reset()
-			_, err := b.ReadFrom(reader(func(p []byte) (int, error) { return 0, errors.Join(f.Truncate(n), io.EOF) }))
-			require.ErrorIs(t, err, io.EOF)
-			require.Zero(t, b.Len())
-		},
 		"sliding": func(b *Buffer, f *File) {
 			_, _ = io.CopyN(io.Discard, struct{ io.Reader }{b}, n-3*miB)
 			b.Grow(n/2 - 4*miB)
@@ -304,25 +297,6 @@ func TestFilledHolesCount(t *testing.T) {
 		assert.GreaterOrEqual(t, b.m.held.Load(), int64(residentAt(t, uintptr(base(b.m.mem)), cap(b.m.mem))), name)
 		require.NoError(t, b.Close())
 	}
-}
-
-// TestHolesWithinAReader has a Reader make a hole in the slice that it then fills.
-func TestHolesWithinAReader(t *testing.T) {
-	var b Buffer
-	defer b.Close()
-	b.Grow(64 * miB)
-	writeAllOf(t, &b, noise()[:2*miB])
-	_, err := b.ReadFrom(reader(func(p []byte) (int, error) {
-		_, err := b.WriteAt([]byte{1}, int64(2*miB+len(p)-1))
-		for i := range p {
-			p[i] = 7
-		}
-		return len(p), errors.Join(err, io.EOF)
-	}))
-	require.ErrorIs(t, err, io.EOF)
-	assert.Empty(t, b.m.holes)
-	assert.GreaterOrEqual(t, b.m.held.Load(), int64(residentAt(t, uintptr(base(b.m.mem)), cap(b.m.mem))))
-	require.NoError(t, invariants(&b))
 }
 
 // TestHolesBeforeTheEndStay shortens a Buffer that has holes elsewhere only,
@@ -378,5 +352,5 @@ func TestCopyOfAShortenedSparseBuffer(t *testing.T) {
 	writeAllOf(t, &b, "end")
 	c := b
 	b.Truncate(5 * miB)
-	require.PanicsWithValue(t, panicStale, func() { _ = c.String() })
+	require.PanicsWithValue(t, errStale, func() { _ = c.String() })
 }

@@ -306,7 +306,7 @@ func changed(views []seen) error {
 func (p *pair) endViews() {
 	buf := p.got.buf
 	if m := p.got.m; m != nil && !p.got.current() {
-		buf = m.publishedFor(p.got).mem
+		buf = m.publishedFor(p.got.gen, p.got.off, len(p.got.buf)).mem
 	}
 	for _, s := range p.live {
 		if !overlap(s.view, buf) {

@@ -26,6 +26,25 @@ type memoryError struct {
 func (e *memoryError) Error() string   { return "mmapbuf: " + e.what + ": " + e.err.Error() }
 func (e *memoryError) Unwrap() []error { return []error{ErrTooLarge, e.err} }
 
+// newMemoryError counts and returns the error of an operation, described by
+// what, to which the system has refused memory with err.
+func newMemoryError(what string, err error) error {
+	e := &memoryError{what, err}
+	stats.failures.Add(1)
+	stats.lastFailure.Store(e)
+	return e
+}
+
+// panicFor panics for err, of a method that bytes.Buffer has as well: with
+// ErrTooLarge itself if err wraps it, because programs compare what they
+// recover.
+func panicFor(err error) {
+	if errors.Is(err, ErrTooLarge) {
+		err = ErrTooLarge
+	}
+	panic(err)
+}
+
 // A maxLenError reports that n more bytes would exceed MaxLen. It wraps
 // ErrTooLarge.
 type maxLenError struct{ len, n, max int }

@@ -40,9 +40,12 @@ import (
 // if they extend the contents.
 //
 // Goroutines that each have their own File may read the same Buffer
-// concurrently (Read, Seek, ReadAt, WriteTo, Size), also together with the
+// concurrently (Read, Seek, ReadAt, WriteTo, Size, Len), also together with the
 // methods of Buffer that do not modify it, as long as nothing modifies the
-// Buffer. All other concurrent use requires synchronization.
+// Buffer, except that it may be closed: reading then ends with what was found,
+// or with io.EOF. So the body of an HTTP request may be a File of a Buffer that
+// is closed when the request returns. All other concurrent use requires
+// synchronization.
 //
 // # Errors
 //
@@ -57,11 +60,11 @@ import (
 //     there is not enough memory.
 //
 // No method panics for lack of memory. Apart from errors, methods allocate only
-// the storage of the Buffer and a buffer of 64 KiB in the first ReadFrom.
+// the storage of the Buffer, a buffer of 64 KiB in ReadFrom, and what WriteTo
+// needs.
 type File struct {
-	b     *Buffer // nil if closed
-	off   int64   // offset of the next Read or Write, not negative
-	chunk []byte  // for ReadFrom; nil before the first call and during a call
+	b   *Buffer // nil if closed
+	off int64   // offset of the next Read or Write, not negative
 }
 
 // chunkSize is the number of bytes that ReadFrom copies at a time.
@@ -118,7 +121,7 @@ func (f *File) Close() error {
 	if _, err := f.buffer("close"); err != nil {
 		return err
 	}
-	f.b, f.chunk = nil, nil
+	f.b = nil
 	return nil
 }
 
@@ -129,7 +132,19 @@ func (f *File) Size() int64 {
 	if err != nil {
 		return 0
 	}
-	return int64(b.Len())
+	return int64(b.lenBesideClose())
+}
+
+// Len returns the number of bytes between the offset and the end of the
+// contents, as the Len of a [bytes.Reader] does. It returns 0 after Close, and
+// if the offset is at or beyond the end. HTTP clients use it to determine the
+// length of a request body.
+func (f *File) Len() int {
+	size := f.Size()
+	if size <= 0 || f.off >= size {
+		return 0
+	}
+	return int(size - f.off)
 }
 
 // Read copies up to len(p) bytes from the offset to p, advances the offset, and
@@ -140,12 +155,12 @@ func (f *File) Read(p []byte) (n int, err error) {
 	if err != nil || len(p) == 0 {
 		return 0, err
 	}
-	n, err = b.readAt(p, f.off)
+	n, err = b.ReadAt(p, f.off)
 	if n > 0 {
 		f.off += int64(n)
 		err = nil
 	}
-	return n, err
+	return n, pathError("read", err)
 }
 
 // ReadAt copies contents to p, beginning at off, and returns the number of
@@ -168,67 +183,60 @@ func (f *File) ReadAt(p []byte, off int64) (n int, err error) {
 // Write returns 0 and an error, and the contents are unchanged.
 func (f *File) Write(p []byte) (n int, err error) {
 	if f.atEnd(len(p)) {
-		f.off += int64(len(p))
-		return f.b.Write(p)
+		n, err = f.b.Write(p)
+		f.off += int64(n)
+		return n, err
 	}
-	i, n, err := f.span(len(p))
-	if n > 0 {
-		f.b.put(i, p[:n])
-	}
-	return n, err
+	return writeAtOffset(f, p)
 }
 
 // WriteString writes the bytes of s as [File.Write] does.
 func (f *File) WriteString(s string) (n int, err error) {
 	if f.atEnd(len(s)) {
-		f.off += int64(len(s))
-		return f.b.WriteString(s)
+		n, err = f.b.WriteString(s)
+		f.off += int64(n)
+		return n, err
 	}
-	i, n, err := f.span(len(s))
-	if n > 0 {
-		f.b.putString(i, s[:n])
-	}
-	return n, err
+	return writeAtOffset(f, s)
 }
 
 // atEnd reports whether the offset is at the end of the contents and the Buffer
 // has room for n more bytes, so that Buffer.Write can append them and cannot
 // fail. It is small enough to be inlined.
 func (f *File) atEnd(n int) bool {
-	return f != nil && f.b != nil && f.off == int64(f.b.Len()) && f.b.fits(n)
+	return f != nil && f.b != nil && f.off == int64(f.b.Len()) && f.b.fits(n) && f.b.current()
 }
 
-// span extends the contents to include n bytes at the offset, or as many as
-// MaxLen allows, and advances the offset past them. It returns their index in
-// the storage and their number, and an error if they are fewer than n. The
-// caller must write them.
-func (f *File) span(n int) (i, got int, err error) {
+// writeAtOffset writes p, or as much of it as MaxLen allows, at the offset, and
+// advances the offset. It returns the number of bytes written, and an error if
+// they are fewer than len(p).
+func writeAtOffset[T []byte | string](f *File, p T) (n int, err error) {
 	b, err := f.buffer("write")
 	switch {
-	case err != nil || n == 0:
-		return 0, 0, err
-	case f.off > int64(math.MaxInt-n):
-		return 0, 0, pathError("write", ErrTooLarge)
+	case err != nil || len(p) == 0:
+		return 0, err
+	case f.off > int64(math.MaxInt-len(p)):
+		return 0, pathError("write", ErrTooLarge)
 	}
 	old, off := b.Len(), int(f.off)
-	end := off + n
-	b.paceFor(end - old)
+	end := off + len(p)
 	if most := max(b.MaxLen, old); b.MaxLen > 0 && end > most {
 		err = b.maxLenError(end - old)
 		end = max(most, off)
 	}
-	got = end - off
-	if got > 0 {
-		if err := b.extendTo(off, end); err != nil {
-			return 0, 0, pathError("write", err)
+	if n = end - off; n > 0 {
+		p = p[:n]
+		b.paceFor(end - old)
+		written, err := extendLocked(b, off, end, p)
+		if err != nil {
+			return 0, pathError("write", err)
 		}
-		if end > old {
-			b.prefault(b.off+max(off, old), end-max(off, old))
+		if !written {
+			put(b, off, old, p)
 		}
-		b.noteWritten(b.off+off, got)
 		f.off = int64(end)
 	}
-	return b.off + off, got, pathError("write", err)
+	return n, pathError("write", err)
 }
 
 // WriteAt overwrites the contents with p, beginning at off, and extends them if
@@ -263,7 +271,7 @@ func (f *File) Seek(offset int64, whence int) (int64, error) {
 	case io.SeekCurrent:
 		from = f.off
 	case io.SeekEnd:
-		from = int64(b.Len())
+		from = int64(b.lenBesideClose())
 	}
 	if from < 0 || from+offset < 0 { // the sum is also negative if it overflows
 		return 0, pathError("seek", os.ErrInvalid)
@@ -291,24 +299,22 @@ func (f *File) Truncate(size int64) error {
 		return nil
 	}
 	b.paceFor(int(size) - b.Len())
-	return pathError("truncate", b.extendTo(int(size), int(size)))
+	_, err = extendLocked(b, int(size), int(size), "")
+	return pathError("truncate", err)
 }
 
 // ReadFrom writes data from r to f, as Write does, until r returns [io.EOF]. It
 // returns the number of bytes written and any error of Write, or of r other
 // than io.EOF. If r is an [io.WriterTo], ReadFrom uses its WriteTo; otherwise it
-// copies the data in chunks of 64 KiB, in a buffer that f keeps. r may use the
-// Buffer.
+// copies the data in chunks of 64 KiB. r may use the Buffer.
 func (f *File) ReadFrom(r io.Reader) (n int64, err error) {
 	if f == nil {
 		return 0, os.ErrInvalid
 	}
-	p := f.chunk
-	f.chunk = nil // r may call ReadFrom as well
-	if p == nil {
-		p = make([]byte, chunkSize)
+	var p []byte
+	if _, ok := r.(io.WriterTo); !ok {
+		p = make([]byte, chunkSize) // for this call: r may keep it
 	}
-	defer func() { f.chunk = p }()
 	return io.CopyBuffer(onlyWriter{f}, r, p)
 }
 
@@ -324,15 +330,18 @@ func (w onlyWriter) WriteString(s string) (int, error) { return w.f.WriteString(
 // returns [io.ErrShortWrite]. If w returns a count that is negative or too
 // large, WriteTo returns an error.
 //
-// w gets the contents in a single call, without a copy; see the package
-// documentation for how long that slice is valid. w should not modify the
-// Buffer.
+// w gets what a Writer gets from [Buffer.WriteTo], at the same cost. w should not
+// modify the Buffer.
 func (f *File) WriteTo(w io.Writer) (n int64, err error) {
 	b, err := f.buffer("read")
-	if err != nil || f.off >= int64(b.Len()) {
+	if err != nil {
 		return 0, err
 	}
-	total, m, err := b.lend(w, int(f.off))
+	now := b.snapshot()
+	if f.off >= int64(now.Len()) {
+		return 0, nil
+	}
+	total, m, err := now.writeOut(w, int(f.off))
 	switch {
 	case m < 0 || m > total:
 		m = 0

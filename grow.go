@@ -41,8 +41,7 @@ func (b *Buffer) grow(n int) error {
 		// amortized, at most one byte per byte written.
 		b.slide()
 		return nil
-	case b.m != nil && b.canRecycle(n):
-		b.recycle()
+	case b.m != nil && b.canRecycle(n) && b.recycle():
 		return b.grow(n)
 	case n <= size-used:
 		return nil
@@ -50,17 +49,33 @@ func (b *Buffer) grow(n int) error {
 		return ErrTooLarge
 	case b.m != nil && b.m.growCapacity(used+n):
 		return nil
-	case b.m != nil && !b.pinned():
-		if canRemap() {
-			if err := b.remap(n); err == nil || !refused(err) && remapWorks() {
-				return err
-			}
-		}
-		countCopy(live)
+	case b.m != nil && b.remap(n) == nil:
+		return nil
 	}
-	// As in bytes.Buffer, the consumed prefix adds to the new capacity, so
-	// that a Buffer that is also read has room to slide its contents.
-	return b.move(b.limitToMaxLen(max(2*(size-b.off), live+b.off+n), n), live+n)
+	// Whatever mremap(2) has refused, a new mapping may be possible. As in
+	// bytes.Buffer, the consumed prefix adds to the new capacity, so that a
+	// Buffer that is also read has room to slide its contents.
+	size, mapped := b.Cap(), b.m != nil // remap may have cut the front
+	err := b.move(b.limitToMaxLen(max(2*(size-b.off), live+b.off+n), n), live+n)
+	switch {
+	case err == nil && mapped:
+		countCopy(live)
+	case err != nil && err != ErrTooLarge:
+		err = newMemoryError(fmt.Sprintf("grow %s to %s", sizeString(size), sizeString(live+n)), err)
+	}
+	return err
+}
+
+// makeRoom is grow and commit, for a Buffer that only its caller uses. It holds
+// the lock of ReadAt, in case that another goroutine reads the Buffer against
+// the rules, unless the storage is a small slice and remains one.
+func (b *Buffer) makeRoom(n int) error {
+	if b.m != nil || n > idleMin || 2*cap(b.buf)+n > min(idleMin, mapThreshold) {
+		mu := b.atLock()
+		mu.Lock()
+		defer mu.Unlock()
+	}
+	return b.growAndCommit(n)
 }
 
 // growAndCommit is grow followed by commit.
@@ -81,8 +96,7 @@ const recycleMin = 8
 // n more bytes.
 func (b *Buffer) canRecycle(n int) bool {
 	k := b.consumed()
-	return n <= k && k >= b.Len()/4+recycleMin*pageUnit() &&
-		b.m.needsMemory(len(b.buf)+n) && canRemap() && !b.pinned()
+	return n <= k && k >= b.Len()/4+recycleMin*pageUnit() && b.m.mayRecycle(len(b.buf)+n)
 }
 
 // consumed returns the number of bytes at the start of the storage that will
@@ -91,14 +105,18 @@ func (b *Buffer) canRecycle(n int) bool {
 func (b *Buffer) consumed() int { return pageFloor(max(b.off-utf8.UTFMax, 0)) }
 
 // recycle moves the consumed prefix, or a part of it, behind the contents, or
-// unmaps it.
-func (b *Buffer) recycle() {
+// unmaps it. It reports whether it has done either.
+func (b *Buffer) recycle() (done bool) {
 	k, n := b.consumed(), len(b.buf)
-	_ = b.remapStorage(func(p *pages) (int, error) { return p.recycle(k, n), nil })
+	_ = b.remapStorage(func(p *pages) (int, error) {
+		cut := p.recycle(k, n)
+		done = cut > 0
+		return cut, nil
+	})
+	return done
 }
 
 // remap makes room for n more bytes in a mapping with mremap(2), as grow does.
-// The mapping must not be pinned.
 func (b *Buffer) remap(n int) error {
 	drop, want := remapPlan(b.Len(), b.off, b.Cap(), n)
 	want = b.limitToMaxLen(want+drop, n) - drop
@@ -106,7 +124,7 @@ func (b *Buffer) remap(n int) error {
 		if drop > 0 && p.cutFront(drop) != nil {
 			drop = 0 // it stays
 		}
-		return drop, tryCapacities(len(p.mem), want, len(b.buf)-drop+n, p.grow)
+		return drop, tryCapacities(want, len(b.buf)-drop+n, p.grow)
 	})
 }
 
@@ -141,7 +159,7 @@ func (b *Buffer) move(c, need int) error {
 		}
 		return b.moveToSlice(c)
 	}
-	return tryCapacities(b.Cap(), c, need, func(c int) error {
+	return tryCapacities(c, need, func(c int) error {
 		m, err := newMapping(c, !b.NoHugePages)
 		if err != nil {
 			if !canMap() { // permanently refused, or too many mappings
@@ -160,6 +178,11 @@ func (b *Buffer) moveToSlice(c int) (err error) {
 	if c > maxSlice {
 		return ErrTooLarge
 	}
+	if c > miB { // the runtime ends the program if it gets no memory
+		if err := probeHeap(c); err != nil {
+			return err
+		}
+	}
 	defer func() {
 		if recover() != nil { // make panics if c is out of range
 			err = ErrTooLarge
@@ -171,9 +194,8 @@ func (b *Buffer) moveToSlice(c int) (err error) {
 }
 
 // tryCapacities calls try with a capacity of want bytes, and if that fails, of
-// need bytes, both rounded up to a multiple of pageUnit. from is the old
-// capacity, for the error message.
-func tryCapacities(from, want, need int, try func(c int) error) error {
+// need bytes, both rounded up to a multiple of pageUnit.
+func tryCapacities(want, need int, try func(c int) error) error {
 	least, ok := pageRound(need)
 	if !ok {
 		return ErrTooLarge
@@ -181,10 +203,7 @@ func tryCapacities(from, want, need int, try func(c int) error) error {
 	if c, ok := pageRound(want); ok && c > least && try(c) == nil {
 		return nil
 	}
-	if err := try(least); err != nil {
-		return &memoryError{fmt.Sprintf("grow %s to %s", sizeString(from), sizeString(least)), err}
-	}
-	return nil
+	return try(least)
 }
 
 // limitToMaxLen lowers the capacity c to what MaxLen allows to be filled, but
@@ -204,10 +223,9 @@ func (b *Buffer) roomToMax() int {
 	return max(b.MaxLen-b.Len(), 0)
 }
 
-// reserve is Reserve without pacing, for callers that hold a lock and must not
-// wait for the collector.
+// reserve is Reserve for callers that hold the lock of ReadAt. buf must be
+// current.
 func (b *Buffer) reserve(n int) error {
-	b.refresh()
 	if n < 0 {
 		return errNegativeReserve
 	}

@@ -51,7 +51,7 @@ func noRace(t *testing.T) {
 // needMoves skips a test of what comes of it that views are moved.
 func needMoves(t *testing.T) {
 	t.Helper()
-	if publishCopies {
+	if copyViews.Load() {
 		t.Skip("views are copied")
 	}
 }
@@ -132,6 +132,12 @@ func mapped(t testing.TB, n int) (*Buffer, []byte) {
 	require.NoError(t, err)
 	require.NotNil(t, b.m, "not in the mapping state")
 	return b, p
+}
+
+// split makes the mapping of b several VMAs, which mremap(2) refuses to grow.
+func split(t *testing.T, b *Buffer) {
+	t.Helper()
+	require.NoError(t, unix.Madvise(b.m.mem[pageUnit():2*pageUnit()], unix.MADV_DONTFORK))
 }
 
 const piece = 64 * kiB

@@ -178,13 +178,20 @@ func diffBytes(p, want []byte) error {
 	return fmt.Errorf("%d bytes, want %d; they differ from [%d] on: ...%q, want ...%q", len(p), len(want), i, around(p), around(want))
 }
 
-// caught runs f. A panic is as good as an error.
+// caught runs f. A panic is as good as an error. If it is with ErrTooLarge, which
+// must not be wrapped, caught returns the details, if there are any.
 func caught(f func() error) (err error, panicked bool) {
+	failures := stats.failures.Load()
 	defer func() {
 		switch v := recover().(type) {
 		case nil:
 		case error:
 			err, panicked = v, true
+			if v == ErrTooLarge && stats.failures.Load() > failures {
+				err = stats.lastFailure.Load()
+			} else if v != ErrTooLarge && errors.Is(v, ErrTooLarge) {
+				err = fmt.Errorf("a panic with a wrapped error: %v", v)
+			}
 		default:
 			err, panicked = fmt.Errorf("%v", v), true
 		}

@@ -180,17 +180,12 @@ func testLimit(t *testing.T, resource int, counted string) {
 	require.NoError(t, unix.Getrlimit(resource, &old))
 	limit := uint64(status(t, counted) + 400*miB)
 	require.NoError(t, unix.Setrlimit(resource, &unix.Rlimit{Cur: limit, Max: old.Max}))
-	err := func() (err error) {
-		defer func() { err, _ = recover().(error) }()
+	err, _ := caught(func() error {
 		for {
 			_, _ = b.Write(chunk)
 		}
-	}()
-	viewErr := func() (err error) {
-		defer func() { err, _ = recover().(error) }()
-		b.Bytes()
-		return nil
-	}()
+	})
+	viewErr, _ := caught(func() error { b.Bytes(); return nil })
 	reserveErr := b.Reserve(giB)
 	_, writeAtErr := b.WriteAt(chunk, int64(b.Len()+giB))
 	for i := range b.Len() / len(chunk) {
@@ -214,7 +209,7 @@ func testLimit(t *testing.T, resource int, counted string) {
 		require.ErrorIs(t, err, ErrTooLarge)
 		require.ErrorIs(t, err, unix.ENOMEM)
 	}
-	require.Regexp(t, `^mmapbuf: grow [0-9.]+ MiB to [0-9.]+ MiB: mremap: cannot allocate memory$`, err.Error())
+	require.Regexp(t, `^mmapbuf: grow [0-9.]+ MiB to [0-9.]+ MiB: mmap: cannot allocate memory$`, err.Error())
 	require.Regexp(t, `^mmapbuf: publish [0-9.]+ MiB: mmap: cannot allocate memory$`, viewErr.Error())
 	require.True(t, usable)
 	require.Equal(t, len(chunk), copy(p, b.Bytes()))

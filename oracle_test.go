@@ -180,7 +180,7 @@ func invariants(b *Buffer) error {
 		switch {
 		case p == nil || p.gen != b.gen:
 			return fmt.Errorf("generation %d of the mapping, the Buffer is of %d", b.m.gen.Load(), b.gen)
-		case b.m.mem != nil && b.m.pins == 0:
+		case b.m.mem != nil:
 			return fmt.Errorf("published, and still mapped")
 		case b.off < p.lo || len(b.buf)-p.lo > len(p.mem):
 			return fmt.Errorf("[%d:%d] of the mapping was published, contents are at [%d:%d]", p.lo, p.lo+len(p.mem), b.off, len(b.buf))
@@ -195,8 +195,6 @@ func invariants(b *Buffer) error {
 	mem, s := b.m.mem, ReadStats()
 	at := uintptr(unsafe.Pointer(unsafe.SliceData(mem)))
 	switch {
-	case b.m.pins != 0 || b.m.released:
-		return fmt.Errorf("the mapping is pinned %d times, left: %t", b.m.pins, b.m.released)
 	case int(b.m.capacity.Load()) != len(mem) && len(mem) != pageUnit() || b.Cap() > len(mem):
 		return fmt.Errorf("a mapping of %d bytes, size = %d", len(mem), b.m.capacity.Load())
 	case b.m.committed > len(mem) || b.m.discarded > b.m.committed:

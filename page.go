@@ -39,8 +39,8 @@ type pages struct {
 	// mem[:cap(mem)]; mem is nil if there is none.
 	mem        []byte
 	seams      []int // offsets in mem, ascending, at which one VMA ends and the next begins
-	huge       bool  // huge pages were requested
-	noRemap    bool  // mremap(2) refused this mapping, perhaps permanently
+	huge       bool  // huge pages were requested; while there are holes, they are disabled
+	fixed      bool  // recycling has failed, and would again
 	prefaulted int   // end of what prefault has done; math.MaxInt if it is not useful
 
 	// mu is held for reading by methods that only read mem, and for writing
@@ -58,11 +58,12 @@ type pages struct {
 	holes     []hole      // ascending, and apart from each other
 	holeBytes int         // sum of their lengths
 	sparse    atomic.Bool // whether there are any
-	holeMu    sync.Mutex  // held, in addition to mu for reading, by noteWritten
+	holeMu    sync.Mutex  // held, in addition to mu for reading, by willWrite
 }
 
 // A hole is a range mem[lo:hi] of units that punch has discarded, and that were
-// not written since.
+// not written since. A mapping with holes gets no more huge pages, or a few bytes
+// here and there would make each hole resident: see setSparse.
 type hole struct{ lo, hi int }
 
 // Memory is committed in steps of up to commitStep bytes, or of about as much
@@ -81,6 +82,17 @@ func (p *pages) commit(n int) int {
 		p.account()
 	}
 	return p.committed
+}
+
+// commitInOrder is commit for bytes that will be appended, so that they get huge
+// pages even if there are holes.
+func (p *pages) commitInOrder(n int) int {
+	from := pageCeil(p.committed)
+	n = p.commit(n)
+	if p.sparse.Load() && from < pageFloor(n) {
+		p.populateUnits(from, pageFloor(n))
+	}
+	return n
 }
 
 // commitRound returns n, any number, rounded up to a commit step.
@@ -104,7 +116,7 @@ func (p *pages) punch(lo, hi int) error {
 		p.fillHoles(lo, hi) // of earlier contents
 		p.holes = slices.Insert(p.holes, p.holeAt(hi), hole{lo, hi})
 		p.holeBytes += hi - lo
-		p.sparse.Store(true)
+		p.setSparse(true)
 		p.account()
 	}
 	return err
@@ -140,21 +152,58 @@ func (p *pages) fillHoles(lo, hi int) {
 	if i < j {
 		p.holes = slices.Replace(p.holes, i, j, rest...) // once: they may be many
 	}
-	p.sparse.Store(len(p.holes) > 0)
+	p.setSparse(len(p.holes) > 0)
 }
 
-// noteWritten records that mem[lo:hi], any range, is written, which may fill
-// holes. The caller does not hold mu.
-func (p *pages) noteWritten(lo, hi int) {
+// setSparse records whether there are holes. If that changes, and huge pages
+// were requested, it disables them or requests them again, for all of the
+// mapping, so that it remains one VMA. What is resident keeps its pages.
+func (p *pages) setSparse(sparse bool) {
+	if p.sparse.Swap(sparse) != sparse && p.huge && p.mem != nil {
+		adviseHuge(p.mem[:cap(p.mem)], !sparse)
+	}
+}
+
+// willWrite prepares mem[lo:hi], any range of the contents, for being written,
+// which may fill holes. The caller holds mu for reading.
+func (p *pages) willWrite(lo, hi int) {
 	if !p.sparse.Load() {
 		return
 	}
-	p.mu.RLock()
-	defer p.mu.RUnlock()
+	// What is written in order gets huge pages from the next unit on.
+	if start := p.fillForWrite(lo, hi); start < hi && lo > 0 && p.resident(lo-1) {
+		p.populateUnits(start, pageCeil(hi))
+	} else if hi-lo >= prefaultMin {
+		page := os.Getpagesize()
+		_ = p.populate(lo&^(page-1), (hi+page-1)&^(page-1))
+	}
+}
+
+// fillForWrite removes the units of mem[lo:hi] from the holes, and returns the
+// start of the first one that was in a hole and begins in the range, or hi.
+func (p *pages) fillForWrite(lo, hi int) (start int) {
 	p.holeMu.Lock()
 	defer p.holeMu.Unlock()
-	p.fillHoles(pageFloor(lo), pageCeil(hi))
+	first, last := pageFloor(lo), pageCeil(hi)
+	i := p.holeAt(first)
+	if i == len(p.holes) || p.holes[i].lo >= last {
+		return hi
+	}
+	start = max(p.holes[i].lo, pageCeil(lo))
+	p.fillHoles(first, last)
 	p.account()
+	return min(start, hi)
+}
+
+// populateUnits makes mem[lo:hi] resident in huge pages, if they were requested,
+// though there are holes.
+func (p *pages) populateUnits(lo, hi int) {
+	if p.huge {
+		mem := p.mem[:cap(p.mem)]
+		adviseHuge(mem, true)
+		_ = p.populate(lo, hi)
+		adviseHuge(mem, !p.sparse.Load())
+	}
 }
 
 // uncommit returns the memory of mem[pageCeil(n):] to the kernel, n being any
@@ -231,13 +280,12 @@ func (p *pages) shift(k int) {
 	p.cutSeams()
 }
 
-// needsMemory reports whether mem[:n], n being any number, ends beyond what may
-// be resident. It reports false for a mapping that cannot be recycled because
-// noRemap is set. It locks mu.
-func (p *pages) needsMemory(n int) bool {
+// mayRecycle reports whether mem[:n], n being any number, ends beyond what may
+// be resident, and recycling has not failed before. It locks mu.
+func (p *pages) mayRecycle(n int) bool {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
-	return n > p.residentEnd() && !p.noRemap
+	return n > p.residentEnd() && !p.fixed
 }
 
 // cutSeams removes seams that are not inside the mapping.
@@ -260,11 +308,12 @@ func (p *pages) recycle(k, n int) (cut int) {
 	} else if len(p.seams) > 0 {
 		k = min(k, p.seams[0]) // mremap(2) does not move several VMAs
 	}
-	top := p.residentEnd()
-	end, _ := pageRound(top)
+	end := pageCeil(p.residentEnd())
 	if p.discarded > 0 || len(p.seams) >= maxSeams || p.moveBehind(k, end) != nil {
+		// If only the move failed, it would fail again.
+		p.fixed = p.discarded == 0 && len(p.seams) < maxSeams
 		if p.cutFront(k) != nil {
-			p.noRemap = true
+			p.fixed = true
 			return 0
 		}
 		return k
@@ -321,7 +370,7 @@ func (p *pages) free(lazy bool) error {
 
 // worthKeeping reports whether mem can become idle memory. With holes it
 // cannot, because idle memory counts as resident up to dirty.
-func (p *pages) worthKeeping() bool { return !p.noRemap && len(p.holes) == 0 }
+func (p *pages) worthKeeping() bool { return len(p.holes) == 0 }
 
 // scrub clears bytes of earlier owners in mem[lo:hi], which is about to be
 // exposed, and reports whether there may have been some. The owner has written

@@ -3,10 +3,8 @@
 package mmapbuf
 
 import (
-	"errors"
 	"math"
 	"os"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,9 +15,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mmapRefused and mremapRefused are set once the system has refused the call
-// permanently, as a seccomp filter or an emulated kernel does.
-var mmapRefused, mremapRefused atomic.Bool
+// mmapRefused is set once the system has refused mmap(2) permanently, as a
+// seccomp filter does.
+var mmapRefused atomic.Bool
 
 // canMap reports whether new mappings may be made: mmap(2) was not refused, and
 // the package does not use too many mappings already.
@@ -27,13 +25,10 @@ func canMap() bool {
 	return !mmapRefused.Load() && stats.mappings.Load()+heapSplits.count() < vmaBudget()
 }
 
-// If publishCopies is true, contents are copied for a view and never moved to
-// the Go heap. A release of Go that moves heap objects would require it. Only
-// tests set it.
-var publishCopies = false
-
-// canRemap reports whether mremap(2) is believed to work.
-func canRemap() bool { return !mremapRefused.Load() }
+// copyViews is set once mremap(2) has failed to move pages to the Go heap.
+// From then on, contents are copied for a view. A release of Go that moves heap
+// objects would require it from the start. Tests set it.
+var copyViews atomic.Bool
 
 // vmaBudget returns the maximum number of mappings that the package uses: half
 // of what the system allows a process (proc_sys_vm(5), max_map_count), because
@@ -47,68 +42,14 @@ var vmaBudget = sync.OnceValue(func() int64 {
 	return n / 2
 })
 
-// refused reports whether err, of a call with valid arguments, may have a cause
-// other than lack of memory, such as mlock(2), madvise(2) or mprotect(2) on a
-// part of this mapping, which makes it several VMAs. A new mapping may then
-// succeed.
-func refused(err error) bool {
-	var errno unix.Errno
-	return errors.As(err, &errno) && (permanent(errno) || errno == unix.EAGAIN)
-}
-
-// permanent reports whether err may mean that a system call is not available.
+// permanent reports whether err, of a call with valid arguments, may mean that
+// the system call is not available.
 func permanent(err error) bool {
 	switch err {
 	case unix.ENOSYS, unix.EPERM, unix.EACCES, unix.EINVAL, unix.EFAULT:
 		return true
 	}
 	return false
-}
-
-// probeRemap is called after mremap(2) has failed with err. If the cause may be
-// that mremap(2) is refused altogether, it tries the call on a new mapping.
-func probeRemap(err error) {
-	if permanent(err) && !mremapRefused.Load() {
-		tryRemap()
-	}
-}
-
-// remapWorks reports whether mremap(2) can move and grow a new mapping. It is
-// called before a Buffer reports lack of memory, because the Linux layer of
-// FreeBSD returns ENOMEM for what it does not support. It is not called
-// earlier, because the new mapping may use the last memory available.
-func remapWorks() bool {
-	if canRemap() {
-		tryRemap()
-	}
-	return canRemap()
-}
-
-// tryRemap moves and grows a new mapping, and sets mremapRefused if that fails
-// permanently.
-func tryRemap() {
-	n := pageUnit()
-	mem, err := mapAnywhere(n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_NORESERVE)
-	if err != nil {
-		return
-	}
-	to, err := mapAnywhere(n, unix.PROT_NONE, unix.MAP_NORESERVE)
-	if err == nil {
-		if err = moveOnto(to, mem); err == nil {
-			mem, to = to, nil
-		}
-		_ = munmap(to)
-	}
-	if err == nil {
-		var more []byte
-		if more, err = mremap(mem, 2*n, unix.MREMAP_MAYMOVE); err == nil {
-			mem = more
-		}
-	}
-	_ = munmap(mem)
-	if permanent(err) {
-		mremapRefused.Store(true)
-	}
 }
 
 func systemPageUnit() int {
@@ -218,43 +159,6 @@ func moveOnto(to, from []byte) error {
 	return nil
 }
 
-// mapOnto maps new pages at the addresses of to, which is in the Go heap, in
-// the same way as the runtime. how is added to the flags of mmap(2). Like
-// moveOnto, it makes no pointer of the result.
-func mapOnto(to []byte, how uintptr) error {
-	if err := fault("mmap fixed", to, nil); err != nil {
-		return err
-	}
-	args := [6]uintptr{
-		uintptr(base(to)), uintptr(len(to)), unix.PROT_READ | unix.PROT_WRITE,
-		unix.MAP_PRIVATE | unix.MAP_ANONYMOUS | how, ^uintptr(0), 0,
-	}
-	var at uintptr
-	var errno unix.Errno
-	if runtime.GOARCH == "s390x" { // takes a pointer to the arguments
-		at, _, errno = unix.Syscall(unix.SYS_MMAP, uintptr(unsafe.Pointer(&args)), 0, 0)
-	} else {
-		at, _, errno = unix.Syscall6(unix.SYS_MMAP, args[0], args[1], args[2], args[3], args[4], args[5])
-	}
-	switch {
-	case errno != 0:
-		return errno
-	case at != args[0]: // Linux before 4.17 treats MAP_FIXED_NOREPLACE as a hint
-		_, _, _ = unix.Syscall(unix.SYS_MUNMAP, at, args[1], 0)
-		return unix.EEXIST
-	}
-	// If the kernel supports names of VMAs, it merges only those with the
-	// same name.
-	if fault("prctl", nil, nil) == nil {
-		_ = unix.Prctl(unix.PR_SET_VMA, unix.PR_SET_VMA_ANON_NAME, args[0], args[1], uintptr(unsafe.Pointer(&heapName)))
-	}
-	runtime.KeepAlive(to)
-	return nil
-}
-
-// heapName is the name that the runtime gives its heap (PR_SET_VMA(2const)).
-var heapName = [...]byte{' ', 'G', 'o', ':', ' ', 'h', 'e', 'a', 'p', 0}
-
 func madvise(mem []byte, advice int) error {
 	if err := fault("madvise", nil, nil); err != nil {
 		return err
@@ -325,22 +229,36 @@ func mapPages(n int, huge bool) (*pages, error) {
 	// Before the first access, and for all of the mapping, because
 	// mremap(2) cannot grow a range of two VMAs. EINVAL from kernels
 	// without huge pages is ignored.
+	adviseHuge(mem, huge)
+	return newPages(mem, huge), nil
+}
+
+// adviseHuge requests huge pages for mem, unless chooseUnit rejects them, or
+// disables them. The kernel applies that to pages that are not resident yet.
+func adviseHuge(mem []byte, huge bool) {
 	switch _, sensible := chooseUnit(os.Getpagesize(), hugePageSize()); {
 	case !huge:
 		_ = madvise(mem, unix.MADV_NOHUGEPAGE)
 	case sensible:
 		_ = madvise(mem, unix.MADV_HUGEPAGE)
 	}
-	return newPages(mem, huge), nil
+}
+
+// resident reports whether the page of mem[i] is resident (mincore(2)).
+func (p *pages) resident(i int) bool {
+	if fault("mincore", nil, nil) != nil {
+		return false
+	}
+	page := os.Getpagesize()
+	var in byte
+	_, _, errno := unix.Syscall(unix.SYS_MINCORE, uintptr(unsafe.Pointer(&p.mem[i&^(page-1)])), uintptr(page), uintptr(unsafe.Pointer(&in)))
+	return errno == 0 && in&1 != 0
 }
 
 // grow makes mem n bytes long, which is not less than before. Bytes beyond
-// cap(mem) are new and read as zero. The mapping may move, even if grow fails,
-// and must not be pinned. If mremap(2) refuses this mapping, grow sets noRemap.
+// cap(mem) are new and read as zero. The mapping may move, even if grow fails.
 func (p *pages) grow(n int) error {
 	if n > maxSlice {
-		// Newer kernels return EINVAL, which would be taken for a
-		// refusal.
 		return os.NewSyscallError("mremap", unix.ENOMEM)
 	}
 	if n <= cap(p.mem) {
@@ -349,10 +267,8 @@ func (p *pages) grow(n int) error {
 	}
 	was := base(p.mem)
 	err := p.extend(n)
-	p.noRemap = refused(err)
 	switch {
 	case err != nil:
-		probeRemap(err)
 	case base(p.mem) == was:
 		stats.growsInPlace.Add(1)
 	default:
@@ -365,16 +281,15 @@ func (p *pages) grow(n int) error {
 // an aligned address, or else at any address. The error is an errno.
 func (p *pages) extend(n int) error {
 	err := p.resize(n, 0)
-	if err != nil && len(p.seams) > 0 {
-		return unix.EAGAIN // several VMAs cannot be moved: a new mapping is needed
+	if err == nil || len(p.seams) > 0 { // several VMAs cannot be moved
+		return err
 	}
-	if err != nil && !refused(err) && p.moveAligned(n, 0) == nil {
-		err = p.resize(n, 0)
+	if err == unix.ENOMEM && p.moveAligned(n, 0) == nil {
+		if err = p.resize(n, 0); err == nil {
+			return nil
+		}
 	}
-	if err != nil && !refused(err) {
-		err = p.resize(n, unix.MREMAP_MAYMOVE)
-	}
-	return err
+	return p.resize(n, unix.MREMAP_MAYMOVE)
 }
 
 // resize makes the mapping and mem n bytes long, more than before, by growing
@@ -423,7 +338,7 @@ func (p *pages) moveAligned(n, room int) error {
 // moveBehind moves the pages of mem[:k], which are one VMA, to mem[end:end+k],
 // where nothing was written, and grows the mapping for that if necessary. On
 // success, mem begins k bytes later; the caller adjusts the offsets. On
-// failure, mem may have been moved, or cut to mem[:end] with noRemap set.
+// failure, mem may have been moved, or cut to mem[:end].
 func (p *pages) moveBehind(k, end int) error {
 	size, need := len(p.mem), end+k
 	if len(p.seams) == 0 && need > cap(p.mem)/2 {
@@ -447,7 +362,6 @@ func (p *pages) moveBehind(k, end int) error {
 		_ = munmap(mem[end+k:])
 		p.setMem(mem[:end:end])
 		p.cutSeams()
-		p.noRemap = true
 		return err
 	}
 	p.seams = append(p.seams, end, end+k)
@@ -529,26 +443,24 @@ const minObject = 64 * kiB
 // moveToHeap moves the pages of mem[lo:hi] to the Go heap and returns them as a
 // slice, with capacity hi-lo. The rest of the mapping is unmapped or becomes
 // idle memory, and mem is nil. On failure, it returns nil, and the mapping is
-// unchanged. The mapping must not be pinned, and the caller must have cleared
-// bytes of earlier owners and probed the heap for hi-lo bytes.
+// unchanged. The caller must have cleared bytes of earlier owners and probed the
+// heap for hi-lo bytes.
 func (p *pages) moveToHeap(lo, hi int) []byte {
 	n := hi - lo
-	if publishCopies || !canRemap() || len(p.seams) > 0 || heapSplits.count() >= vmaBudget()/2 {
+	if copyViews.Load() || len(p.seams) > 0 || heapSplits.count() >= vmaBudget()/2 {
 		return nil
 	}
 	obj, skip := heapObject(n)
 	to := bytesAt(obj, skip, n)
-	if err := moveOnto(to, p.mem[lo:hi]); err != nil {
+	if moveOnto(to, p.mem[lo:hi]) != nil {
 		// The kernel may have unmapped the pages of obj before it
-		// failed, but the runtime will use these addresses again. If
-		// they are not free, it is unknown whose pages are there.
-		if mapOnto(to, unix.MAP_FIXED_NOREPLACE) != nil {
-			leak(obj)
-		}
-		probeRemap(err)
+		// failed, so the runtime must not use these addresses again.
+		leak(obj)
+		copyViews.Store(true)
 		return nil
 	}
-	// Restore the setting of the surrounding heap, for later objects.
+	// Withdraw the advice for huge pages, for later objects: the kernel has
+	// no other call for that.
 	if !hugePagesAlways() {
 		_ = madvise(to, unix.MADV_NOHUGEPAGE)
 	}

@@ -15,10 +15,7 @@ func systemPageUnit() int {
 // Since canMap reports false, no mapping is made on this platform, and the
 // other functions are not called with one.
 
-func canMap() bool       { return false }
-func canRemap() bool     { return false }
-func remapWorks() bool   { return false }
-func refused(error) bool { return false }
+func canMap() bool { return false }
 
 func mapPages(int, bool) (*pages, error) { return nil, errors.ErrUnsupported }
 
@@ -30,6 +27,8 @@ func (*pages) discard(int, int) error     { return errors.ErrUnsupported }
 func (*pages) populate(int, int) error    { return errors.ErrUnsupported }
 func (*pages) moveToHeap(int, int) []byte { return nil }
 func (p *pages) unmap() error             { p.setMem(nil); return nil }
+func (*pages) resident(int) bool          { return false }
+func adviseHuge([]byte, bool)             {}
 func abandon([]byte) error                { return nil }
 func lazyFree([]byte) error               { return errors.ErrUnsupported }
 func idleMax() int                        { return 0 }

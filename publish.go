@@ -1,7 +1,6 @@
 package mmapbuf
 
 import (
-	"fmt"
 	"io"
 	"runtime"
 	"sync"
@@ -12,20 +11,26 @@ import (
 // the Go heap, or copies the contents if they are small. See "Publishing" in
 // DESIGN.md. Like storage.go, this file uses the memory of mappings.
 
-// view returns the contents as Go memory, with up to spare bytes of spare
-// capacity if it is the first view of a mapping, which publishes it. If there
-// is not enough memory, it returns an error and changes nothing.
+// view returns the contents as Go memory. If it is the first view of a mapping,
+// it publishes the mapping, and the slice has spare bytes of spare capacity, or
+// none if there is not enough memory for that. If there is not enough memory for
+// the contents, view returns an error and changes nothing.
 func (b *Buffer) view(spare int) ([]byte, error) {
 	m := b.m
 	if m == nil {
 		return b.buf[b.off:], nil
 	}
-	if b.current() {
-		if err := m.publish(b, spare); err != nil {
-			return nil, err
-		}
+	err := m.publish(b, spare)
+	if err != nil && spare > 0 {
+		err = m.publish(b, 0)
 	}
-	p := m.publishedFor(b)
+	if err != nil {
+		return nil, newMemoryError("publish "+sizeString(b.Len()), err)
+	}
+	p := m.publishedFor(b.gen, b.off, len(b.buf))
+	if p == nil {
+		return nil, errStale
+	}
 	return p.mem[b.off-p.lo : len(b.buf)-p.lo], nil
 }
 
@@ -35,7 +40,7 @@ func (b *Buffer) view(spare int) ([]byte, error) {
 func (b *Buffer) mustView() []byte {
 	p, err := b.view(b.viewSpare())
 	if err != nil {
-		panic(err)
+		panicFor(err)
 	}
 	return p
 }
@@ -64,7 +69,7 @@ func (b *Buffer) viewOf(n int) []byte {
 		return p[:n]
 	}
 	if n > smallView && probeHeap(n) != nil {
-		panic(err)
+		panicFor(err)
 	}
 	b.withContents(func(contents []byte) { p = append(p, contents[:n]...) })
 	return p
@@ -76,25 +81,33 @@ const smallView = 64 << 10
 
 // spare returns all of the spare capacity as Go memory.
 func (b *Buffer) spare() []byte {
-	n := b.Available()
-	if p, err := b.view(n); err == nil && cap(p)-len(p) >= n {
-		return p[len(p) : len(p) : len(p)+n]
+	m, n := b.m, b.Available()
+	if m.publish(b, n) == nil {
+		p := m.publishedFor(b.gen, b.off, len(b.buf))
+		if p == nil {
+			panic(errStale)
+		}
+		if k := len(b.buf) - p.lo; cap(p.mem)-k >= n {
+			return p.mem[k : k : k+n]
+		}
 	}
 	// A view with less spare capacity was published before, or there is not
-	// enough memory for all of it. Write copies from this slice.
+	// enough memory to publish all of it. Write copies from this slice.
 	if err := probeHeap(n); err != nil {
-		panic(&memoryError{"publish " + sizeString(n), err})
+		panicFor(newMemoryError("allocate "+sizeString(n), err))
 	}
 	return make([]byte, 0, n)
 }
 
-// publish moves or copies the contents of b, and up to spare bytes of spare
-// capacity, from m to Go memory. On error, nothing has changed.
+// publish moves or copies the contents of b, and spare bytes of spare capacity,
+// from m to Go memory, unless that was done before. The error is that of a
+// system call; nothing has changed then, except that spare capacity may have
+// been released if spare is 0.
 func (m *mapping) publish(b *Buffer, spare int) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if !b.current() {
-		return nil // published concurrently
+		return nil
 	}
 	lo := b.consumed()
 	end := len(b.buf)
@@ -102,28 +115,23 @@ func (m *mapping) publish(b *Buffer, spare int) error {
 		largeViews.Lock()
 		defer largeViews.Unlock()
 	}
-	least, hi := end, end+min(spare, len(m.mem)-end)
+	hi := end + min(spare, len(m.mem)-end)
 	if hi-lo > copiedView { // whole pages are moved
-		least, _ = pageRound(least)
 		hi, _ = pageRound(hi)
 	}
 	err := probeHeap(hi - lo)
-	if err != nil && least < hi {
-		hi = least
-		err = probeHeap(hi - lo)
-	}
-	if err != nil {
+	if err != nil && spare == 0 {
 		// Cutting the uncommitted end of the mapping may help.
 		if end, _ := pageRound(m.committed); end < len(m.mem) && m.cutBack(end) == nil {
 			m.capacity.Store(int64(end))
 			err = probeHeap(hi - lo)
 		}
 	}
-	if err != nil {
-		return &memoryError{fmt.Sprintf("publish %s", sizeString(hi-lo)), err}
+	if err == nil {
+		err = m.publishRange(b.gen, lo, end, hi)
 	}
-	if err := m.publishRange(b.gen, lo, end, hi); err != nil {
-		return &memoryError{fmt.Sprintf("publish %s", sizeString(hi-lo)), err}
+	if err != nil {
+		return err
 	}
 	stats.publishes.Add(1)
 	stats.publishedBytes.Add(int64(hi - lo))
@@ -139,8 +147,8 @@ const largeView = 32 << 20
 
 // copiedView is the size, in bytes and including spare capacity, up to which
 // contents are copied for a view and not moved. The mapping then becomes idle
-// memory.
-const copiedView = 4 * miB
+// memory. Only tests change it.
+var copiedView = 4 * miB
 
 // publishRange publishes mem[lo:hi], of which mem[end:hi] is spare capacity,
 // for Buffers of generation gen. If hi-lo exceeds copiedView, lo and hi are
@@ -148,14 +156,13 @@ const copiedView = 4 * miB
 // no contents have changed.
 func (m *mapping) publishRange(gen uint32, lo, end, hi int) error {
 	var p []byte
-	// Copying is faster for small ranges. Pinned memory must stay in place.
-	if hi-lo > copiedView && m.pins == 0 {
+	if hi-lo > copiedView {
 		from, to := max(end, m.owned), min(hi, m.dirty)
 		p = m.moveToHeap(lo, hi)
 		switch {
 		case p == nil:
-			// The object allocated for the move is not collected
-			// yet, and the copy needs another one.
+			// The object allocated for the move is not released, and
+			// the copy needs another one.
 			if err := probeHeap(hi - lo); err != nil {
 				return err
 			}

@@ -259,6 +259,10 @@ func TestReadBeyondInsideReader(t *testing.T) {
 	atSizes(t, func(t *testing.T, n int) {
 		b := filled(t, n)
 		b.Grow(4 * n)
+		left := 0
+		if b.m != nil { // nothing that the Reader has written is replaced
+			left = n/2 - n/3
+		}
 		_, err := b.ReadFrom(reader(func(p []byte) (int, error) {
 			writeAllOf(t, b, noise()[:n/2])
 			_, err := io.CopyN(io.Discard, struct{ io.Reader }{b}, int64(n+n/3))
@@ -267,12 +271,12 @@ func TestReadBeyondInsideReader(t *testing.T) {
 		}))
 		require.NoError(t, err)
 		require.NoError(t, invariants(b))
-		require.Zero(t, b.Len())
+		require.Equal(t, left, b.Len())
 		for range 3 {
 			b.Grow(cap(b.buf)/2 + n)
 			writeAllOf(t, b, noise()[:n])
 		}
 		require.NoError(t, invariants(b))
-		require.Equal(t, 3*n, b.Len())
+		require.Equal(t, left+3*n, b.Len())
 	})
 }

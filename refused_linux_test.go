@@ -5,7 +5,6 @@ package mmapbuf
 import (
 	"bytes"
 	"encoding/binary"
-	"io"
 	"runtime"
 	"testing"
 	"unsafe"
@@ -65,16 +64,16 @@ func TestWorksUnderSeccomp(t *testing.T) {
 	if raceEnabled {
 		t.Skip("there is one goroutine, and the race detector takes its time")
 	}
-	const mremapFlags, prctlOption = 3, 0
+	const mremapFlags = 3
 	tests := map[string]struct {
-		filter           filter
-		refused, copying bool
+		filter  filter
+		copying bool
 	}{
-		"mremap, EPERM":  {filter{call: unix.SYS_MREMAP, errno: unix.EPERM}, true, true},
-		"mremap, ENOSYS": {filter{call: unix.SYS_MREMAP, errno: unix.ENOSYS}, true, true},
-		"MREMAP_FIXED":   {filter{unix.SYS_MREMAP, unix.EPERM, mremapFlags, unix.MREMAP_FIXED}, true, true},
-		"madvise":        {filter{call: unix.SYS_MADVISE, errno: unix.EPERM}, false, false},
-		"PR_SET_VMA":     {filter{unix.SYS_PRCTL, unix.EINVAL, prctlOption, unix.PR_SET_VMA}, false, false},
+		"mremap, EPERM":  {filter{call: unix.SYS_MREMAP, errno: unix.EPERM}, true},
+		"mremap, ENOSYS": {filter{call: unix.SYS_MREMAP, errno: unix.ENOSYS}, true},
+		"mremap, ENOMEM": {filter{call: unix.SYS_MREMAP, errno: unix.ENOMEM}, true},
+		"MREMAP_FIXED":   {filter{unix.SYS_MREMAP, unix.EPERM, mremapFlags, unix.MREMAP_FIXED}, true},
+		"madvise":        {filter{call: unix.SYS_MADVISE, errno: unix.EPERM}, false},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -84,8 +83,9 @@ func TestWorksUnderSeccomp(t *testing.T) {
 			install(t, tt.filter)
 			useAll(t)
 			needMoves(t)
-			require.Equal(t, tt.refused, mremapRefused.Load())
+			require.Equal(t, tt.copying, copyViews.Load())
 			require.Equal(t, tt.copying, ReadStats().Copies > 0)
+			require.LessOrEqual(t, len(lost.objects), 1, "the first refusal is the last")
 			require.False(t, mmapRefused.Load())
 		})
 	}
@@ -106,16 +106,19 @@ func TestViewWithoutRoomForACopyPanics(t *testing.T) {
 	err, panicked := caught(func() error { b.Bytes(); return nil })
 	restore()
 	require.True(t, panicked)
-	require.ErrorIs(t, err, ErrTooLarge)
 	require.ErrorIs(t, err, unix.ENOMEM)
+	require.Contains(t, ReadStats().LastFailure, "cannot allocate memory")
 	require.NotNil(t, b.m)
 	require.True(t, bytes.Equal(want, b.Bytes()))
 }
 
 // TestRefusedCallsAreReplacedByCopies walks the ways without mremap(2) and mmap(2).
 func TestRefusedCallsAreReplacedByCopies(t *testing.T) {
-	defer mremapRefused.Store(false)
-	mremapRefused.Store(true)
+	noRace(t)
+	if !inChild(t) {
+		return
+	}
+	install(t, filter{call: unix.SYS_MREMAP, errno: unix.EPERM})
 	var b Buffer
 	defer b.Close()
 	var want bytes.Buffer
@@ -139,8 +142,8 @@ func TestRefusedCallsAreReplacedByCopies(t *testing.T) {
 	require.True(t, bytes.Equal(p, contents(&c)), "growth by copying")
 	require.True(t, bytes.Equal(p, c.Bytes()), "publishing by copying")
 	_ = c.Close()
+	require.Positive(t, ReadStats().Copies)
 
-	defer mmapRefused.Store(false)
 	mmapRefused.Store(true)
 	for range 20 {
 		step(miB + 54321)
@@ -150,17 +153,17 @@ func TestRefusedCallsAreReplacedByCopies(t *testing.T) {
 	require.True(t, bytes.Equal(want.Bytes(), contents(&b)))
 }
 
-// TestRefusedPublishCopies has no mremap(2): publishing copies, and leaks nothing.
+// TestRefusedPublishCopies has views copied, as after a refusal of mremap(2):
+// nothing leaks.
 func TestRefusedPublishCopies(t *testing.T) {
 	was := settled(t)
-	defer mremapRefused.Store(false)
+	defer copyViews.Store(copyViews.Load())
+	copyViews.Store(true)
 	for seed := range 20 {
-		mremapRefused.Store(false)
 		var b Buffer
 		fill(&b, seed, 20*miB)
 		_, _ = b.Read(make([]byte, 7*miB+1))
 		require.NotNil(t, b.m)
-		mremapRefused.Store(true)
 		v := b.Bytes()
 		require.Len(t, v, 13*miB-1)
 		require.True(t, isFilled(v, seed, 7*miB+1))
@@ -170,9 +173,8 @@ func TestRefusedPublishCopies(t *testing.T) {
 	requireBackTo(t, was)
 }
 
-// TestRefusalConcernsOneMapping has a Writer lock, or mark, a part of what it was
-// lent: the mapping is then two VMAs, which mremap(2) does not grow. Other
-// Buffers go on moving.
+// TestRefusalConcernsOneMapping has one mapping locked, or marked, in part: it is
+// then two VMAs, which mremap(2) does not grow. Other Buffers go on moving.
 func TestRefusalConcernsOneMapping(t *testing.T) {
 	tricks := map[string]func(p []byte) error{
 		"MADV_DONTFORK": func(p []byte) error { return unix.Madvise(p, unix.MADV_DONTFORK) },
@@ -182,23 +184,13 @@ func TestRefusalConcernsOneMapping(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			emptyIdle() // b is to be a mapping of its own, which must grow
 			b, want := mapped(t, 5*miB)
-			_, err := b.WriteTo(writerFunc(func(p []byte) (int, error) {
-				page := pageUnit()
-				if err := trick(p[page : 2*page]); err != nil {
-					t.Skip(err)
-				}
-				return 0, errTest
-			}))
-			require.Equal(t, errTest, err)
+			if err := trick(b.m.mem[pageUnit() : 2*pageUnit()]); err != nil {
+				t.Skip(err)
+			}
 			copies := ReadStats().Copies
 			b.Grow(100 * miB)
 			require.True(t, bytes.Equal(want, contents(b)))
 			require.Greater(t, ReadStats().Copies, copies, "nothing was refused")
-			require.True(t, canRemap(), "refused for all Buffers")
-			_, err = b.WriteTo(writerFunc(func(p []byte) (int, error) { _ = trick(p[:4096]); return 0, io.EOF }))
-			require.Equal(t, io.EOF, err)
-			require.True(t, bytes.Equal(want, b.Bytes()), "publishing")
-			require.True(t, canRemap())
 
 			emptyIdle()
 			c, want := mapped(t, 5*miB)
@@ -210,31 +202,19 @@ func TestRefusalConcernsOneMapping(t *testing.T) {
 	}
 }
 
-// TestFailedMoveKeepsHeapReadable has mremap(2) fail after and before it has unmapped its
-// target.
-func TestFailedMoveKeepsHeapReadable(t *testing.T) {
-	was := settled(t)
+// TestFailedMoveToHeap has mremap(2) fail after it has unmapped its target, which
+// may be: views are copied from then on, and the runtime does not get the
+// addresses back, where something else may be mapped by now.
+func TestFailedMoveToHeap(t *testing.T) {
+	defer copyViews.Store(copyViews.Load())
+	copyViews.Store(false)
+	kept := len(lost.objects)
+	from, err := mmap(8*miB, pageUnit(), unix.PROT_READ) // a source that is not mapped
+	require.NoError(t, err)
+	require.NoError(t, munmap(from))
 	for range 5 {
-		obj, skip := heapObject(8 * miB)
-		in := bytesAt(obj, skip, 8*miB)
-		clear(in)
-		for _, how := range []uintptr{unix.MAP_FIXED_NOREPLACE, 0} { // 0: kernels before 4.17 take it for a wish
-			require.ErrorIs(t, mapOnto(in, how), unix.EEXIST)
-		}
-		// A source that is not mapped.
-		from, err := mmap(8*miB, pageUnit(), unix.PROT_READ)
-		require.NoError(t, err)
-		require.NoError(t, munmap(from))
 		require.Nil(t, (&pages{mem: from}).moveToHeap(0, len(from)))
-		require.False(t, mremapRefused.Load(), "a refusal is of one mapping")
-		require.Zero(t, bytes.Count(in, []byte{1})) // readable throughout
-		for i := range in {
-			in[i] = 1
-		}
 	}
-	// Whose pages they are is not known after such a failure, so the heap does
-	// not get the place back, once for each.
-	require.LessOrEqual(t, len(lost.objects), 5)
-	lost.objects = nil // but we know
-	requireBackTo(t, was)
+	require.True(t, copyViews.Load())
+	require.Len(t, lost.objects, kept+1)
 }

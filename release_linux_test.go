@@ -13,7 +13,7 @@ import (
 
 // MMAPBUF_TEST_PUBLISH=copy has all views copied.
 func init() {
-	publishCopies = os.Getenv("MMAPBUF_TEST_PUBLISH") == "copy"
+	copyViews.Store(os.Getenv("MMAPBUF_TEST_PUBLISH") == "copy")
 }
 
 // The runtime has this for packages that rely on it; see runtime/mgc.go.
@@ -22,7 +22,7 @@ func init() {
 func heapObjectsCanMove() bool
 
 // TestHeapObjectsDoNotMove is about the release of Go, not about the package. If
-// it fails, or no longer links, publishCopies must be true for that release.
+// it fails, or no longer links, copyViews must be set for that release.
 func TestHeapObjectsDoNotMove(t *testing.T) {
 	require.False(t, heapObjectsCanMove(), "pages must not be moved to the heap of %s", runtime.Version())
 }
@@ -35,7 +35,7 @@ func TestCopiedViewTouchesNoSpare(t *testing.T) {
 	if !inChild(t) {
 		return
 	}
-	publishCopies = true
+	copyViews.Store(true)
 	var b Buffer
 	fill(&b, 1, 8*miB)
 	b.Grow(giB)

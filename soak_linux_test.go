@@ -62,7 +62,7 @@ type grants int
 const (
 	everything grants = iota
 	noMemory          // not a fraction of what is asked for
-	noCalls           // mremap(2), or mmap(2) too, is refused
+	noCalls           // pages do not move to the heap, or mmap(2) is refused, too
 )
 
 type soaking struct {
@@ -124,11 +124,11 @@ func (s *soaking) fault() error {
 		undo, err = scarce(unix.RLIMIT_DATA, "VmData")
 		s.grants = noMemory
 	default:
-		mremapRefused.Store(true)
+		copyViews.Store(true)
 		mmapRefused.Store(rand.N(2) == 0)
 		s.grants = noCalls
 		undo = func() error {
-			mremapRefused.Store(false)
+			copyViews.Store(false)
 			mmapRefused.Store(false)
 			return nil
 		}

@@ -31,6 +31,12 @@ type Stats struct {
 
 	PeakMappedBytes int64 // maximum of MappedBytes
 	MaxLenExceeded  int64 // operations that failed or were cut short because of MaxLen
+
+	// Failures counts the refusals of memory that a Buffer could not avoid,
+	// and LastFailure describes the last one: the sizes and the system call.
+	// The methods that bytes.Buffer has as well panic with ErrTooLarge alone.
+	Failures    int64
+	LastFailure string
 }
 
 var stats struct {
@@ -40,13 +46,16 @@ var stats struct {
 	collections                       atomic.Int64
 
 	copiedBytes, collected, peakMappedBytes, refusals atomic.Int64
+
+	failures    atomic.Int64
+	lastFailure atomic.Pointer[memoryError]
 }
 
 // ReadStats returns the current figures. It only loads counters and may be
 // called often. The counters are not loaded at a single point in time, so they
 // may disagree slightly while Buffers are in use.
 func ReadStats() Stats {
-	return Stats{
+	s := Stats{
 		Mappings:     stats.mappings.Load(),
 		MappedBytes:  stats.mappedBytes.Load(),
 		IdleBytes:    idle.bytes.Load(),
@@ -62,7 +71,12 @@ func ReadStats() Stats {
 		Collected:       stats.collected.Load(),
 		PeakMappedBytes: stats.peakMappedBytes.Load(),
 		MaxLenExceeded:  stats.refusals.Load(),
+		Failures:        stats.failures.Load(),
 	}
+	if e := stats.lastFailure.Load(); e != nil {
+		s.LastFailure = e.Error()
+	}
+	return s
 }
 
 // countCopy records that contents of n bytes are copied because their pages
@@ -82,8 +96,15 @@ func raise(x *atomic.Int64, n int64) {
 }
 
 // profile lists the live mappings. It refers to their *pages, which do not keep
-// Buffers alive.
-var profile = pprof.NewProfile("github.com/mmapbuf/mmapbuf")
+// Buffers alive. If a program has two copies of this package, such as a vendored
+// one, they share the profile.
+var profile = func() *pprof.Profile {
+	const name = "github.com/mmapbuf/mmapbuf"
+	if p := pprof.Lookup(name); p != nil {
+		return p
+	}
+	return pprof.NewProfile(name)
+}()
 
 // setMem makes mem[:cap(mem)] the mapping, or none if mem is nil, and updates
 // the statistics.

@@ -2,9 +2,11 @@ package mmapbuf
 
 import (
 	"bytes"
+	"errors"
 	"io"
-	"math"
+	"os"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"unicode/utf8"
 )
@@ -26,10 +28,6 @@ type mapping struct {
 	gen      atomic.Uint32             // starts at 1
 	capacity atomic.Int64              // of the Buffer: len(mem), or less; see growCapacity
 	pub      atomic.Pointer[published] // replaces mem, once it is published
-
-	// The following are guarded by mu.
-	pins     int  // Reader and Writer calls in progress that use mem
-	released bool // the last of these calls frees mem
 }
 
 // published is the Go memory to which mem[lo:] of a mapping was moved or copied
@@ -40,7 +38,10 @@ type published struct {
 	gen uint32
 }
 
-const panicStale = "mmapbuf: use of a copied Buffer whose storage the other copy has moved"
+// errStale is the error of ReadAt and WriteAt, and the value with which other
+// methods panic, if the storage was moved or released through another copy of
+// the Buffer, or by a goroutine that used the Buffer at the same time.
+var errStale = errors.New("mmapbuf: the storage of the Buffer was moved or released by another goroutine, or through a copy of the Buffer")
 
 // newMapping returns a mapping of n bytes, a multiple of pageUnit, from idle
 // memory if there is any. huge requests huge pages.
@@ -70,8 +71,7 @@ func mappingOf(p *pages) *mapping {
 	m.gen.Store(1)
 	m.capacity.Store(int64(len(p.mem)))
 	// If m is unreachable, no slice of its memory is in use: views are
-	// slices of published memory, and calls that have pinned m keep it
-	// reachable.
+	// slices of published memory.
 	runtime.AddCleanup(m, (*pages).freeUnreachable, p)
 	track(p, m)
 	return m
@@ -98,30 +98,44 @@ func (b *Buffer) refresh() {
 //
 // instead of refresh, because its arguments can stay in registers then.
 func (b *Buffer) adopt() *Buffer {
-	p := b.m.publishedFor(b)
-	b.setSlice(p.mem[:len(b.buf)-p.lo], b.off-p.lo)
+	mu := b.atLock()
+	mu.Lock()
+	defer mu.Unlock()
+	if err := b.adoptLocked(); err != nil {
+		panic(err)
+	}
 	return b
 }
 
-// publishedFor returns the memory to which the generation of m that b refers to
-// was published. It panics if b is stale: if that generation was not published,
-// or lacks contents of b.
-func (m *mapping) publishedFor(b *Buffer) *published {
+// adoptLocked is adopt for callers that hold the lock of ReadAt. It returns
+// errStale if b is stale.
+func (b *Buffer) adoptLocked() error {
+	p := b.m.publishedFor(b.gen, b.off, len(b.buf))
+	if p == nil {
+		return errStale
+	}
+	b.setSlice(p.mem[:len(b.buf)-p.lo], b.off-p.lo)
+	return nil
+}
+
+// publishedFor returns the memory to which generation gen of m was published,
+// if it has mem[off:end]; otherwise the Buffer is stale, and it returns nil.
+func (m *mapping) publishedFor(gen uint32, off, end int) *published {
 	p := m.pub.Load()
-	if p == nil || p.gen != b.gen || b.off < p.lo || len(b.buf)-p.lo > len(p.mem) {
-		panic(panicStale)
+	if p == nil || p.gen != gen || off < p.lo || end-p.lo > len(p.mem) {
+		return nil
 	}
 	return p
 }
 
 // setSlice makes p, which is Go memory, the storage, with the contents at
-// p[off:].
+// p[off:]. The caller holds the lock of ReadAt if the storage was a mapping.
 func (b *Buffer) setSlice(p []byte, off int) {
 	b.buf, b.off, b.m, b.gen = p, off, nil, 0
 }
 
 // setMapping makes m the storage, with the contents at m.mem[off:end]. The
-// caller holds m.mu.
+// caller holds m.mu and the lock of ReadAt.
 func (b *Buffer) setMapping(m *mapping, off, end int) {
 	b.buf, b.off = m.mem[:end:m.commit(end)], off
 	b.m, b.gen = m, m.gen.Load() // last: with a current generation, buf is in use
@@ -140,7 +154,7 @@ func (b *Buffer) commitMapping(n int) {
 	m, end := b.m, len(b.buf)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	b.buf = m.mem[:end:m.commit(end+n)]
+	b.buf = m.mem[:end:m.commitInOrder(end+n)]
 	runtime.KeepAlive(m)
 }
 
@@ -174,11 +188,6 @@ func (b *Buffer) uncommit() {
 	if k := len(m.holes); k == 0 || m.holes[k-1].hi <= n {
 		return // there are no holes beyond the contents
 	}
-	if m.pins > 0 {
-		m.fillHoles(pageFloor(n), math.MaxInt) // counts as if they had memory
-		m.account()
-		return
-	}
 	if m.uncommit(n) == nil {
 		b.gen = m.gen.Add(1) // a copy may have contents there
 		b.buf = m.mem[:n:m.committed]
@@ -208,18 +217,6 @@ func (b *Buffer) appendString(s string) {
 	i := len(b.buf)
 	copy(b.buf[i:i+len(s)], s)
 	b.setEnd(i + len(s))
-	runtime.KeepAlive(b)
-}
-
-// put copies p to buf[i:].
-func (b *Buffer) put(i int, p []byte) {
-	copy(b.buf[i:], p)
-	runtime.KeepAlive(b)
-}
-
-// putString is like put but copies a string.
-func (b *Buffer) putString(i int, s string) {
-	copy(b.buf[i:], s)
 	runtime.KeepAlive(b)
 }
 
@@ -320,36 +317,48 @@ func (b *Buffer) cloneString(n int) string {
 
 // slide moves the contents to the start of the storage.
 func (b *Buffer) slide() {
-	if b.m != nil {
-		b.m.noteRewound(len(b.buf))
+	n := b.Len()
+	if m := b.m; m != nil {
+		m.noteRewound(len(b.buf))
+		m.mu.RLock()
+		m.willWrite(0, n)
+		m.mu.RUnlock()
 	}
-	n := copy(b.buf, b.buf[b.off:])
-	b.noteWritten(0, n)
+	copy(b.buf, b.buf[b.off:])
 	b.off = 0
 	b.shorten(n)
 	runtime.KeepAlive(b)
 }
 
-// extendZero makes the contents end at offset end, at most Cap, and zeroes the
-// new bytes before offset gap. The caller writes the others. Whole pages of a
-// mapping are zeroed by returning them to the kernel, so that they use no
-// memory until they are written.
-func (b *Buffer) extendZero(gap, end int) {
+// extend makes the contents end at buf[end], at most Cap, and zeroes the new
+// bytes before offset i. The others, buf[i:end], will be p. As p may be a slice
+// of the bytes that are zeroed (see AvailableBuffer), extend copies it before,
+// and reports that; otherwise the caller does it. Whole pages of a mapping are
+// zeroed by returning them to the kernel, so that they use no memory until they
+// are written.
+func extend[T []byte | string](b *Buffer, i, end int, p T) (written bool) {
 	old := len(b.buf)
-	gap = max(gap, old)
-	lo, hi := gap, gap
-	if b.m != nil {
-		first, last := pageCeil(old), pageFloor(gap)
-		if first < last && b.punch(first, last) == nil { // before commit, which counts new bytes as held
-			lo, hi = first, last
+	if b.m == nil {
+		if written = old < i; written {
+			buf := b.buf[:end]
+			copy(buf[i:], p)
+			clear(buf[old:i])
 		}
+		b.setEnd(end)
+		return written
+	}
+	i = max(i, old)
+	lo, hi := i, i
+	if first, last := pageCeil(old), pageFloor(i); first < last && b.punch(first, last) == nil { // before commit, which counts new bytes as held
+		lo, hi = first, last
 	}
 	b.commit(end - old)
 	b.setEnd(end)
 	clear(b.buf[old:lo])
-	clear(b.buf[hi:gap])
-	b.scrub(gap, end) // concurrent reads may precede the write
+	clear(b.buf[hi:i])
+	b.scrub(i, end) // concurrent reads may precede the write
 	runtime.KeepAlive(b)
+	return false
 }
 
 // punch is pages.punch for buf[i:j], which is part of a mapping.
@@ -369,21 +378,15 @@ func (b *Buffer) scrub(i, j int) {
 	}
 }
 
-// noteWritten records that n bytes from buf[i] on, in the middle of the contents,
-// were written.
-func (b *Buffer) noteWritten(i, n int) {
-	if m := b.m; m != nil {
-		m.noteWritten(i, i+n)
-		runtime.KeepAlive(m) // so that m is not freed before its bytes are counted
-	}
-}
-
 // copyTo copies the contents to p, which is new Go memory, and makes it the
 // storage.
 func (b *Buffer) copyTo(p []byte) {
 	n := b.get(p)
-	_ = b.release() // if munmap(2) fails, the memory stays mapped, but unused
+	m, gen := b.m, b.gen
 	b.setSlice(p[:n], 0)
+	if m != nil {
+		_ = m.release(gen) // if munmap(2) fails, the memory stays mapped, but unused
+	}
 }
 
 // copyToMapping is like copyTo for a new mapping.
@@ -391,75 +394,32 @@ func (b *Buffer) copyToMapping(m *mapping) {
 	m.mu.Lock() // so that freeExcess does not discard what is not committed yet
 	defer m.mu.Unlock()
 	end := b.get(m.mem)
-	_ = b.release()
+	old, gen := b.m, b.gen
 	b.setMapping(m, 0, end)
+	if old != nil {
+		_ = old.release(gen)
+	}
 }
 
-// release frees the memory of the mapping, if there is one: immediately, or
-// when the calls that have pinned it return. buf is not current afterwards. The
-// error is that of munmap(2).
-func (b *Buffer) release() error {
-	m := b.m
-	if m == nil {
-		return nil
-	}
+// release frees the memory of m, if gen is its generation still. The error is
+// that of munmap(2).
+func (m *mapping) release(gen uint32) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.gen.Load() != gen {
+		return nil
+	}
 	m.gen.Add(1)
 	return m.drop()
 }
 
-// drop frees mem, or if it is pinned, leaves that to the last unpin. The caller
-// holds mu.
+// drop frees mem. The caller holds mu.
 func (m *mapping) drop() error {
-	if m.pins > 0 {
-		m.released = true
-		return nil
-	}
 	// Keep the cleanup of m from running during free: of two munmap(2)
 	// calls, the second could hit memory that was mapped there in between.
 	err := m.free(false)
 	runtime.KeepAlive(m)
 	return err
-}
-
-// pin keeps the memory of m in place until unpin. It precedes a call of a
-// Reader or Writer that gets a part of the memory and may also use the Buffer.
-func (m *mapping) pin() {
-	m.mu.Lock()
-	m.pins++
-	m.mu.Unlock()
-}
-
-// pinClean is pin for a Reader that gets a prefix of buf[i:j], of which it
-// returns the end. It clears bytes of earlier owners there, because the Reader
-// may read the slice before it fills it.
-func (b *Buffer) pinClean(i, j int) int {
-	m := b.m
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.pins++
-	if i < m.dirty {
-		if j = min(j, i+scrubStep); m.scrub(i, j) {
-			b.gen = m.gen.Add(1) // a copy may have contents there
-		}
-	}
-	return j
-}
-
-func (m *mapping) unpin() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.pins--; m.pins == 0 && m.released {
-		_ = m.drop()
-	}
-}
-
-// pinned reports whether the mapping is pinned.
-func (b *Buffer) pinned() bool {
-	b.m.mu.RLock()
-	defer b.m.mu.RUnlock()
-	return b.m.pins > 0
 }
 
 // growCapacity makes the capacity at least n bytes, and at least doubles it, up
@@ -507,9 +467,6 @@ func (b *Buffer) discardConsumed() {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.pins > 0 {
-		return
-	}
 	m.discardFront(n, pageFloor(b.Len()/4)+2*recycleMin*pageUnit())
 	b.gen = m.gen.Add(1) // a copy may not have consumed these bytes
 	runtime.KeepAlive(m)
@@ -529,59 +486,63 @@ func (b *Buffer) prefaultMapping(i, n int) {
 	runtime.KeepAlive(b)
 }
 
-// readInto calls r.Read with a prefix of buf[i:j], where i is the end of the
-// contents, and appends the bytes read. r may use the Buffer during the call.
-func (b *Buffer) readInto(r io.Reader, i, j int) (n int, err error) {
-	if m := b.m; m != nil {
-		j = b.pinClean(i, j)
-		defer m.unpin()
-	}
+// readSlice calls r.Read with the spare capacity of buf, which is Go memory, up
+// to most bytes, and appends the bytes read. r may use the Buffer.
+func (b *Buffer) readSlice(r io.Reader, most int) (n int, err error) {
+	i := len(b.buf)
+	j := i + min(cap(b.buf)-i, most)
 	p := b.buf[i:j:j]
 	n, err = r.Read(p)
 	if n < 0 {
 		panic(errNegativeRead)
 	}
-	q := p[:n] // a count beyond len(p) panics as any slice would
+	p = p[:n] // a count beyond len(p) panics as any slice would
 	b.refresh()
-	if i < cap(b.buf) && &b.buf[:i+1][i] == &p[0] {
-		b.noteWritten(i, n) // r may have made holes there
-		b.shorten(i + n)    // even if r has changed the contents, as in bytes.Buffer
+	if b.m == nil && i < cap(b.buf) && &b.buf[:i+1][i] == &p[:1][0] {
+		b.setEnd(i + n) // even if r has changed the contents, as in bytes.Buffer
 		b.off = min(b.off, len(b.buf))
 		return n, err
 	}
-	// r has taken a view or made the contents grow, which moved them.
-	if e := b.growAndCommit(n); e != nil {
-		panic(e)
-	}
-	b.append(q)
+	b.mustAppend(p) // r has made the contents grow, which moved them
 	return n, err
 }
 
-// scrubStep is the number of bytes that are cleared at a time before a Reader
-// fills them, small enough for the cache.
-const scrubStep = 256 * kiB
-
-// writeOut writes the contents to w and returns the number of bytes written. w
-// may use the Buffer during the call; afterwards, buf is current.
-func (b *Buffer) writeOut(w io.Writer) (n int, err error) {
-	p := b.buf[b.off:len(b.buf):len(b.buf)]
-	if m := b.m; m != nil {
-		m.pin()
-		defer m.unpin()
+// readFile is readSlice for a mapping. The kernel reads to the memory of the
+// mapping, which must have room for most bytes. It cannot use the Buffer.
+func (b *Buffer) readFile(f *os.File, most int) (n int, err error) {
+	b.commit(most)
+	m := b.m
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if !b.current() {
+		panic(errStale)
 	}
-	n, err = w.Write(p)
-	if n < 0 || n > len(p) {
-		panic(panicWriteTo)
-	}
-	b.refresh()
-	if err == nil && n < len(p) {
-		err = io.ErrShortWrite
-	}
+	i := len(b.buf)
+	n, err = f.Read(b.buf[i : i+most])
+	b.setEnd(i + n)
+	runtime.KeepAlive(m)
 	return n, err
+}
+
+// put copies p to the contents at offset off. Contents from offset old on are
+// new.
+func put[T []byte | string](b *Buffer, off, old int, p T) {
+	i := b.off + off
+	if m := b.m; m != nil {
+		added := max(off, old)
+		b.prefault(b.off+added, off+len(p)-added)
+		if m.sparse.Load() {
+			m.mu.RLock()
+			m.willWrite(i, i+len(p))
+			m.mu.RUnlock()
+		}
+	}
+	copy(b.buf[i:], p)
+	runtime.KeepAlive(b)
 }
 
 // The following methods do not modify the Buffer. They may run concurrently
-// with each other and be called during readInto and writeOut.
+// with each other.
 
 // withContents calls f with the contents. f must not retain them.
 func (b *Buffer) withContents(f func(contents []byte)) {
@@ -595,21 +556,122 @@ func (b *Buffer) withContents(f func(contents []byte)) {
 	if b.current() {
 		f(b.buf[b.off:])
 	} else {
-		p := m.publishedFor(b)
+		p := m.publishedFor(b.gen, b.off, len(b.buf))
+		if p == nil {
+			panic(errStale)
+		}
 		f(p.mem[b.off-p.lo : len(b.buf)-p.lo])
 	}
 	runtime.KeepAlive(m)
 }
 
-// lend writes the contents from offset off to w. It returns the number of bytes
-// passed to w and the results of w. w may use the Buffer during the call.
-func (b *Buffer) lend(w io.Writer, off int) (total, n int, err error) {
-	if m := b.m; m != nil {
-		m.pin()
-		defer m.unpin()
+// writeOut writes the contents from offset off on to w, in one call if possible.
+// It returns how many they are and the results of w, of which the count may be
+// invalid. w may modify the Buffer that b is a copy of.
+func (b *Buffer) writeOut(w io.Writer, off int) (total, n int, err error) {
+	if b.m != nil && direct(w, b.m) {
+		if total, n, err, ok := b.writeDirect(w, off); ok {
+			return total, n, err
+		}
 	}
-	var p []byte
-	b.withContents(func(contents []byte) { p = contents[off:len(contents):len(contents)] })
+	p, err := b.view(0)
+	if err != nil {
+		return b.writeCopies(w, off)
+	}
+	p = p[off:len(p):len(p)]
 	n, err = w.Write(p)
 	return len(p), n, err
+}
+
+// writeDirect is writeOut for a Writer that may access the memory of the
+// mapping: see direct. It reports false, and does nothing, if buf is not
+// current.
+func (b *Buffer) writeDirect(w io.Writer, off int) (total, n int, err error, ok bool) {
+	m := b.m
+	m.mu.RLock() // so that the memory stays, whatever others do
+	defer m.mu.RUnlock()
+	if !b.current() {
+		return 0, 0, nil, false
+	}
+	p := b.buf[b.off+off : len(b.buf) : len(b.buf)]
+	n, err = w.Write(p)
+	runtime.KeepAlive(m)
+	return len(p), n, err, true
+}
+
+// writeCopies is writeOut if there is not enough memory for a view, or if the
+// Buffer was closed meanwhile. It writes copies of parts of the contents.
+func (b *Buffer) writeCopies(w io.Writer, off int) (total, n int, err error) {
+	total = b.Len() - off
+	for n < total && err == nil {
+		p := make([]byte, min(chunkMax, total-n)) // w may keep it
+		k, _ := b.copyAt(p, int64(off+n))
+		if k == 0 {
+			return n, n, nil // there are no contents any more
+		}
+		var took int
+		took, err = w.Write(p[:k])
+		if took < 0 || took > k {
+			return total, -1, err
+		}
+		n += took
+		if took < k {
+			return total, n, err
+		}
+	}
+	return total, n, err
+}
+
+// copyAt copies contents to p, beginning at offset off. The caller holds the
+// lock of ReadAt, so that the storage is not exchanged. If another goroutine
+// uses the Buffer against the rules, copyAt finds some of its bytes, or none.
+func (b *Buffer) copyAt(p []byte, off int64) (n int, err error) {
+	m, buf, start, end := b.m, b.buf, b.off, len(b.buf)
+	if m != nil {
+		m.mu.RLock()
+		defer m.mu.RUnlock()
+		if m.gen.Load() == b.gen {
+			buf = m.mem[:m.committed]
+		} else if pub := m.publishedFor(b.gen, start, end); pub != nil {
+			buf, start, end = pub.mem, start-pub.lo, end-pub.lo
+		} else {
+			return 0, errStale
+		}
+	}
+	end = min(end, len(buf))
+	if off >= int64(end-start) {
+		return 0, io.EOF
+	}
+	if n = copy(p, buf[start+int(off):end]); n < len(p) {
+		err = io.EOF
+	}
+	runtime.KeepAlive(m)
+	return n, err
+}
+
+// overwriteAt copies p over the contents at offset off. It reports false, and
+// does nothing, if the contents end before off+len(p) or were published. mu is
+// the lock of ReadAt.
+func overwriteAt[T []byte | string](b *Buffer, mu *sync.RWMutex, p T, off int) bool {
+	mu.RLock()
+	defer mu.RUnlock()
+	m, buf, start, end := b.m, b.buf, b.off, len(b.buf)
+	if m != nil {
+		m.mu.RLock()
+		defer m.mu.RUnlock()
+		if m.gen.Load() != b.gen {
+			return false
+		}
+		buf = m.mem[:m.committed]
+	}
+	if min(end, len(buf))-start < off+len(p) {
+		return false
+	}
+	i := start + off
+	if m != nil {
+		m.willWrite(i, i+len(p))
+	}
+	copy(buf[i:], p)
+	runtime.KeepAlive(m)
+	return true
 }

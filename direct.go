@@ -1,0 +1,85 @@
+package mmapbuf
+
+import (
+	"io"
+	"os"
+	"reflect"
+)
+
+// Only this package and the kernel access the memory of a mapping: a Reader
+// fills Go memory, which is then appended, and a Writer gets a view. This file
+// has the exceptions. They are concrete types of which it is known that they
+// neither keep a slice beyond the call nor call anything that the program has
+// supplied. Types that pass a slice on are not among them: bufio.Writer,
+// io.MultiWriter, compressors, tls.Conn, hmac. Nor are the ResponseWriters of
+// net/http: both pass a large slice on, to a net.Conn that the program's
+// net.Listener may have made, or to the goroutine that writes the frames of a
+// connection and outlives the call.
+
+// directWriters are the types of Writers that WriteTo gives the memory of a
+// mapping. They are pointers, unless "value" is set. The import path of a
+// package of the standard library identifies it, and a type that is missing
+// here, or was renamed, costs a view.
+var directWriters = map[typeName]struct{ value bool }{
+	// write(2), in a loop.
+	{"os", "File"}:      {},
+	{"net", "TCPConn"}:  {},
+	{"net", "UnixConn"}: {},
+
+	// Do nothing, or copy.
+	{"io", "discard"}:      {value: true},
+	{"bytes", "Buffer"}:    {},
+	{"strings", "Builder"}: {},
+
+	// Hashes have a state and at most a block of the data.
+	{"crypto/md5", "digest"}:                     {},
+	{"crypto/sha1", "digest"}:                    {},
+	{"crypto/internal/fips140/sha256", "Digest"}: {},
+	{"crypto/internal/fips140/sha512", "Digest"}: {},
+	{"crypto/sha3", "SHA3"}:                      {},
+	{"hash/adler32", "digest"}:                   {},
+	{"hash/crc32", "digest"}:                     {},
+	{"hash/crc64", "digest"}:                     {},
+	{"hash/fnv", "sum32"}:                        {},
+	{"hash/fnv", "sum32a"}:                       {},
+	{"hash/fnv", "sum64"}:                        {},
+	{"hash/fnv", "sum64a"}:                       {},
+	{"hash/fnv", "sum128"}:                       {},
+	{"hash/fnv", "sum128a"}:                      {},
+	{"hash/maphash", "Hash"}:                     {},
+}
+
+type typeName struct{ pkg, name string }
+
+// direct reports whether w may be given the memory of m during a call of Write.
+func direct(w io.Writer, m *mapping) bool {
+	switch w := w.(type) {
+	case nil:
+		return false
+	case *Buffer:
+		return w != nil && w.m != m
+	case *File:
+		return w != nil && w.b != nil && w.b.m != m
+	}
+	t := reflect.TypeOf(w)
+	value := t.Kind() != reflect.Pointer
+	if !value {
+		t = t.Elem()
+	}
+	d, ok := directWriters[typeName{t.PkgPath(), t.Name()}]
+	return ok && d.value == value
+}
+
+// directFile returns r if it is a regular file, which the kernel may read to the
+// memory of a mapping. It returns nil for pipes and terminals, too: a call of
+// Read holds the lock of the mapping and should not wait for long.
+func directFile(r io.Reader) *os.File {
+	f, ok := r.(*os.File)
+	if !ok {
+		return nil
+	}
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		return nil
+	}
+	return f
+}
