@@ -566,10 +566,8 @@ func (b *Buffer) ReadFrom(r io.Reader) (n int64, err error) {
 		if room == 0 {
 			return n, b.readEnd(r)
 		}
-		if b.m == nil || file != nil {
-			b.paceFor(MinRead)
-			b.mustMakeRoom(min(MinRead, room))
-		}
+		b.paceFor(MinRead)
+		b.mustMakeRoom(min(MinRead, room)) // before r is read, so that nothing is lost if it fails
 		var m int
 		switch {
 		case b.m == nil:
@@ -580,7 +578,7 @@ func (b *Buffer) ReadFrom(r io.Reader) (n int64, err error) {
 			b.mustMakeRoom(k)
 			m, err = b.readFile(file, k)
 		default:
-			m, err = b.readChunk(r, c.upTo(room))
+			m, err = b.readChunk(r, c.upTo(min(room, b.Available())))
 			c.filled(m)
 		}
 		n += int64(m)

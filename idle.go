@@ -85,13 +85,12 @@ func takeIdle(n int, huge bool) *pages {
 	return p
 }
 
-// started is a time near the start of the process.
-var started = time.Now()
-
-// fakeTime reports whether now is the time of a bubble of testing/synctest,
-// which begins in the year 2000. A timer that is started there ends with the
-// bubble, and its time does not tell how long memory was idle.
-func fakeTime(now time.Time) bool { return now.Before(started) }
+// fakeTime reports whether now is the time of a bubble of testing/synctest, and
+// not that of the system. A timer that is started there ends with the bubble, and
+// its time does not tell how long memory was idle.
+func fakeTime(now time.Time) bool {
+	return now.Sub(systemTime()).Abs() > time.Second
+}
 
 // popIdle removes the most recent mapping of at least n bytes from the list and
 // returns it. If there is none among the last maxScan, mem is nil.

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -435,6 +436,16 @@ var idleMax = sync.OnceValue(func() int {
 	}
 	return int(n / 16)
 })
+
+// systemTime returns the time of the system, also in a bubble of
+// testing/synctest.
+func systemTime() time.Time {
+	var ts unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_REALTIME, &ts) != nil {
+		return time.Now()
+	}
+	return time.Unix(ts.Unix())
+}
 
 // minObject is a size, in bytes, from which on a heap object has a span of its
 // own and shares no page with others.

@@ -5,6 +5,7 @@ package mmapbuf
 import (
 	"errors"
 	"os"
+	"time"
 )
 
 func systemPageUnit() int {
@@ -31,6 +32,7 @@ func (*pages) resident(int) bool          { return false }
 func adviseHuge([]byte, bool)             {}
 func abandon([]byte) error                { return nil }
 func lazyFree([]byte) error               { return errors.ErrUnsupported }
+func systemTime() time.Time               { return time.Now() }
 func idleMax() int                        { return 0 }
 func zero([]byte, int, int)               {}
 func heapCopy([]byte, int) []byte         { return nil }
