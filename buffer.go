@@ -25,24 +25,24 @@
 // contents of up to 4 MiB are copied; the pages of larger contents are moved by
 // mremap(2), which takes a few milliseconds per gigabyte. If the Buffer later
 // outgrows its memory on the heap, the contents are copied to a new mapping.
-// The other methods that read, including Read, ReadAt, ReadBytes, String and
-// WriteTo, leave the contents where they are.
+// [Buffer.WriteTo] and [File.WriteTo] pass a view to their Writer, except to some
+// types of the standard library. The other methods that read, including Read,
+// ReadAt, ReadBytes and String, leave the contents where they are.
 //
-// [Buffer.ReadFrom] passes a part of the storage to its Reader. [Buffer.WriteTo]
-// and [File.WriteTo] pass a part of it to their Writer. Such a slice is valid
-// only during the call; [io.Reader] and [io.Writer] forbid retaining it.
-// Accessing it after the call can crash the program, or read or overwrite the
-// contents of another Buffer.
+// Only this package and the kernel access the memory of a mapping. A Reader or
+// Writer that retains the slice that it was passed, although [io.Reader] and
+// [io.Writer] forbid that, retains Go memory, as with bytes.Buffer.
 //
 // # Copying
 //
-// A Buffer may be moved by value: it can be returned from a function, sent
-// through a channel, and stored in structs, slices and maps. If both copies are
-// used, they share their contents, as copies of a bytes.Buffer do, until the
-// storage or a part of it is moved or released. Methods that modify the Buffer
-// can do that, and so can the first view. After that, methods of the other copy
-// that use the storage may panic. They never access memory that was given to
-// another Buffer.
+// Do not use both copies of a Buffer after c := b. A Buffer may be moved by
+// value: it can be returned from a function, sent through a channel, and stored
+// in structs, slices and maps. If both copies are used, they share their
+// contents, as copies of a bytes.Buffer do, until the storage or a part of it is
+// moved or released. Methods that modify the Buffer can do that, and so can the
+// first view. After that, methods of the other copy that use the storage may
+// panic; its ReadAt and WriteAt, and those of its Files, return an error. They
+// never access memory that was given to another Buffer.
 //
 // # Concurrency
 //
@@ -50,8 +50,10 @@
 // same time as any other method. Bytes, Peek, AvailableBuffer, String, Len,
 // Cap, Available and ReadAt do not modify it and may run concurrently with each
 // other; all other methods, including Read and Next, modify it. WriteAt may run
-// concurrently with ReadAt and WriteAt on ranges that do not overlap.
-// The documentation of [File] describes the concurrent use of Files.
+// concurrently with ReadAt and WriteAt on ranges that do not overlap. Close may
+// run concurrently with ReadAt, WriteAt, and reading through a [File]: code that
+// reads in goroutines of its own, such as an HTTP client, then finds the rest of
+// the contents or io.EOF.
 //
 // The Reader passed to ReadFrom and the Writer passed to WriteTo may call
 // methods of the Buffer during the call. If they modify it, see these two
@@ -109,12 +111,13 @@
 //
 // # Errors
 //
-// The methods that Buffer shares with bytes.Buffer panic if the system refuses
-// memory, because callers of bytes.Buffer rarely check for errors. The value is
-// [ErrTooLarge], or an error that wraps both it and the error of the system
-// call. The program can recover from the panic: the Buffer remains usable and
-// its contents are unchanged, except that ReadFrom keeps what it has appended
-// so far. Reserve, WriteAt and the methods of a File return the error instead.
+// The methods that Buffer shares with bytes.Buffer panic with [ErrTooLarge] if
+// the system refuses memory, because callers of bytes.Buffer rarely check for
+// errors. Stats.LastFailure then has the sizes and the system call. The program
+// can recover from the panic: the Buffer remains usable and its contents are
+// unchanged, except that ReadFrom keeps what it has appended so far. Reserve,
+// WriteAt and the methods of a File return an error instead, which wraps
+// ErrTooLarge and the error of the system call.
 //
 // This applies to mappings and views. Ordinary Go allocations (small contents,
 // contents of any size where mappings are not used, and the results of String,
@@ -124,7 +127,7 @@
 // Buffer.
 //
 // Methods that would exceed MaxLen return an error that wraps ErrTooLarge,
-// except Grow, which panics with it.
+// except Grow, which panics with ErrTooLarge.
 //
 // # Platforms
 //
@@ -132,8 +135,8 @@
 // mips64le, ppc64, ppc64le, riscv64, s390x). On other platforms, and in builds
 // with the tag nommap, a Buffer stores its contents in Go slices: its methods
 // return the same results and cost as much as those of bytes.Buffer. Where
-// mmap(2) is not permitted, as in some sandboxes, it also uses Go slices. Where
-// mremap(2) is not permitted, it copies the contents when it grows.
+// mmap(2) is not permitted, as in some sandboxes, it also uses Go slices. When
+// mremap(2) is refused, the Buffer copies its contents to a new mapping.
 package mmapbuf
 
 import (
@@ -161,14 +164,15 @@ type Buffer struct {
 	// NoHugePages requests ordinary pages (madvise(2), MADV_NOHUGEPAGE)
 	// instead of huge ones for mappings created after it is set. Filling the
 	// Buffer then takes several times as long. It is intended for machines
-	// on which allocating huge pages is slow.
+	// on which allocating huge pages is slow. Gaps that WriteAt leaves get
+	// ordinary pages in any case, unless they are later written in order.
 	NoHugePages bool
 
 	lastRead readOp   // last read operation, for UnreadByte and UnreadRune
 	gen      uint32   // generation of m that buf and off belong to; 0 if m is nil
 	buf      []byte   // contents are buf[off:len(buf)]; storage is Go memory, or the committed part of m.mem
 	off      int      // read at &buf[off], write at &buf[len(buf)]
-	m        *mapping // mapping of buf; nil for Go memory; set until adopt after publishing
+	m        *mapping // mapping of buf; nil for Go memory; kept until adopt if it was published
 }
 
 // readOp is the last operation on a Buffer, as needed by UnreadByte and
@@ -186,7 +190,7 @@ const (
 // [io.EOF].
 const MinRead = bytes.MinRead
 
-// ErrTooLarge is [bytes.ErrTooLarge]. Methods return it or panic with it,
+// ErrTooLarge is [bytes.ErrTooLarge]. Methods panic with it, or return it,
 // possibly wrapped in an error with details, if a Buffer cannot become as large
 // as requested.
 var ErrTooLarge = bytes.ErrTooLarge
@@ -231,8 +235,8 @@ func NewBufferString(s string) *Buffer { return &Buffer{buf: []byte(s)} }
 // capacity copy the contents to a new mapping. Read, ReadAt and WriteTo do not
 // have these costs.
 //
-// Bytes panics with an error that wraps ErrTooLarge if the Go heap cannot be
-// extended; the contents are then unchanged.
+// Bytes panics with ErrTooLarge if the Go heap cannot be extended; the contents
+// are then unchanged.
 func (b *Buffer) Bytes() []byte {
 	if b.m != nil {
 		return b.mustView()
@@ -247,9 +251,10 @@ func (b *Buffer) Bytes() []byte {
 // As with [Buffer.Bytes], contents in a mapping are moved to the Go heap, here
 // together with all of the spare capacity. If an earlier view had less capacity,
 // or if there is not enough memory, AvailableBuffer allocates a separate slice,
-// from which Write copies. It panics as Bytes does. Avoid calling it after Grow
-// has reserved much more than will be appended: all of the reservation becomes
-// part of the Go heap.
+// from which Write copies. It panics as Bytes does if there is not enough memory
+// for that either; the reservation is then unchanged. Avoid calling it after
+// Grow has reserved much more than will be appended: all of the reservation
+// becomes part of the Go heap.
 func (b *Buffer) AvailableBuffer() []byte {
 	if b.m != nil {
 		return b.spare()
@@ -263,8 +268,8 @@ func (b *Buffer) AvailableBuffer() []byte {
 //
 // Peek has the cost of [Buffer.Bytes]: it moves all of the contents to the Go
 // heap, not only n bytes. If there is not enough memory for that, the slice is
-// a copy, and if there is not enough for a copy either, Peek panics with an
-// error that wraps ErrTooLarge.
+// a copy, and if there is not enough for a copy either, Peek panics with
+// ErrTooLarge.
 func (b *Buffer) Peek(n int) ([]byte, error) {
 	if b.m != nil {
 		return b.peek(n)
@@ -314,7 +319,7 @@ func (b *Buffer) Len() int { return len(b.buf) - b.off }
 // Pages of a mapping that have not been written use address space but no
 // memory.
 //
-// After Bytes, Peek or AvailableBuffer has moved the contents to the Go heap,
+// After Bytes, Peek, AvailableBuffer or WriteTo of a File has moved the contents to the Go heap,
 // Cap and [Buffer.Available] report the capacity of the former mapping until
 // the Buffer is next modified.
 func (b *Buffer) Cap() int {
@@ -358,9 +363,9 @@ func (b *Buffer) Reset() {
 // and Next a part of one that is much larger than the contents; see
 // [Buffer.Bytes].
 //
-// Grow panics if n is negative. It panics with ErrTooLarge, or with an error
-// that wraps it, if there is not enough memory or if Len+n exceeds MaxLen; the
-// contents are then unchanged. [Buffer.Reserve] returns an error instead.
+// Grow panics if n is negative. It panics with ErrTooLarge if there is not enough
+// memory or if Len+n exceeds MaxLen; the contents are then unchanged.
+// [Buffer.Reserve] returns an error instead.
 func (b *Buffer) Grow(n int) {
 	if n < 0 {
 		panic(panicGrow)
@@ -485,8 +490,7 @@ func (b *Buffer) mustAppend(p []byte) {
 // Write appends p to the contents. It returns len(p) and a nil error, unless p
 // does not fit within MaxLen: then Write appends as much as fits, and returns
 // how much that is and an error that wraps ErrTooLarge. It panics with
-// ErrTooLarge, or with an error that wraps it, if there is not enough memory;
-// the contents are then unchanged.
+// ErrTooLarge if there is not enough memory; the contents are then unchanged.
 func (b *Buffer) Write(p []byte) (n int, err error) {
 	if !b.current() {
 		return b.adopt().Write(p)

@@ -5,6 +5,7 @@ package mmapbuf
 import (
 	"bytes"
 	"io"
+	"math/rand/v2"
 	"runtime"
 	"runtime/debug"
 	"testing"
@@ -273,4 +274,49 @@ func TestReservationOutlivesSmallWrites(t *testing.T) {
 		require.NoError(t, b.Close())
 		require.Equal(t, was.Mappings-1, ReadStats().Mappings, "a mapping was left to the collector")
 	}
+}
+
+// TestHolesStaySmall writes 1 % of a File of 4 GiB, at random: a few bytes made a
+// huge page resident. What is written in order gets huge pages even there.
+func TestHolesStaySmall(t *testing.T) {
+	needHugePages(t)
+	const size, block, blocks = 4 * giB, 16 * kiB, 2600
+	needMemory(t, giB)
+	var b Buffer
+	defer b.Close()
+	f := NewFile(&b)
+	require.NoError(t, f.Truncate(size))
+	random := rand.New(rand.NewPCG(1, 2))
+	for range blocks {
+		_, err := f.WriteAt(noise()[:block], random.Int64N(size/block)*block)
+		require.NoError(t, err)
+	}
+	vs := vmas(t, b.m.mem)
+	require.Len(t, vs, 1)
+	require.Contains(t, vs[0].flags, " nh ", "huge pages are enabled")
+	assert.LessOrEqual(t, vs[0].rss, blocks*block*3/2)
+	require.GreaterOrEqual(t, b.m.held.Load(), int64(vs[0].rss))
+
+	for i, write := range []func(off int){
+		func(off int) { _, _ = f.WriteAt(noise()[:block], int64(off)) },
+		func(off int) { _, _ = f.Seek(int64(off), io.SeekStart); _, _ = f.Write(noise()[:block]) },
+		func(int) { _, _ = b.Write(noise()[:block]) }, // at the end
+	} {
+		require.NoError(t, b.Close())
+		require.NoError(t, f.Truncate(64*miB))
+		was := vmas(t, b.m.mem)[0].huge
+		for off := miB; off < 33*miB; off += block {
+			write(off)
+		}
+		assert.GreaterOrEqual(t, vmas(t, b.m.mem)[0].huge-was, 24*miB, "written in order, %d", i)
+		require.Len(t, vmas(t, b.m.mem), 1)
+		require.NoError(t, invariants(&b))
+	}
+
+	// Without holes, all is as before.
+	for off := 0; off < b.Len(); off += block {
+		_, err := b.WriteAt([]byte{1}, int64(off))
+		require.NoError(t, err)
+	}
+	require.NotContains(t, vmas(t, b.m.mem)[0].flags, " nh ", "huge pages are still disabled")
 }

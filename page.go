@@ -173,7 +173,7 @@ func (p *pages) willWrite(lo, hi int) {
 	// What is written in order gets huge pages from the next unit on.
 	if start := p.fillForWrite(lo, hi); start < hi && lo > 0 && p.resident(lo-1) {
 		p.populateUnits(start, pageCeil(hi))
-	} else if hi-lo >= prefaultMin {
+	} else if hi-lo >= prefaultMin && !p.resident(hi-1) {
 		page := os.Getpagesize()
 		_ = p.populate(lo&^(page-1), (hi+page-1)&^(page-1))
 	}

@@ -442,7 +442,7 @@ func (m *mapping) setCapacity(n int) { m.capacity.Store(int64(min(commitRound(n)
 
 // remapStorage calls f, which moves or cuts the memory of the mapping, and then
 // makes buf current again, even if f fails. f returns the number of bytes that
-// it has cut from the front. The mapping must not be pinned.
+// it has cut from the front.
 func (b *Buffer) remapStorage(f func(p *pages) (cut int, err error)) error {
 	m := b.m
 	m.mu.Lock()

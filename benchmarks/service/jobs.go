@@ -28,7 +28,11 @@ func openJobs(j job) (workers []worker, err error) {
 			if j.Mode == "viewed" {
 				return int64(size), look(b.Bytes(), size, data)
 			}
-			n, err := b.WriteTo(io.Discard)
+			var to io.Writer = io.Discard
+			if j.Mode == "written" {
+				to = ownWriter{}
+			}
+			n, err := b.WriteTo(to)
 			if err == nil && n != int64(size) {
 				err = fmt.Errorf("the buffer held %d bytes of %d", n, size)
 			}
@@ -61,6 +65,12 @@ func look(view []byte, size int, data []byte) error {
 	return nil
 }
 
+// An ownWriter discards what it gets, as io.Discard does, but is a type that no
+// buffer knows.
+type ownWriter struct{}
+
+func (ownWriter) Write(p []byte) (int, error) { return len(p), nil }
+
 // A supply provides a goroutine with buffers as the mode says.
 type supply struct {
 	mode, implementation string
@@ -80,7 +90,7 @@ func (s *supply) take() buffer {
 
 func (s *supply) release(b buffer) error {
 	switch {
-	case s.mode == "closed" || s.mode == "pooled" && hasPool(s.implementation):
+	case s.mode == "closed" || s.mode == "written" || s.mode == "pooled" && hasPool(s.implementation):
 		return b.Close()
 	case s.mode == "pooled":
 		b.Reset()

@@ -6,10 +6,11 @@
 //
 // A job draws a size, fills a buffer and ends in one of these ways:
 //
-//	closed   the contents are written to a Writer, the buffer is closed
-//	dropped  the contents are written to a Writer, the collector frees the buffer
+//	closed   the contents are written to io.Discard, the buffer is closed
+//	dropped  the contents are written to io.Discard, the collector frees the buffer
 //	viewed   the contents are read as one slice, the collector frees the buffer
-//	pooled   the contents are written to a Writer, the buffer returns to a pool
+//	written  the contents are written to a Writer of another type, the buffer is closed
+//	pooled   the contents are written to io.Discard, the buffer returns to a pool
 //	reset    as pooled, but the next job has the same buffer (only with -loop)
 //
 // Service prints a table for each of them, and draws throughput and latency as

@@ -40,7 +40,7 @@ func fileName(dir string, size measure.Size) string {
 // openReadFile returns a worker that reads a file into memory.
 func openReadFile(j job) ([]worker, error) {
 	return []worker{{round: func() (int64, error) {
-		n, err := readFile(fileName(j.Dir, j.Max), j.Implementation)
+		n, err := readFile(fileName(j.Dir, j.Max), j.Implementation, j.Mode)
 		if err == nil && n != int64(j.Max) {
 			err = fmt.Errorf("%d bytes of %d were read", n, int64(j.Max))
 		}
@@ -49,7 +49,7 @@ func openReadFile(j job) ([]worker, error) {
 }
 
 // readFile returns the number of bytes that it has read.
-func readFile(name, implementation string) (int64, error) {
+func readFile(name, implementation, mode string) (int64, error) {
 	if implementation == "os.ReadFile" {
 		p, err := os.ReadFile(name)
 		return int64(len(p)), err
@@ -65,5 +65,8 @@ func readFile(name, implementation string) (int64, error) {
 	}
 	b := newFullBuffer(implementation)
 	defer b.Close()
+	if mode != "*os.File" {
+		return b.ReadFrom(struct{ io.Reader }{f})
+	}
 	return b.ReadFrom(f)
 }

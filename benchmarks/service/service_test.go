@@ -174,7 +174,7 @@ func TestMistakes(t *testing.T) {
 		"-write lots":                         "not a number of bytes",
 		"-goroutines 0":                       "-goroutines 0: at least one",
 		"-duration 0s":                        "-duration 0s: some time",
-		"-modes closed,open":                  `-modes: "open" is none of closed,dropped,viewed,pooled`,
+		"-modes closed,open":                  `-modes: "open" is none of closed,dropped,viewed,written,pooled`,
 		"-loop -modes pooled":                 `-modes: "pooled" is none of closed,viewed,reset`,
 		"-implementations rope":               `-implementations: "rope" is none of bytes.Buffer,mmapbuf.Buffer,`,
 		"-loop -queue":                        "more than one workload",
