@@ -31,6 +31,17 @@ func (b *Buffer) atLock() *sync.RWMutex {
 	return &atLocks[h>>26].RWMutex
 }
 
+// detach empties b, and returns its former mapping and the generation of that.
+func (b *Buffer) detach() (m *mapping, gen uint32) {
+	mu := b.atLock()
+	mu.Lock()
+	defer mu.Unlock()
+	m, gen = b.m, b.gen
+	b.setSlice(nil, 0)
+	b.lastRead = opInvalid
+	return m, gen
+}
+
 // snapshot returns a copy of b. It may run beside Close.
 func (b *Buffer) snapshot() Buffer {
 	mu := b.atLock()

@@ -420,8 +420,7 @@ func (b *Buffer) Shrink() {
 // Close empties the Buffer and releases its memory. The Buffer can be used
 // again; MaxLen and NoHugePages are kept. Close is optional and may be called
 // more than once. Views that were taken before stay valid. Close may run
-// concurrently with ReadAt and WriteAt, and with reading through a [File]; it
-// waits for calls of WriteTo that write to a file or a network connection.
+// concurrently with ReadAt and WriteAt, and with reading through a [File].
 //
 // The memory of a mapping is kept for other Buffers for a short time or
 // unmapped; see the package documentation on idle memory. A slice is left to
@@ -432,17 +431,12 @@ func (b *Buffer) Shrink() {
 // argument if it is one. For example, net/http closes the body of a request. To
 // prevent that, pass struct{ io.Reader }{b}, or a [File], whose Close does not
 // affect the Buffer.
-func (b *Buffer) Close() (err error) {
-	mu := b.atLock()
-	mu.Lock()
-	m, gen := b.m, b.gen
-	b.setSlice(nil, 0)
-	b.lastRead = opInvalid
-	mu.Unlock() // before release, which may wait, because other Buffers share mu
-	if m != nil {
-		err = m.release(gen)
+func (b *Buffer) Close() error {
+	m, gen := b.detach()
+	if m == nil {
+		return nil
 	}
-	return err
+	return m.release(gen) // without the lock of ReadAt, which others share: it may wait
 }
 
 // fits reports whether n more bytes fit into buf and no other work is needed. It
@@ -677,7 +671,7 @@ func (b *Buffer) WriteTo(w io.Writer) (n int64, err error) {
 	b.lastRead = opInvalid
 	if b.Len() > 0 {
 		was := *b // w may change b
-		total, m, err := was.writeOut(w, 0)
+		total, m, err := was.writeOut(w, 0, direct(w, was.m))
 		if m < 0 || m > total {
 			panic(panicWriteTo)
 		}

@@ -52,10 +52,12 @@ var directWriters = map[typeName]struct{ value bool }{
 type typeName struct{ pkg, name string }
 
 // direct reports whether w may be given the memory of m during a call of Write.
+// It reports false if m is nil.
 func direct(w io.Writer, m *mapping) bool {
-	switch w := w.(type) {
-	case nil:
+	if m == nil || w == nil {
 		return false
+	}
+	switch w := w.(type) {
 	case *Buffer:
 		return w != nil && w.m != m
 	case *File:
@@ -68,6 +70,17 @@ func direct(w io.Writer, m *mapping) bool {
 	}
 	d, ok := directWriters[typeName{t.PkgPath(), t.Name()}]
 	return ok && d.value == value
+}
+
+// mayWait reports whether a call of Write, of a Writer that direct accepts, may
+// take as long as somebody else likes. It holds the lock of the mapping, for which
+// Close and the first view would have to wait.
+func mayWait(w io.Writer) bool {
+	if f, ok := w.(*os.File); ok {
+		return directFile(f) == nil
+	}
+	t := reflect.TypeOf(w)
+	return t.Kind() == reflect.Pointer && t.Elem().PkgPath() == "net"
 }
 
 // directFile returns r if it is a regular file, which the kernel may read to the

@@ -330,8 +330,9 @@ func (w onlyWriter) WriteString(s string) (int, error) { return w.f.WriteString(
 // returns [io.ErrShortWrite]. If w returns a count that is negative or too
 // large, WriteTo returns an error.
 //
-// w gets what a Writer gets from [Buffer.WriteTo], at the same cost. w should not
-// modify the Buffer.
+// w gets what a Writer gets from [Buffer.WriteTo], at the same cost, except that
+// network connections, pipes and terminals get a view: others may want to use
+// the Buffer while a call of Write waits. w should not modify the Buffer.
 func (f *File) WriteTo(w io.Writer) (n int64, err error) {
 	b, err := f.buffer("read")
 	if err != nil {
@@ -341,7 +342,7 @@ func (f *File) WriteTo(w io.Writer) (n int64, err error) {
 	if f.off >= int64(now.Len()) {
 		return 0, nil
 	}
-	total, m, err := now.writeOut(w, int(f.off))
+	total, m, err := now.writeOut(w, int(f.off), direct(w, now.m) && !mayWait(w))
 	switch {
 	case m < 0 || m > total:
 		m = 0

@@ -313,6 +313,15 @@ func TestHolesStaySmall(t *testing.T) {
 		require.NoError(t, invariants(&b))
 	}
 
+	// Each write of a few bytes far out takes a page.
+	var far Buffer
+	defer far.Close()
+	for i := range 40 {
+		_, err := far.WriteAt([]byte{1}, int64(i)*65*miB)
+		require.NoError(t, err)
+	}
+	assert.LessOrEqual(t, vmas(t, far.m.mem)[0].rss, 512*kiB)
+
 	// Without holes, all is as before.
 	for off := 0; off < b.Len(); off += block {
 		_, err := b.WriteAt([]byte{1}, int64(off))

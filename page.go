@@ -122,6 +122,35 @@ func (p *pages) punch(lo, hi int) error {
 	return err
 }
 
+// commitGap commits mem[:end], zeroes mem[lo:hi], and clears bytes of earlier
+// owners in mem[hi:end], which will be written. It returns committed. The owner
+// has written all of mem[:lo]. lo, hi and end are any numbers.
+func (p *pages) commitGap(lo, hi, end int) int {
+	from, to := hi, hi // hole
+	if first, last := pageCeil(lo), pageFloor(hi); first < last && p.punch(first, last) == nil {
+		from, to = first, last
+		p.commit(end) // after punch, because it counts what is new as held
+	} else {
+		p.commitInOrder(end)
+	}
+	p.zero(lo, from)
+	p.zero(to, hi)
+	p.scrub(hi, end) // it may be read before it is written
+	return p.committed
+}
+
+// zero zeroes mem[lo:hi], any range. If there are holes, and thus small pages, it
+// returns whole pages to the kernel.
+func (p *pages) zero(lo, hi int) {
+	page := os.Getpagesize()
+	first, last := (lo+page-1)&^(page-1), hi&^(page-1)
+	if p.sparse.Load() && first < last && p.discard(first, last) == nil {
+		clear(p.mem[last:hi])
+		hi = first
+	}
+	clear(p.mem[lo:hi])
+}
+
 // holeAt returns the index of the first hole that ends beyond off.
 func (p *pages) holeAt(off int) int {
 	i, _ := slices.BinarySearchFunc(p.holes, off, func(h hole, off int) int {

@@ -347,35 +347,13 @@ func extend[T []byte | string](b *Buffer, i, end int, p T) (written bool) {
 		b.setEnd(end)
 		return written
 	}
+	m := b.m
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	i = max(i, old)
-	lo, hi := i, i
-	if first, last := pageCeil(old), pageFloor(i); first < last && b.punch(first, last) == nil { // before commit, which counts new bytes as held
-		lo, hi = first, last
-	}
-	b.commit(end - old)
-	b.setEnd(end)
-	clear(b.buf[old:lo])
-	clear(b.buf[hi:i])
-	b.scrub(i, end) // concurrent reads may precede the write
-	runtime.KeepAlive(b)
+	b.buf = m.mem[:end:m.commitGap(old, i, end)]
+	runtime.KeepAlive(m)
 	return false
-}
-
-// punch is pages.punch for buf[i:j], which is part of a mapping.
-func (b *Buffer) punch(i, j int) error {
-	b.m.mu.Lock()
-	defer b.m.mu.Unlock()
-	return b.m.punch(i, j)
-}
-
-// scrub clears bytes of earlier owners of the memory in buf[i:j].
-func (b *Buffer) scrub(i, j int) {
-	if m := b.m; m != nil {
-		m.mu.Lock()
-		m.scrub(i, j)
-		m.mu.Unlock()
-		runtime.KeepAlive(m)
-	}
 }
 
 // copyTo copies the contents to p, which is new Go memory, and makes it the
@@ -507,10 +485,9 @@ func (b *Buffer) readSlice(r io.Reader, most int) (n int, err error) {
 	return n, err
 }
 
-// readFile is readSlice for a mapping. The kernel reads to the memory of the
-// mapping, which must have room for most bytes. It cannot use the Buffer.
+// readFile is readSlice for a mapping, to whose memory the kernel reads. There
+// must be room for most bytes.
 func (b *Buffer) readFile(f *os.File, most int) (n int, err error) {
-	b.commit(most)
 	m := b.m
 	m.mu.RLock()
 	defer m.mu.RUnlock()
@@ -567,9 +544,10 @@ func (b *Buffer) withContents(f func(contents []byte)) {
 
 // writeOut writes the contents from offset off on to w, in one call if possible.
 // It returns how many they are and the results of w, of which the count may be
-// invalid. w may modify the Buffer that b is a copy of.
-func (b *Buffer) writeOut(w io.Writer, off int) (total, n int, err error) {
-	if b.m != nil && direct(w, b.m) {
+// invalid. If direct is set, w may access the memory of the mapping. Otherwise
+// w may modify the Buffer that b is a copy of.
+func (b *Buffer) writeOut(w io.Writer, off int, direct bool) (total, n int, err error) {
+	if direct {
 		if total, n, err, ok := b.writeDirect(w, off); ok {
 			return total, n, err
 		}
@@ -583,9 +561,8 @@ func (b *Buffer) writeOut(w io.Writer, off int) (total, n int, err error) {
 	return len(p), n, err
 }
 
-// writeDirect is writeOut for a Writer that may access the memory of the
-// mapping: see direct. It reports false, and does nothing, if buf is not
-// current.
+// writeDirect is writeOut to the end of the call with direct. It reports false,
+// and does nothing, if buf is not current.
 func (b *Buffer) writeDirect(w io.Writer, off int) (total, n int, err error, ok bool) {
 	m := b.m
 	m.mu.RLock() // so that the memory stays, whatever others do
