@@ -548,3 +548,23 @@ func TestWriteAtRandomOrder(t *testing.T) {
 		})
 	}
 }
+
+// TestNilBufferLeavesNoLock: many Buffers share the lock that a method of a nil
+// Buffer takes before it panics.
+func TestNilBufferLeavesNoLock(t *testing.T) {
+	for name, call := range map[string]func(b *Buffer){
+		"ReadAt":  func(b *Buffer) { _, _ = b.ReadAt(make([]byte, 1), 0) },
+		"WriteAt": func(b *Buffer) { _, _ = b.WriteAt(make([]byte, 1), 0) },
+		"Close":   func(b *Buffer) { _ = b.Close() },
+		"Reserve": func(b *Buffer) { _ = b.Reserve(1) },
+		"Shrink":  func(b *Buffer) { b.Shrink() },
+		"Size":    func(b *Buffer) { NewFile(b).Size() },
+		"Read":    func(b *Buffer) { _, _ = (&File{b: b}).Read(make([]byte, 1)) },
+	} {
+		_, _ = caught(func() error { call(nil); return nil })
+		for i := range atLocks {
+			require.True(t, atLocks[i].TryLock(), name)
+			atLocks[i].Unlock()
+		}
+	}
+}
