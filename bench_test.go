@@ -72,7 +72,9 @@ func fillMapping(n int, chunk []byte, huge bool) {
 		return
 	}
 	for i := 0; i < n; i += len(chunk) {
-		p.prefault(i, i+len(chunk))
+		if !huge {
+			p.populateAround(i, i+len(chunk))
+		}
 		copy(p.mem[i:], chunk)
 	}
 	_ = p.unmap()

@@ -445,10 +445,12 @@ func (b *Buffer) fits(n int) bool {
 	return n <= cap(b.buf)-len(b.buf) && b.MaxLen <= 0
 }
 
-// paceFor calls pace if n more bytes may commit memory of a mapping. Other
-// writes, which come here if MaxLen is set, and small Buffers do not need it.
+// paceFor calls pace if n more bytes may take memory: if they begin another unit
+// of a mapping, or if a slice may become one. Other writes, which come here if
+// MaxLen is set, and small Buffers do not need it.
 func (b *Buffer) paceFor(n int) {
-	if used := len(b.buf); n > cap(b.buf)-used && (b.m != nil || n > min(idleMin, mapThreshold)-used) {
+	used := len(b.buf)
+	if b.m != nil && n > pageCeil(used)-used || b.m == nil && n > cap(b.buf)-used && n > min(idleMin, mapThreshold)-used {
 		pace(b.m)
 	}
 }
@@ -478,7 +480,7 @@ func (b *Buffer) mustMakeRoom(n int) {
 func (b *Buffer) mustAppend(p []byte) {
 	b.paceFor(len(p))
 	b.mustMakeRoom(len(p))
-	b.append(p)
+	appendSlow(b, p)
 }
 
 // Write appends p to the contents. It returns len(p) and a nil error, unless p
@@ -491,13 +493,11 @@ func (b *Buffer) Write(p []byte) (n int, err error) {
 	}
 	b.lastRead = opInvalid
 	if b.fits(len(p)) {
-		b.prefault(len(b.buf), len(p))
 		b.append(p)
 		return len(p), nil
 	}
 	n, err = b.roomFor(len(p))
-	b.prefault(len(b.buf), n)
-	b.append(p[:n])
+	appendSlow(b, p[:n])
 	return n, err
 }
 
@@ -513,7 +513,7 @@ func (b *Buffer) WriteString(s string) (n int, err error) {
 		return len(s), nil
 	}
 	n, err = b.roomFor(len(s))
-	b.appendString(s[:n])
+	appendSlow(b, s[:n])
 	return n, err
 }
 
@@ -535,7 +535,7 @@ func (b *Buffer) WriteByte(c byte) error {
 func (b *Buffer) writeByte(c byte) error {
 	n, err := b.roomFor(1)
 	if n == 1 {
-		b.append([]byte{c})
+		appendSlow(b, []byte{c})
 	}
 	return err
 }
@@ -590,8 +590,8 @@ func (b *Buffer) ReadFrom(r io.Reader) (n int64, err error) {
 }
 
 // maxRead is the number of bytes, at most, that ReadFrom reads from a file in
-// one call. As much memory is committed before.
-const maxRead = 8 << 20
+// one call. As much memory counts as held then.
+const maxRead = 1 << 20
 
 // A chunk is Go memory for a Reader. It is small enough to be in the cache when
 // it is copied. A Reader may keep it, so it is used for one ReadFrom only.
@@ -693,9 +693,9 @@ func (b *Buffer) WriteTo(w io.Writer) (n int64, err error) {
 // of bytes copied. If the Buffer is empty and len(p) is not 0, it returns
 // [io.EOF].
 //
-// The memory of a consumed prefix of a mapping is returned to the kernel in
-// steps of 32 MiB. A Buffer that is written as well, such as a queue, keeps a
-// part of it and reuses it for subsequent writes.
+// The consumed prefix of a mapping is unmapped in steps of 32 MiB, which makes
+// Cap smaller, except for 32 MiB and a quarter of Len, which a Buffer that is
+// written as well, such as a queue, reuses for subsequent writes.
 func (b *Buffer) Read(p []byte) (n int, err error) {
 	if !b.current() {
 		return b.adopt().Read(p)
@@ -716,13 +716,13 @@ func (b *Buffer) Read(p []byte) (n int, err error) {
 	return n, nil
 }
 
-// consume consumes n bytes. It discards the consumed prefix if that passes a
-// multiple of discardStep, a power of two.
+// consume consumes n bytes. It unmaps a part of the consumed prefix if that passes
+// a multiple of discardStep, a power of two.
 func (b *Buffer) consume(n int) {
 	start := b.off
 	b.off += n
 	if start^(start+n) >= discardStep {
-		b.discardConsumed()
+		b.unmapConsumed()
 	}
 }
 

@@ -128,7 +128,7 @@ func TestCopyOfMappingWorksOrPanics(t *testing.T) {
 		"moved":    {func(b *Buffer) { b.Grow(512 * miB) }, false},
 		"closed":   {func(b *Buffer) { _ = b.Close() }, false},
 		"shrunk":   {func(b *Buffer) { b.Grow(64 * miB); b.Shrink() }, false},
-		"drained":  {func(b *Buffer) { _, _ = io.CopyN(io.Discard, b, 40*miB) }, false},
+		"drained":  {func(b *Buffer) { _, _ = io.CopyN(io.Discard, b, 140*miB) }, false},
 	}
 	methods := reflect.TypeFor[*Buffer]()
 	for i := range methods.NumMethod() {
@@ -143,7 +143,7 @@ func TestCopyOfMappingWorksOrPanics(t *testing.T) {
 			t.Run(name+when, func(t *testing.T) {
 				n := 3 * miB
 				if when == "drained" {
-					n = 41 * miB
+					n = 141 * miB
 				}
 				b, want := mapped(t, n)
 				c := *b

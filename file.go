@@ -232,7 +232,7 @@ func writeAtOffset[T []byte | string](f *File, p T) (n int, err error) {
 			return 0, pathError("write", err)
 		}
 		if !written {
-			put(b, off, old, p)
+			put(b, off, p)
 		}
 		f.off = int64(end)
 	}

@@ -14,8 +14,7 @@ var mapThreshold = 1 << 20
 const (
 	smallSize   = 64       // least capacity of a slice
 	slideMax    = 4 << 20  // largest contents that are copied down within a mapping
-	prefaultMin = 16 << 10 // least size of a Write that is prefaulted
-	discardStep = 32 << 20 // a consumed prefix is discarded in steps of this size, a power of two
+	discardStep = 32 << 20 // a consumed prefix is unmapped in steps of this size, a power of two
 
 	// maxSlice bounds storage, in bytes. No process has a larger address
 	// space, and a larger allocation is fatal in Go.
@@ -29,9 +28,12 @@ func (b *Buffer) grow(n int) error {
 	if live == 0 && b.off != 0 {
 		b.rewind()
 	}
-	used, size := len(b.buf), b.Cap()
-	switch c := cap(b.buf); {
-	case n <= c-used:
+	used, size, c := len(b.buf), b.Cap(), cap(b.buf)
+	if b.m != nil { // c is not known without the lock, and is too fine to decide about sliding
+		c = min(coarse(c), size)
+	}
+	switch {
+	case n <= cap(b.buf)-used:
 		return nil
 	case c == 0 && b.m == nil && n <= smallSize && smallSize < mapThreshold:
 		b.setSlice(make([]byte, 0, smallSize), 0)
@@ -66,25 +68,19 @@ func (b *Buffer) grow(n int) error {
 	return err
 }
 
-// makeRoom is grow and commit, for a Buffer that only its caller uses. It holds
-// the lock of ReadAt, in case that another goroutine reads the Buffer against
-// the rules, unless the storage is a small slice and remains one.
+// makeRoom is grow for a Buffer that only its caller uses. It holds the lock of
+// ReadAt, in case that another goroutine reads the Buffer against the rules,
+// unless the storage is a small slice and remains one.
 func (b *Buffer) makeRoom(n int) error {
+	if b.off == 0 && n <= b.Cap()-len(b.buf) {
+		return nil
+	}
 	if b.m != nil || n > idleMin || 2*cap(b.buf)+n > min(idleMin, mapThreshold) {
 		mu := b.atLock()
 		mu.Lock()
 		defer mu.Unlock()
 	}
-	return b.growAndCommit(n)
-}
-
-// growAndCommit is grow followed by commit.
-func (b *Buffer) growAndCommit(n int) error {
-	err := b.grow(n)
-	if err == nil {
-		b.commit(n)
-	}
-	return err
+	return b.grow(n)
 }
 
 // A queue of constant length uses the same memory again and again: the consumed
@@ -96,7 +92,7 @@ const recycleMin = 8
 // n more bytes.
 func (b *Buffer) canRecycle(n int) bool {
 	k := b.consumed()
-	return n <= k && k >= b.Len()/4+recycleMin*pageUnit() && b.m.mayRecycle(len(b.buf)+n)
+	return n <= k && k >= b.Len()/4+recycleMin*pageUnit() && b.m.needsMemory(len(b.buf)+n)
 }
 
 // consumed returns the number of bytes at the start of the storage that will
@@ -107,9 +103,9 @@ func (b *Buffer) consumed() int { return pageFloor(max(b.off-utf8.UTFMax, 0)) }
 // recycle moves the consumed prefix, or a part of it, behind the contents, or
 // unmaps it. It reports whether it has done either.
 func (b *Buffer) recycle() (done bool) {
-	k, n := b.consumed(), len(b.buf)
+	k := b.consumed()
 	_ = b.remapStorage(func(p *pages) (int, error) {
-		cut := p.recycle(k, n)
+		cut := p.recycle(k)
 		done = cut > 0
 		return cut, nil
 	})

@@ -17,7 +17,7 @@ import (
 // limit, and when the kernel refuses memory. Its size is at most idleMax.
 //
 // Idle memory holds bytes of earlier Buffers. They are overwritten, or cleared
-// before they can be exposed; see scrub.
+// when they are committed.
 
 const (
 	// idleFor is the time after which idle memory is unmapped. As tick runs
@@ -35,11 +35,10 @@ const (
 
 // idlePages is a mapping of one VMA that is not in use.
 type idlePages struct {
-	mem       []byte
-	dirty     int       // mem[dirty:] reads as zero
-	freedFrom int       // the kernel may take mem[freedFrom:]; see lazyFree
-	huge      bool      // see pages
-	since     time.Time // when it became idle
+	mem   []byte
+	dirty int       // mem[dirty:] reads as zero
+	huge  bool      // see pages
+	since time.Time // when it became idle
 }
 
 var idle struct {
@@ -72,9 +71,7 @@ func takeIdle(n int, huge bool) *pages {
 	if e.mem == nil {
 		return nil
 	}
-	p := newPages(e.mem[:n], huge)
-	p.dirty, p.freedFrom = e.dirty, e.freedFrom
-	p.account()
+	p := newPages(e.mem[:n], e.dirty, huge)
 	idle.mu.Lock()
 	if idle.reused == nil {
 		idle.reused = make(map[*pages]time.Time)
@@ -108,40 +105,32 @@ func popIdle(n int, huge bool) (e idlePages) {
 	return idlePages{}
 }
 
-// keepIdle makes mem idle memory, or reports false and leaves mem to the
-// caller. mem is a mapping, or the end of one, of a single VMA. mem[dirty:]
-// reads as zero, and the kernel may take mem[freedFrom:] already. dirty and
-// freedFrom are any numbers. huge is as in mapPages. If lazy is set, the kernel
-// is not allowed to take mem[:freedFrom] until half of idleFor has passed.
-//
-// keepIdle may unmap the end of mem, and the oldest idle memory.
-func keepIdle(mem []byte, freedFrom, dirty int, huge, lazy bool) bool {
+// keepIdle makes e, a mapping or the end of one, idle memory, or reports false and
+// leaves it to the caller. It may unmap the end of e, and the oldest idle memory.
+func keepIdle(e idlePages) bool {
+	e.since = time.Now()
 	most := pageFloor(idleMax())
-	if dirty == 0 || most == 0 || fakeTime(time.Now()) {
+	if e.dirty <= 0 || most == 0 || fakeTime(e.since) {
 		return false
 	}
 	if limit := metric("/gc/gomemlimit:bytes"); limit < noLimit &&
-		readHeap().total+heldBytes()+idle.bytes.Load()+int64(dirty) > limit-limit/8 {
+		readHeap().total+heldBytes()+idle.bytes.Load()+int64(e.dirty) > limit-limit/8 {
 		emptyIdle()
 		return false
 	}
-	freedFrom, _ = pageRound(freedFrom)
-	freedFrom = min(freedFrom, len(mem))
-	if !lazy {
-		if lazyFree(mem[:freedFrom]) != nil {
-			return false // locked (mlock(2)), or not supported by the kernel
-		}
-		freedFrom = 0
+	written, _ := pageRound(e.dirty)
+	if lazyFree(e.mem[:min(written, len(e.mem))]) != nil {
+		return false // locked (mlock(2)), or not supported by the kernel
 	}
 	// Keep some spare addresses for growth.
-	enough, _ := pageRound(4 * dirty)
-	if most = min(most, enough); most < len(mem) {
-		_ = abandon(mem[most:])
-		mem, dirty, freedFrom = mem[:most:most], min(dirty, most), min(freedFrom, most)
+	enough, _ := pageRound(4 * e.dirty)
+	if most = min(most, enough); most < len(e.mem) {
+		_ = abandon(e.mem[most:])
+		e.mem, e.dirty = e.mem[:most:most], min(e.dirty, most)
 	}
 	idle.mu.Lock()
-	idle.list = append(idle.list, idlePages{mem, dirty, freedFrom, huge, time.Now()})
-	idle.bytes.Add(int64(dirty))
+	idle.list = append(idle.list, e)
+	idle.bytes.Add(int64(e.dirty))
 	old := cutExcess()
 	startTicking()
 	idle.mu.Unlock()
@@ -217,9 +206,8 @@ func startTicking() {
 	}
 }
 
-// tick unmaps memory that was idle for idleFor, allows the kernel to take
-// memory that was idle for half as long, and frees idle memory that new owners
-// have not committed within idleFor.
+// tick unmaps memory that was idle for idleFor, and frees idle memory that new
+// owners have not committed within idleFor.
 func tick() {
 	decay(time.Now())
 	idle.mu.Lock()
@@ -234,7 +222,7 @@ func decay(now time.Time) {
 	defer idle.freeing.Unlock()
 	idle.mu.Lock()
 	k := 0
-	for k < len(idle.list) && now.Sub(idle.list[k].since) >= idleFor/2 {
+	for k < len(idle.list) && now.Sub(idle.list[k].since) >= idleFor {
 		k++
 	}
 	old := cutIdle(k)
@@ -245,26 +233,10 @@ func decay(now time.Time) {
 		}
 	}
 	idle.mu.Unlock()
-	kept := old[:0]
-	for _, e := range old {
-		if now.Sub(e.since) >= idleFor || e.freedFrom > 0 && lazyFree(e.mem[:e.freedFrom]) != nil {
-			_ = abandon(e.mem)
-			continue
-		}
-		e.freedFrom = 0
-		kept = append(kept, e)
-	}
+	freeIdle(old)
 	for _, p := range reused {
 		if p.freeExcess() {
 			forgetReused(p)
 		}
 	}
-	idle.mu.Lock()
-	idle.list = append(kept, idle.list...)
-	for _, e := range kept {
-		idle.bytes.Add(int64(e.dirty))
-	}
-	old = cutExcess() // more may have become idle meanwhile
-	idle.mu.Unlock()
-	freeIdle(old)
 }

@@ -60,7 +60,7 @@ func TestIdleMemoryIsUsedAgain(t *testing.T) {
 			require.NoError(t, b.Close())
 			kept := ReadStats().IdleBytes
 			require.GreaterOrEqual(t, kept, int64(size))
-			require.LessOrEqual(t, kept, int64(size+commitStep))
+			require.LessOrEqual(t, kept, int64(size+4*miB))
 			require.Positive(t, residentAt(t, uintptr(at), size))
 
 			other := Buffer{NoHugePages: !no}
@@ -114,7 +114,7 @@ func TestIdleMemoryComesFromEverywhere(t *testing.T) {
 				way(&b)
 			})
 			require.Positive(t, kept)
-			require.LessOrEqual(t, kept, int64(size+commitStep))
+			require.LessOrEqual(t, kept, int64(size+4*miB))
 			_ = b.Close()
 		})
 	}
@@ -216,35 +216,6 @@ func TestIdleMappingsAreFew(t *testing.T) {
 	require.LessOrEqual(t, n, idleCount)
 	require.Greater(t, n, idleCount/2)
 	emptyIdle()
-}
-
-// TestIdleMemoryIsBoundedBesideTick has more memory become idle while tick marks
-// what is.
-func TestIdleMemoryIsBoundedBesideTick(t *testing.T) {
-	setIdleMax(t, 64*miB)
-	for range 3 {
-		noIdle(t)
-		var bufs [8]Buffer
-		for i := range bufs {
-			fill(&bufs[i], i, 15*miB)
-		}
-		for i := range 4 { // as the collector leaves it: not yet marked
-			m := bufs[i].m
-			m.mu.Lock()
-			require.NoError(t, m.free(true))
-			m.mu.Unlock()
-		}
-		tick := make(chan bool)
-		go func() { decay(time.Now().Add(idleFor * 3 / 4)); close(tick) }()
-		for ReadStats().IdleBytes > 0 {
-			runtime.Gosched()
-		}
-		for i := 4; i < 8; i++ {
-			require.NoError(t, bufs[i].Close())
-		}
-		<-tick
-		require.LessOrEqual(t, ReadStats().IdleBytes, int64(64*miB))
-	}
 }
 
 func TestNoIdleMemoryNearTheLimit(t *testing.T) {

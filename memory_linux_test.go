@@ -102,7 +102,7 @@ func TestReadBytesGivesMemoryBack(t *testing.T) {
 	}
 	require.Zero(t, b.Len())
 	require.NotNil(t, b.m)
-	assert.LessOrEqual(t, residentAt(t, uintptr(base(b.m.mem)), len(b.m.mem)), lines*size-discardStep+size+pageUnit())
+	assert.LessOrEqual(t, residentAt(t, uintptr(base(b.m.mem)), len(b.m.mem)), 3*discardStep)
 }
 
 func TestSparseWriteAtTouchesNothing(t *testing.T) {
@@ -320,7 +320,7 @@ func TestHolesStaySmall(t *testing.T) {
 		_, err := far.WriteAt([]byte{1}, int64(i)*65*miB)
 		require.NoError(t, err)
 	}
-	assert.LessOrEqual(t, vmas(t, far.m.mem)[0].rss, 512*kiB)
+	assert.LessOrEqual(t, vmas(t, far.m.mem)[0].rss, 3*miB) // the first one gets a huge page
 
 	// Without holes, all is as before.
 	for off := 0; off < b.Len(); off += block {

@@ -136,18 +136,24 @@ func (o *oracle) Close() error {
 	return nil
 }
 
-// holesAreRight checks the holes of a mapping: whole units, in order, within the
-// contents, and their sum.
-func holesAreRight(b *Buffer) error {
-	end, sum := b.m.discarded, 0
-	for _, h := range b.m.holes {
-		if h.lo < end || h.hi <= h.lo || h.lo%pageUnit() != 0 || h.hi%pageUnit() != 0 || h.hi > len(b.buf) {
-			return fmt.Errorf("holes %v, discarded %d, contents end at %d", b.m.holes, b.m.discarded, len(b.buf))
-		}
-		end, sum = h.hi, sum+h.hi-h.lo
+// pagesAreRight checks I3 to I5 of a mapping, of which the caller holds the lock.
+func pagesAreRight(p *pages) error {
+	units := 0
+	for _, flag := range p.touched {
+		units += int(flag)
 	}
-	if sum != b.m.holeBytes || b.m.sparse.Load() != (sum > 0) {
-		return fmt.Errorf("holes %v, of %d bytes, sparse: %t", b.m.holes, b.m.holeBytes, b.m.sparse.Load())
+	for i, at := range p.seams {
+		if at <= 0 || at >= cap(p.mem) || i > 0 && at <= p.seams[i-1] {
+			return fmt.Errorf("seams %v in a mapping of %d bytes", p.seams, cap(p.mem))
+		}
+	}
+	switch {
+	case p.committed < 0 || p.committed > p.dirty || p.dirty > cap(p.mem) || p.committed > len(p.mem):
+		return fmt.Errorf("committed %d, dirty %d, len(mem) %d, cap(mem) %d", p.committed, p.dirty, len(p.mem), cap(p.mem))
+	case len(p.touched) != pageCeil(p.dirty)/pageUnit():
+		return fmt.Errorf("%d flags for %d dirty bytes", len(p.touched), p.dirty)
+	case int(p.held.Load()) != units*pageUnit():
+		return fmt.Errorf("held %d, %d units are touched", p.held.Load(), units)
 	}
 	return nil
 }
@@ -189,7 +195,7 @@ func invariants(b *Buffer) error {
 	}
 	b.m.mu.RLock() // for tick
 	defer b.m.mu.RUnlock()
-	if err := holesAreRight(b); err != nil {
+	if err := pagesAreRight(b.m.pages); err != nil {
 		return err
 	}
 	mem, s := b.m.mem, ReadStats()
@@ -197,10 +203,6 @@ func invariants(b *Buffer) error {
 	switch {
 	case int(b.m.capacity.Load()) != len(mem) && len(mem) != pageUnit() || b.Cap() > len(mem):
 		return fmt.Errorf("a mapping of %d bytes, size = %d", len(mem), b.m.capacity.Load())
-	case b.m.committed > len(mem) || b.m.discarded > b.m.committed:
-		return fmt.Errorf("a mapping of %d bytes: committed %d, discarded %d", len(mem), b.m.committed, b.m.discarded)
-	case int(b.m.held.Load()) != b.m.residentEnd()-b.m.discarded-b.m.holeBytes:
-		return fmt.Errorf("held %d of [%d:%d], holes of %d bytes", b.m.held.Load(), b.m.discarded, b.m.residentEnd(), b.m.holeBytes)
 	case len(mem) == 0 || len(mem)%pageUnit() != 0 || cap(mem)%pageUnit() != 0:
 		return fmt.Errorf("a mapping of %d, %d bytes, the unit is %d", len(mem), cap(mem), pageUnit())
 	case at%uintptr(min(pageUnit(), mostAlignment)) != 0:

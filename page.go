@@ -13,274 +13,258 @@ import (
 // mmap(2), mremap(2) and madvise(2). On other systems, page_other.go makes no
 // mappings, and Buffers use Go slices.
 //
+//	len(buf) <= cap(buf) <= committed <= len(mem) <= cap(mem)
+//
+//	0          committed           dirty              cap(mem)
+//	|--------------|-----------------|--------------------|
+//	  zero, or        may have bytes    reads as zero and
+//	  written by      of earlier        has no memory
+//	  the owner       owners
+//
+//	I1  mem[:committed] is zero or was written by the owner
+//	I2  mem[dirty:] reads as zero and has no memory
+//	I3  0 <= committed <= dirty <= cap(mem), committed <= len(mem)
+//	I4  len(touched) == units of mem[:dirty]; a unit that has memory is touched;
+//	    held is the sum of the touched units
+//	I5  seams ascend, inside of mem; a mapping with seams is not moved
+//
+// A unit that is not touched is (part of) a hole: WriteAt has left it in a gap, and
+// nothing was written to it. A mapping with holes gets no more huge pages, because
+// a few bytes here and there would make all of each hole resident; what is written
+// in order gets them all the same. As held counts units, it is up to a unit for
+// each small page too large then; it must not be too small.
+//
 // Unless a method says otherwise, its arguments are numbers of bytes or offsets
 // in mem and multiples of pageUnit, the caller holds mu for writing if the
-// method changes mem or one of the offsets below, and on failure the contents
-// are unchanged.
-//
-// The offsets below divide mem as follows, while there is a mapping. Of these,
-// only discarded has to be a multiple of pageUnit.
-//
-//	mem[:discarded]              was returned to the kernel
-//	mem[:committed]              may have been written by the owner
-//	mem[:owned]                  has no bytes of earlier owners
-//	mem[owned:dirty]             may have bytes of earlier owners
-//	mem[max(committed, dirty):]  reads as zero
-//
-//	0 <= discarded <= committed <= len(mem)
-//	0 <= dirty <= cap(mem)
-//	holes are in mem[discarded:committed]
-//	held = max(committed, dirty) - discarded - the bytes of holes
+// method changes mem or one of the fields below, and on failure the contents are
+// unchanged.
 //
 // moveToHeap publishes a mapping: it makes its pages part of the Go heap by
 // moving them to the addresses of a new object. See "Publishing" in DESIGN.md.
 type pages struct {
 	// mem is the part of the mapping that the owner may use. The mapping is
 	// mem[:cap(mem)]; mem is nil if there is none.
-	mem        []byte
-	seams      []int // offsets in mem, ascending, at which one VMA ends and the next begins
-	huge       bool  // huge pages were requested; while there are holes, they are disabled
-	fixed      bool  // recycling has failed, and would again
-	prefaulted int   // end of what prefault has done; math.MaxInt if it is not useful
+	mem   []byte
+	seams []int // offsets in mem at which one VMA ends and the next begins
+	huge  bool  // huge pages were requested; while there are holes, they are disabled
 
-	// mu is held for reading by methods that only read mem, and for writing
-	// by methods that move, cut, publish or commit it.
+	// mu is held for reading by methods that read and write bytes of mem, and
+	// for writing by methods that move, cut, publish or commit it.
 	mu sync.RWMutex
 
-	committed     int          // end of what the owner can have written
-	dirty         int          // end of what earlier owners, or recycle, may have left
-	owned         int          // end of what is known to be free of bytes of earlier owners
-	discarded     int          // end of the consumed prefix that discardFront has discarded
-	lastCommitted int          // committed at the last call of discardFront
-	freedFrom     int          // mem[max(committed, freedFrom):dirty] may be marked by lazyFree
-	held          atomic.Int64 // how many bytes of mem may be resident; see account
-
-	holes     []hole      // ascending, and apart from each other
-	holeBytes int         // sum of their lengths
-	sparse    atomic.Bool // whether there are any
-	holeMu    sync.Mutex  // held, in addition to mu for reading, by willWrite
+	committed int
+	dirty     int
+	touched   []uint32     // a flag for each unit; set while mu is held for reading, too
+	held      atomic.Int64 // read by anybody
 }
 
-// A hole is a range mem[lo:hi] of units that punch has discarded, and that were
-// not written since. A mapping with holes gets no more huge pages, or a few bytes
-// here and there would make each hole resident: see setSparse.
-type hole struct{ lo, hi int }
+// Memory is committed in steps of commitStep bytes, of which all that is not
+// written is cleared. Larger steps take longer (64 KiB: a loop of 4 MiB took 1.25
+// times the CPU time of 32 KiB).
+const commitStep = 32 * kiB
 
-// Memory is committed in steps of up to commitStep bytes, or of about as much
-// as is committed if that is less. Only committed memory can be written, so
-// this bounds the resident memory.
-const (
-	commitStep    = 4 * miB
-	commitStepMin = 128 * kiB
-)
+func stepCeil(n int) int { return (n + commitStep - 1) &^ (commitStep - 1) }
 
-// commit makes committed at least n, any number up to len(mem), and returns
-// committed.
-func (p *pages) commit(n int) int {
-	if n = min(commitRound(n), len(p.mem)); n > p.committed {
-		p.committed = n
-		p.account()
-	}
-	return p.committed
-}
-
-// commitInOrder is commit for bytes that will be appended, so that they get huge
-// pages even if there are holes.
-func (p *pages) commitInOrder(n int) int {
-	from := pageCeil(p.committed)
-	n = p.commit(n)
-	if p.sparse.Load() && from < pageFloor(n) {
-		p.populateUnits(from, pageFloor(n))
-	}
+// write calls f with mem[lo:hi], to write that or less, and commits what f has
+// written. It returns the number of bytes that f returns. lo is not greater than
+// committed; lo and hi are any numbers.
+func (p *pages) write(lo, hi int, f func(mem []byte) int) int {
+	clean := p.dirty
+	p.prepare(lo, min(stepCeil(hi), len(p.mem)))
+	n := f(p.mem[lo:hi:hi])
+	p.commit(lo+n, clean)
 	return n
 }
 
-// commitRound returns n, any number, rounded up to a commit step.
-func commitRound(n int) int {
-	step := commitStep
-	for step > commitStepMin && step/2 >= n {
-		step /= 2
+// commit commits mem[:n], any number, which the owner has written, and the rest
+// of its step. mem[clean:] reads as zero.
+func (p *pages) commit(n, clean int) {
+	from, to := max(n, p.committed), min(stepCeil(n), len(p.mem))
+	if from < min(to, clean) {
+		clear(p.mem[from:min(to, clean)])
 	}
-	return (n + step - 1) &^ (step - 1)
+	p.committed = max(p.committed, to)
 }
 
-// residentEnd returns the end of the part of mem that may be resident.
-func (p *pages) residentEnd() int { return max(p.committed, p.dirty) }
-
-// punch returns the memory of mem[lo:hi] to the kernel, so that it reads as
-// zero, and commits mem[:hi]. On failure, bytes in mem[lo:hi] may be zero.
-func (p *pages) punch(lo, hi int) error {
-	err := p.discard(lo, hi)
-	if err == nil {
-		p.committed = max(p.committed, hi)
-		p.fillHoles(lo, hi) // of earlier contents
-		p.holes = slices.Insert(p.holes, p.holeAt(hi), hole{lo, hi})
-		p.holeBytes += hi - lo
-		p.setSparse(true)
-		p.account()
+// prepare prepares mem[lo:hi], any range, for being written in order after
+// mem[:lo].
+func (p *pages) prepare(lo, hi int) {
+	p.touch(lo, hi)
+	if unit := pageCeil(lo); p.huge && unit < hi && p.sparse() {
+		p.populateUnits(unit, pageCeil(hi))
+	} else if !p.huge {
+		p.populateAround(lo, hi)
 	}
-	return err
 }
+
+// populateUnits makes mem[lo:hi] resident in huge pages, though there are holes.
+func (p *pages) populateUnits(lo, hi int) {
+	mem := p.mem[:cap(p.mem)]
+	adviseHuge(mem, true)
+	_ = p.populate(lo, hi) // else, they become small pages when they are written
+	adviseHuge(mem, !p.sparse())
+}
+
+// populateAround makes the pages of mem[lo:hi], any range, resident with one
+// system call, which takes less time than a fault for each.
+func (p *pages) populateAround(lo, hi int) {
+	page := os.Getpagesize()
+	_ = p.populate(lo&^(page-1), (hi+page-1)&^(page-1)) // not supported before Linux 5.14
+}
+
+// willWrite prepares mem[lo:hi], any range of what is committed, for being
+// written, which may fill holes. It reports whether it did. The caller holds mu for
+// reading.
+func (p *pages) willWrite(lo, hi int) (filled bool) {
+	if !p.sparse() {
+		return false
+	}
+	unit := p.hole(pageCeil(lo), hi)
+	filled = p.touch(lo, hi) > 0
+	switch {
+	case unit < hi && p.huge && lo > 0 && p.resident(lo-1): // in order
+		p.populateUnits(unit, pageCeil(hi))
+	case hi-lo >= populateMin && !p.resident(hi-1):
+		p.populateAround(lo, hi)
+	}
+	return filled
+}
+
+// populateMin is the least size of a write to a hole, in bytes, that is worth a
+// system call.
+const populateMin = 16 * kiB
 
 // commitGap commits mem[:end], zeroes mem[lo:hi], and clears bytes of earlier
-// owners in mem[hi:end], which will be written. It returns committed. The owner
-// has written all of mem[:lo]. lo, hi and end are any numbers.
-func (p *pages) commitGap(lo, hi, end int) int {
-	from, to := hi, hi // hole
+// owners in mem[hi:end], which will be written. The owner has written all of
+// mem[:lo]. lo, hi and end are any numbers.
+func (p *pages) commitGap(lo, hi, end int) {
+	clean, to := p.dirty, min(stepCeil(end), len(p.mem))
 	if first, last := pageCeil(lo), pageFloor(hi); first < last && p.punch(first, last) == nil {
-		from, to = first, last
-		p.commit(end) // after punch, because it counts what is new as held
+		p.zero(lo, first, clean)
+		lo = last
+		p.touch(lo, to)
 	} else {
-		p.commitInOrder(end)
+		p.prepare(lo, to)
 	}
-	p.zero(lo, from)
-	p.zero(to, hi)
-	p.scrub(hi, end) // it may be read before it is written
-	return p.committed
+	p.zero(lo, to, clean)
+	p.committed = max(p.committed, to)
 }
 
-// zero zeroes mem[lo:hi], any range. If there are holes, and thus small pages, it
-// returns whole pages to the kernel.
-func (p *pages) zero(lo, hi int) {
+// punch makes mem[lo:hi] a hole.
+func (p *pages) punch(lo, hi int) error {
+	if lo < p.dirty {
+		if err := p.discard(lo, min(hi, pageCeil(p.dirty))); err != nil {
+			return err
+		}
+	}
+	defer p.noteHoles(p.sparse())
+	p.untouch(lo, hi)
+	p.extendDirty(hi)
+	return nil
+}
+
+// zero zeroes mem[lo:hi], any range. mem[clean:] reads as zero. If there are
+// holes, and thus small pages, zero returns whole pages to the kernel.
+func (p *pages) zero(lo, hi, clean int) {
+	hi = min(hi, clean)
 	page := os.Getpagesize()
 	first, last := (lo+page-1)&^(page-1), hi&^(page-1)
-	if p.sparse.Load() && first < last && p.discard(first, last) == nil {
+	if first < last && p.sparse() && p.discard(first, last) == nil {
 		clear(p.mem[last:hi])
 		hi = first
 	}
-	clear(p.mem[lo:hi])
-}
-
-// holeAt returns the index of the first hole that ends beyond off.
-func (p *pages) holeAt(off int) int {
-	i, _ := slices.BinarySearchFunc(p.holes, off, func(h hole, off int) int {
-		if h.hi <= off {
-			return -1
-		}
-		return 1
-	})
-	return i
-}
-
-// fillHoles removes mem[lo:hi], to the end if hi is larger, from the holes. The
-// caller calls account.
-func (p *pages) fillHoles(lo, hi int) {
-	i := p.holeAt(lo)
-	j := i
-	var rest []hole
-	for ; j < len(p.holes) && p.holes[j].lo < hi; j++ {
-		h := p.holes[j]
-		if h.lo < lo {
-			rest = append(rest, hole{h.lo, lo})
-		}
-		if hi < h.hi {
-			rest = append(rest, hole{hi, h.hi})
-		}
-		p.holeBytes -= min(hi, h.hi) - max(lo, h.lo)
+	if lo < hi {
+		clear(p.mem[lo:hi])
 	}
-	if i < j {
-		p.holes = slices.Replace(p.holes, i, j, rest...) // once: they may be many
-	}
-	p.setSparse(len(p.holes) > 0)
 }
 
-// setSparse records whether there are holes. If that changes, and huge pages
-// were requested, it disables them or requests them again, for all of the
-// mapping, so that it remains one VMA. What is resident keeps its pages.
-func (p *pages) setSparse(sparse bool) {
-	if p.sparse.Swap(sparse) != sparse && p.huge && p.mem != nil {
+// sparse reports whether there are holes.
+func (p *pages) sparse() bool { return int(p.held.Load()) < len(p.touched)*pageUnit() }
+
+// noteHoles is called after a change, with what sparse has reported before. If
+// huge pages were requested, it disables them, or requests them again, for all of
+// the mapping, so that it remains one VMA. What is resident keeps its pages.
+func (p *pages) noteHoles(was bool) {
+	if sparse := p.sparse(); sparse != was && p.huge && p.mem != nil {
 		adviseHuge(p.mem[:cap(p.mem)], !sparse)
 	}
 }
 
-// willWrite prepares mem[lo:hi], any range of the contents, for being written,
-// which may fill holes. The caller holds mu for reading.
-func (p *pages) willWrite(lo, hi int) {
-	if !p.sparse.Load() {
-		return
-	}
-	// What is written in order gets huge pages from the next unit on.
-	if start := p.fillForWrite(lo, hi); start < hi && lo > 0 && p.resident(lo-1) {
-		p.populateUnits(start, pageCeil(hi))
-	} else if hi-lo >= prefaultMin && !p.resident(hi-1) {
-		page := os.Getpagesize()
-		_ = p.populate(lo&^(page-1), (hi+page-1)&^(page-1))
-	}
-}
-
-// fillForWrite removes the units of mem[lo:hi] from the holes, and returns the
-// start of the first one that was in a hole and begins in the range, or hi.
-func (p *pages) fillForWrite(lo, hi int) (start int) {
-	p.holeMu.Lock()
-	defer p.holeMu.Unlock()
-	first, last := pageFloor(lo), pageCeil(hi)
-	i := p.holeAt(first)
-	if i == len(p.holes) || p.holes[i].lo >= last {
-		return hi
-	}
-	start = max(p.holes[i].lo, pageCeil(lo))
-	p.fillHoles(first, last)
-	p.account()
-	return min(start, hi)
-}
-
-// populateUnits makes mem[lo:hi] resident in huge pages, if they were requested,
-// though there are holes.
-func (p *pages) populateUnits(lo, hi int) {
-	if p.huge {
-		mem := p.mem[:cap(p.mem)]
-		adviseHuge(mem, true)
-		_ = p.populate(lo, hi)
-		adviseHuge(mem, !p.sparse.Load())
-	}
-}
-
-// uncommit returns the memory of mem[pageCeil(n):] to the kernel, n being any
-// number. There are no holes from n on then, even if it fails.
-func (p *pages) uncommit(n int) error {
-	p.fillHoles(pageFloor(n), math.MaxInt)
-	defer p.account()
-	k, end := pageCeil(n), pageCeil(p.residentEnd())
-	if k >= end {
-		return nil
-	}
-	err := p.discard(k, end)
-	if err == nil {
-		for _, n := range []*int{&p.discarded, &p.lastCommitted, &p.committed, &p.dirty} {
-			*n = min(*n, k)
-		}
-		if p.prefaulted != math.MaxInt {
-			p.prefaulted = min(p.prefaulted, k)
+// hole returns the offset of the first unit in mem[lo:hi] that is not touched, or
+// hi. hi is any number up to dirty.
+func (p *pages) hole(lo, hi int) int {
+	for ; lo < hi; lo += pageUnit() {
+		if atomic.LoadUint32(&p.touched[lo/pageUnit()]) == 0 {
+			return lo
 		}
 	}
-	return err
+	return hi
 }
 
-// discardFront returns the memory of mem[:n], which is consumed, to the kernel.
-// If more was committed since the last call, it keeps the last spare bytes of
-// mem[:n] for recycle. It ignores failures.
-func (p *pages) discardFront(n, spare int) {
-	if p.lastCommitted > 0 && p.committed > p.lastCommitted {
-		n -= spare
+// touch records that mem[lo:hi], any range, may get memory, and returns how many
+// units had none. If hi is at most dirty, the caller may hold mu for reading.
+func (p *pages) touch(lo, hi int) (units int) {
+	if lo >= hi {
+		return 0
 	}
-	p.lastCommitted = p.committed
-	if n > p.discarded && p.discard(p.discarded, n) == nil {
-		p.discarded = n
-		p.fillHoles(0, n)
-		p.account()
+	defer p.noteHoles(p.sparse())
+	p.extendDirty(hi)
+	for i := lo / pageUnit(); i*pageUnit() < hi; i++ {
+		if atomic.LoadUint32(&p.touched[i]) == 0 && atomic.CompareAndSwapUint32(&p.touched[i], 0, 1) {
+			units++
+		}
+	}
+	p.account(units)
+	return units
+}
+
+// extendDirty makes dirty at least n, any number.
+func (p *pages) extendDirty(n int) {
+	if n > p.dirty {
+		p.dirty = n
+		if more := pageCeil(n)/pageUnit() - len(p.touched); more > 0 {
+			p.touched = append(p.touched, make([]uint32, more)...)
+		}
 	}
 }
 
-// noteRewound records that the owner, who has written mem[:n], n being any
-// number, will write mem from its start again. The caller does not hold mu.
-func (p *pages) noteRewound(n int) {
-	p.owned = max(p.owned, n)
-	if p.discarded > 0 {
-		p.mu.Lock() // for tick
-		defer p.mu.Unlock()
-		p.discarded = 0
-		p.account()
+// untouch records that the units of mem[lo:hi] have no memory.
+func (p *pages) untouch(lo, hi int) {
+	units := 0
+	for i := lo / pageUnit(); i < min(hi/pageUnit(), len(p.touched)); i++ {
+		units += int(p.touched[i])
+		p.touched[i] = 0
 	}
+	p.account(-units)
+}
+
+// cutDirty makes dirty n, any number, if it is greater.
+func (p *pages) cutDirty(n int) {
+	if n < p.dirty {
+		p.untouch(pageCeil(n), math.MaxInt)
+		p.dirty, p.touched = n, p.touched[:pageCeil(n)/pageUnit()]
+		p.committed = min(p.committed, n)
+	}
+}
+
+// account adds units, which may be negative, to what is held.
+func (p *pages) account(units int) {
+	if units != 0 {
+		n := units * pageUnit()
+		p.held.Add(int64(n))
+		addHeld(n)
+	}
+}
+
+// shorten is called when mem[n:], any number, will be appended to again. If there
+// are holes, it uncommits them, and reports that, so that they are touched then.
+func (p *pages) shorten(n int) bool {
+	hole := p.hole(pageFloor(n), p.committed)
+	if hole >= p.committed {
+		return false
+	}
+	p.committed = max(n, hole)
+	return true
 }
 
 // cutFront unmaps mem[:k]. On success, mem begins k bytes later.
@@ -288,33 +272,21 @@ func (p *pages) cutFront(k int) error {
 	err := p.unmapFront(k)
 	if err == nil {
 		p.shift(k)
-		p.account()
 	}
 	return err
 }
 
-// shift adjusts the offsets after mem[:k] was cut.
+// shift adjusts the fields after mem[:k] was cut.
 func (p *pages) shift(k int) {
-	for _, n := range []*int{&p.discarded, &p.lastCommitted, &p.freedFrom, &p.committed, &p.dirty, &p.owned, &p.prefaulted} {
-		*n = max(*n-k, 0)
-	}
-	p.fillHoles(0, k)
-	for i := range p.holes {
-		p.holes[i].lo -= k
-		p.holes[i].hi -= k
-	}
+	defer p.noteHoles(p.sparse())
+	p.untouch(0, k)
+	p.touched = p.touched[min(k/pageUnit(), len(p.touched)):]
+	p.committed = max(p.committed-k, 0)
+	p.dirty = max(p.dirty-k, 0)
 	for i := range p.seams {
 		p.seams[i] -= k
 	}
 	p.cutSeams()
-}
-
-// mayRecycle reports whether mem[:n], n being any number, ends beyond what may
-// be resident, and recycling has not failed before. It locks mu.
-func (p *pages) mayRecycle(n int) bool {
-	p.mu.RLock()
-	defer p.mu.RUnlock()
-	return n > p.residentEnd() && !p.fixed
 }
 
 // cutSeams removes seams that are not inside the mapping.
@@ -322,38 +294,34 @@ func (p *pages) cutSeams() {
 	p.seams = slices.DeleteFunc(p.seams, func(at int) bool { return at <= 0 || at >= cap(p.mem) })
 }
 
+// needsMemory reports whether mem[:n], n being any number, ends beyond what has
+// been written. It locks mu.
+func (p *pages) needsMemory(n int) bool {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	return n > p.dirty
+}
+
 // maxSeams is the number of seams from which on recycle makes no more.
 const maxSeams = 16
 
 // recycle moves the pages of mem[:k], which is consumed, behind all that may be
-// resident, or unmaps them if they are discarded or cannot be moved. It handles
-// fewer bytes if only a part of mem[:k] is discarded, or if it is several VMAs.
-// It returns the number of bytes by which mem begins later, or 0 if it failed.
-// The owner has written all of mem[:n], n being any number.
-func (p *pages) recycle(k, n int) (cut int) {
-	p.owned = max(p.owned, n)
-	if p.discarded > 0 { // no memory to move
-		k = min(k, p.discarded)
-	} else if len(p.seams) > 0 {
+// resident, or unmaps them if there are holes or they cannot be moved. It handles
+// fewer bytes if mem[:k] is several VMAs. It returns the number of bytes by which
+// mem begins later, or 0 if it failed.
+func (p *pages) recycle(k int) (cut int) {
+	if len(p.seams) > 0 {
 		k = min(k, p.seams[0]) // mremap(2) does not move several VMAs
 	}
-	end := pageCeil(p.residentEnd())
-	if p.discarded > 0 || len(p.seams) >= maxSeams || p.moveBehind(k, end) != nil {
-		// If only the move failed, it would fail again.
-		p.fixed = p.discarded == 0 && len(p.seams) < maxSeams
+	end := pageCeil(p.dirty)
+	if p.sparse() || len(p.seams) >= maxSeams || p.moveBehind(k, end) != nil {
 		if p.cutFront(k) != nil {
-			p.fixed = true
 			return 0
 		}
 		return k
 	}
-	owned := p.owned >= p.dirty // not p.committed: committed bytes may be unwritten
 	p.shift(k)
-	p.dirty, p.freedFrom = end, end
-	if owned {
-		p.owned = end
-	}
-	p.account()
+	p.touch(p.dirty, end)
 	return k
 }
 
@@ -362,59 +330,33 @@ func (p *pages) recycle(k, n int) (cut int) {
 func (p *pages) cutBack(k int) error {
 	mem := p.mem[:cap(p.mem)]
 	one := len(p.seams) == 0 || p.seams[len(p.seams)-1] <= k // VMA
-	if one && p.worthKeeping() && keepIdle(mem[k:], max(p.committed-k, p.freedFrom-k, 0), max(p.residentEnd(), k)-k, p.huge, false) {
+	if one && !p.sparse() && keepIdle(idlePages{mem: mem[k:], dirty: p.dirty - k, huge: p.huge}) {
 		p.setMem(mem[:k:k])
 	} else if err := p.unmapBack(k); err != nil {
 		return err
 	}
-	p.committed, p.dirty = min(p.committed, k), min(p.dirty, k)
-	p.fillHoles(k, math.MaxInt)
+	defer p.noteHoles(p.sparse())
+	p.cutDirty(k)
 	p.cutSeams()
-	p.account()
 	return nil
 }
 
 // free makes all of mem idle memory or unmaps it. If there is no mapping, it
 // does nothing. In any case mem is nil afterwards. The error is that of
-// munmap(2). For lazy, see keepIdle.
-func (p *pages) free(lazy bool) error {
+// munmap(2).
+func (p *pages) free() error {
 	if p.mem == nil {
 		return nil
 	}
-	if p.dirty > 0 {
-		forgetReused(p)
-	}
-	if p.discarded > 0 {
-		_ = p.cutFront(p.discarded)
-	}
+	forgetReused(p)
 	for _, at := range slices.Backward(slices.Clone(p.seams)) {
 		_ = p.cutBack(at) // idle memory consists of single VMAs
 	}
-	if p.worthKeeping() && keepIdle(p.mem[:cap(p.mem)], max(p.committed, p.freedFrom), p.residentEnd(), p.huge, lazy) {
+	if !p.sparse() && keepIdle(idlePages{mem: p.mem[:cap(p.mem)], dirty: p.dirty, huge: p.huge}) {
 		p.setMem(nil)
 		return nil
 	}
 	return p.unmap()
-}
-
-// worthKeeping reports whether mem can become idle memory. With holes it
-// cannot, because idle memory counts as resident up to dirty.
-func (p *pages) worthKeeping() bool { return len(p.holes) == 0 }
-
-// scrub clears bytes of earlier owners in mem[lo:hi], which is about to be
-// exposed, and reports whether there may have been some. The owner has written
-// all of mem[:lo]. lo and hi are any numbers.
-func (p *pages) scrub(lo, hi int) bool {
-	p.owned, lo, hi = max(p.owned, hi), max(lo, p.owned), min(hi, p.dirty)
-	if lo >= hi {
-		return false
-	}
-	if page := pageCeil(lo); hi == p.dirty && page < hi && p.discard(page, hi) == nil {
-		hi, p.dirty = page, page
-		p.account()
-	}
-	clear(p.mem[lo:hi])
-	return true
 }
 
 // freeExcess returns memory that mem had as idle memory, and that the owner has
@@ -427,24 +369,17 @@ func (p *pages) freeExcess() bool {
 	defer p.mu.Unlock()
 	const step = 64 * kiB // a multiple of any page
 	if end := (p.committed + step - 1) &^ (step - 1); p.mem != nil && end < p.dirty {
-		if p.discard(end, p.dirty) == nil { // fails for locked memory (mlock(2))
-			p.dirty = end
-			p.account()
+		if p.discard(end, p.dirtyPages()) == nil { // fails for locked memory (mlock(2))
+			p.cutDirty(end)
 		}
 	}
 	return true
 }
 
-// account brings held and the total of all mappings up to date. The caller holds
-// mu for writing, or for reading together with holeMu.
-func (p *pages) account() {
-	n := 0
-	if p.mem != nil {
-		n = p.residentEnd() - p.discarded - p.holeBytes
-	}
-	if was := int(p.held.Swap(int64(n))); n != was {
-		addHeld(n - was)
-	}
+// dirtyPages returns dirty rounded up to a whole system page.
+func (p *pages) dirtyPages() int {
+	page := os.Getpagesize()
+	return (p.dirty + page - 1) &^ (page - 1)
 }
 
 // freeUnreachable frees mem, if that was not done before, after the collector
@@ -454,20 +389,18 @@ func (p *pages) freeUnreachable() {
 	defer p.mu.Unlock()
 	if p.mem != nil {
 		stats.collected.Add(1)
-		_ = p.free(true)
+		_ = p.free()
 		foundGarbage()
 	}
 }
 
-// newPages returns the pages of the mapping mem[:cap(mem)], of one VMA, which
-// reads as zero unless the caller sets dirty. huge reports whether huge pages
-// were requested for it.
-func newPages(mem []byte, huge bool) *pages {
+// newPages returns the pages of the mapping mem[:cap(mem)], of one VMA, of which
+// mem[dirty:] reads as zero. huge reports whether huge pages were requested for
+// it.
+func newPages(mem []byte, dirty int, huge bool) *pages {
 	p := &pages{huge: huge}
-	if huge {
-		p.prefaulted = math.MaxInt // one fault per huge page is cheap
-	}
 	p.setMem(mem)
+	p.touch(0, dirty)
 	return p
 }
 
@@ -516,20 +449,4 @@ func pageRound(n int) (int, bool) {
 	u := pageUnit()
 	r := max(n+u-1, u) &^ (u - 1)
 	return r, n >= 0 && r >= n
-}
-
-// prefault prepares mem[lo:hi], any range, for being written. If pages are
-// small, it populates the new ones with one system call, which takes less time
-// than a fault for each. The caller need not hold mu.
-func (p *pages) prefault(lo, hi int) {
-	if hi <= p.prefaulted {
-		return
-	}
-	page := os.Getpagesize()
-	lo = (max(lo, p.prefaulted) + page - 1) &^ (page - 1) // the start of the page of lo is populated
-	hi = (hi + page - 1) &^ (page - 1)
-	p.prefaulted = hi
-	if lo < hi && p.populate(lo, hi) != nil {
-		p.prefaulted = math.MaxInt // not supported before Linux 5.14
-	}
 }

@@ -231,7 +231,7 @@ func mapPages(n int, huge bool) (*pages, error) {
 	// mremap(2) cannot grow a range of two VMAs. EINVAL from kernels
 	// without huge pages is ignored.
 	adviseHuge(mem, huge)
-	return newPages(mem, huge), nil
+	return newPages(mem, 0, huge), nil
 }
 
 // adviseHuge requests huge pages for mem, unless chooseUnit rejects them, or

@@ -92,7 +92,7 @@ func TestHugePagesOfNoSensibleSize(t *testing.T) {
 	assert.NotContains(t, vs[0].flags, " nh ")
 }
 
-func TestPrefault(t *testing.T) {
+func TestPopulate(t *testing.T) {
 	page := os.Getpagesize()
 	p, err := mapPages(4*pageUnit(), false)
 	require.NoError(t, err)
@@ -105,24 +105,20 @@ func TestPrefault(t *testing.T) {
 	}
 	require.NoError(t, madvise(last, unix.MADV_DONTNEED))
 
-	p.prefault(page/2, 3*page-1) // the first page is being written already
-	require.Equal(t, 2, resident())
-	p.prefault(3*page-1, 9*page)
-	require.Equal(t, 8, resident())
-	require.NoError(t, p.discard(0, pageUnit()))
-	p.prefault(0, 9*page)
-	require.Zero(t, resident(), "populated again")
-
+	p.prepare(page/2, 3*page-1)
+	require.Equal(t, 3, resident())
+	p.prepare(3*page-1, 9*page)
+	require.Equal(t, 9, resident())
 	require.NoError(t, p.cutFront(pageUnit()))
-	p.prefault(0, 2*page)
-	require.Equal(t, 2, resident(), "after dropFront")
-	p.prefault(2*page, len(p.mem))
+	require.Zero(t, resident())
+	p.prepare(0, len(p.mem))
 	require.Equal(t, len(p.mem)/page, resident(), "to the end")
+	require.EqualValues(t, len(p.mem), p.held.Load())
 
 	huge, err := mapPages(pageUnit(), true)
 	require.NoError(t, err)
 	defer func() { _ = huge.unmap() }()
-	huge.prefault(0, len(huge.mem))
+	huge.prepare(0, len(huge.mem))
 	require.Zero(t, residentAt(t, uintptr(base(huge.mem)), len(huge.mem)), "of huge pages")
 }
 

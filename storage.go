@@ -137,24 +137,8 @@ func (b *Buffer) setSlice(p []byte, off int) {
 // setMapping makes m the storage, with the contents at m.mem[off:end]. The
 // caller holds m.mu and the lock of ReadAt.
 func (b *Buffer) setMapping(m *mapping, off, end int) {
-	b.buf, b.off = m.mem[:end:m.commit(end)], off
+	b.buf, b.off = m.mem[:end:m.committed], off
 	b.m, b.gen = m, m.gen.Load() // last: with a current generation, buf is in use
-	runtime.KeepAlive(m)
-}
-
-// commit makes the next n bytes of the storage, at most Available, part of buf.
-func (b *Buffer) commit(n int) {
-	if n > cap(b.buf)-len(b.buf) {
-		b.commitMapping(n)
-	}
-}
-
-// commitMapping is commit for bytes beyond the capacity of buf.
-func (b *Buffer) commitMapping(n int) {
-	m, end := b.m, len(b.buf)
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	b.buf = m.mem[:end:m.commitInOrder(end+n)]
 	runtime.KeepAlive(m)
 }
 
@@ -171,24 +155,20 @@ func (b *Buffer) rewind() {
 	b.buf, b.off, b.lastRead = b.buf[:0], 0, opInvalid
 }
 
-// shorten makes the contents end at buf[n], and leaves no holes behind that:
-// what is appended is not noted as written.
+// shorten makes the contents end at buf[n].
 func (b *Buffer) shorten(n int) {
 	b.setEnd(n)
-	if b.m != nil && b.m.sparse.Load() {
-		b.uncommit()
+	if b.m != nil && b.m.sparse() {
+		b.uncommitHoles()
 	}
 }
 
-// uncommit returns the memory beyond the contents to the kernel.
-func (b *Buffer) uncommit() {
+// uncommitHoles uncommits what is beyond the contents, if there are holes.
+func (b *Buffer) uncommitHoles() {
 	m, n := b.m, len(b.buf)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if k := len(m.holes); k == 0 || m.holes[k-1].hi <= n {
-		return // there are no holes beyond the contents
-	}
-	if m.uncommit(n) == nil {
+	if m.shorten(n) {
 		b.gen = m.gen.Add(1) // a copy may have contents there
 		b.buf = m.mem[:n:m.committed]
 	}
@@ -198,9 +178,23 @@ func (b *Buffer) uncommit() {
 // rewindMapping is the part of rewind for a mapping.
 //
 //go:noinline
-func (b *Buffer) rewindMapping() {
-	b.m.noteRewound(len(b.buf))
-	b.shorten(0)
+func (b *Buffer) rewindMapping() { b.shorten(0) }
+
+// appendSlow appends p, for which there is room within Cap. A method whose bytes
+// fit into buf calls append, which is inlined.
+func appendSlow[T []byte | string](b *Buffer, p T) {
+	i, m := len(b.buf), b.m
+	if len(p) <= cap(b.buf)-i {
+		copy(b.buf[i:i+len(p)], p)
+		b.setEnd(i + len(p))
+		runtime.KeepAlive(b)
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	end := i + m.write(i, i+len(p), func(mem []byte) int { return copy(mem, p) })
+	b.buf = m.mem[:end:m.committed]
+	runtime.KeepAlive(m)
 }
 
 // append appends p, for which there is room. The contents become longer only
@@ -249,15 +243,13 @@ func (b *Buffer) WriteRune(r rune) (n int, err error) { // in this file: appendi
 		runtime.KeepAlive(b)
 		return len(b.buf) - i, nil
 	}
-	if n = utf8.RuneLen(r); n < 0 {
-		n = utf8.RuneLen(utf8.RuneError)
-	}
+	var p [utf8.UTFMax]byte
+	n = utf8.EncodeRune(p[:], r)
 	if n > b.roomToMax() {
 		return 0, b.maxLenError(n)
 	}
 	_, _ = b.roomFor(n)
-	b.buf = utf8.AppendRune(b.buf, r)
-	runtime.KeepAlive(b)
+	appendSlow(b, p[:n])
 	return n, nil
 }
 
@@ -318,8 +310,7 @@ func (b *Buffer) cloneString(n int) string {
 // slide moves the contents to the start of the storage.
 func (b *Buffer) slide() {
 	n := b.Len()
-	if m := b.m; m != nil {
-		m.noteRewound(len(b.buf))
+	if m := b.m; m != nil && m.sparse() {
 		m.mu.RLock()
 		m.willWrite(0, n)
 		m.mu.RUnlock()
@@ -350,8 +341,8 @@ func extend[T []byte | string](b *Buffer, i, end int, p T) (written bool) {
 	m := b.m
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	i = max(i, old)
-	b.buf = m.mem[:end:m.commitGap(old, i, end)]
+	m.commitGap(old, max(i, old), end)
+	b.buf = m.mem[:end:m.committed]
 	runtime.KeepAlive(m)
 	return false
 }
@@ -371,7 +362,7 @@ func (b *Buffer) copyTo(p []byte) {
 func (b *Buffer) copyToMapping(m *mapping) {
 	m.mu.Lock() // so that freeExcess does not discard what is not committed yet
 	defer m.mu.Unlock()
-	end := b.get(m.mem)
+	end := m.write(0, b.Len(), b.get)
 	old, gen := b.m, b.gen
 	b.setMapping(m, 0, end)
 	if old != nil {
@@ -395,7 +386,7 @@ func (m *mapping) release(gen uint32) error {
 func (m *mapping) drop() error {
 	// Keep the cleanup of m from running during free: of two munmap(2)
 	// calls, the second could hit memory that was mapped there in between.
-	err := m.free(false)
+	err := m.free()
 	runtime.KeepAlive(m)
 	return err
 }
@@ -415,8 +406,18 @@ func (m *mapping) growCapacity(n int) bool {
 	return true
 }
 
-// setCapacity makes the capacity n bytes, rounded up as commit does.
-func (m *mapping) setCapacity(n int) { m.capacity.Store(int64(min(commitRound(n), len(m.mem)))) }
+// setCapacity makes the capacity n bytes, rounded up.
+func (m *mapping) setCapacity(n int) { m.capacity.Store(int64(min(coarse(n), len(m.mem)))) }
+
+// coarse returns n, any number, rounded up to a multiple of 128 KiB, or of about
+// n if that is more, up to 4 MiB.
+func coarse(n int) int {
+	step := 4 * miB
+	for step > 128*kiB && step/2 >= n {
+		step /= 2
+	}
+	return (n + step - 1) &^ (step - 1)
+}
 
 // remapStorage calls f, which moves or cuts the memory of the mapping, and then
 // makes buf current again, even if f fails. f returns the number of bytes that
@@ -435,33 +436,21 @@ func (b *Buffer) remapStorage(f func(p *pages) (cut int, err error)) error {
 	return err
 }
 
-// discardConsumed returns the memory of the consumed prefix to the kernel, but
-// keeps its addresses, so that a queue uses no more memory than its contents
-// need.
-func (b *Buffer) discardConsumed() {
-	m, n := b.m, b.consumed()
-	if m == nil || n == 0 {
+// unmapConsumed unmaps the consumed prefix but for a part that recycle may need.
+func (b *Buffer) unmapConsumed() {
+	k := b.consumed() - pageCeil(b.Len()/4) - discardStep
+	if b.m == nil || k < discardStep {
 		return
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.discardFront(n, pageFloor(b.Len()/4)+2*recycleMin*pageUnit())
-	b.gen = m.gen.Add(1) // a copy may not have consumed these bytes
-	runtime.KeepAlive(m)
-}
-
-// prefault prepares the page layer for a write to buf[i:i+n], if that is worth
-// the call.
-func (b *Buffer) prefault(i, n int) {
-	if n >= prefaultMin && b.m != nil {
-		b.prefaultMapping(i, n)
-	}
-}
-
-//go:noinline
-func (b *Buffer) prefaultMapping(i, n int) {
-	b.m.prefault(i, i+n)
-	runtime.KeepAlive(b)
+	mu := b.atLock()
+	mu.Lock()
+	defer mu.Unlock()
+	_ = b.remapStorage(func(p *pages) (int, error) {
+		if k = pageFloor(k); p.cutFront(k) != nil {
+			k = 0 // it stays
+		}
+		return k, nil
+	})
 }
 
 // readSlice calls r.Read with the spare capacity of buf, which is Go memory, up
@@ -488,30 +477,30 @@ func (b *Buffer) readSlice(r io.Reader, most int) (n int, err error) {
 // readFile is readSlice for a mapping, to whose memory the kernel reads. There
 // must be room for most bytes.
 func (b *Buffer) readFile(f *os.File, most int) (n int, err error) {
-	m := b.m
-	m.mu.RLock()
-	defer m.mu.RUnlock()
+	i, m := len(b.buf), b.m
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	if !b.current() {
 		panic(errStale)
 	}
-	i := len(b.buf)
-	n, err = f.Read(b.buf[i : i+most])
-	b.setEnd(i + n)
+	n = m.write(i, i+most, func(mem []byte) (k int) {
+		k, err = f.Read(mem)
+		return k
+	})
+	b.buf = m.mem[: i+n : m.committed]
 	runtime.KeepAlive(m)
 	return n, err
 }
 
-// put copies p to the contents at offset off. Contents from offset old on are
-// new.
-func put[T []byte | string](b *Buffer, off, old int, p T) {
+// put copies p to the contents at offset off.
+func put[T []byte | string](b *Buffer, off int, p T) {
 	i := b.off + off
-	if m := b.m; m != nil {
-		added := max(off, old)
-		b.prefault(b.off+added, off+len(p)-added)
-		if m.sparse.Load() {
-			m.mu.RLock()
-			m.willWrite(i, i+len(p))
-			m.mu.RUnlock()
+	if m := b.m; m != nil && m.sparse() {
+		m.mu.RLock()
+		filled := m.willWrite(i, i+len(p))
+		m.mu.RUnlock()
+		if filled {
+			defer pace(m)
 		}
 	}
 	copy(b.buf[i:], p)
@@ -630,25 +619,36 @@ func (b *Buffer) copyAt(p []byte, off int64) (n int, err error) {
 // does nothing, if the contents end before off+len(p) or were published. mu is
 // the lock of ReadAt.
 func overwriteAt[T []byte | string](b *Buffer, mu *sync.RWMutex, p T, off int) bool {
+	m, filled, done := overwriteHolding(b, mu, p, off)
+	if filled {
+		pace(m) // after releasing the locks, because it may wait
+	}
+	return done
+}
+
+// overwriteHolding is overwriteAt without pacing. It also returns the mapping and
+// whether holes were filled.
+func overwriteHolding[T []byte | string](b *Buffer, mu *sync.RWMutex, p T, off int) (m *mapping, filled, done bool) {
 	mu.RLock()
 	defer mu.RUnlock()
-	m, buf, start, end := b.m, b.buf, b.off, len(b.buf)
+	m = b.m
+	buf, start, end := b.buf, b.off, len(b.buf)
 	if m != nil {
 		m.mu.RLock()
 		defer m.mu.RUnlock()
 		if m.gen.Load() != b.gen {
-			return false
+			return m, false, false
 		}
 		buf = m.mem[:m.committed]
 	}
 	if min(end, len(buf))-start < off+len(p) {
-		return false
+		return m, false, false
 	}
 	i := start + off
 	if m != nil {
-		m.willWrite(i, i+len(p))
+		filled = m.willWrite(i, i+len(p))
 	}
 	copy(buf[i:], p)
 	runtime.KeepAlive(m)
-	return true
+	return m, filled, true
 }
