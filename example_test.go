@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"strings"
 	"sync"
@@ -230,4 +233,39 @@ func ExampleFile_Close() {
 	_, err := f.Read(make([]byte, 1))
 	fmt.Println(errors.Is(err, os.ErrClosed), b.String())
 	// Output: true still there
+}
+
+// A request that may be sent more than once has a new File as its body each time.
+// The Buffer may be closed as soon as the request returns, even if the server has
+// not read all of the body.
+func ExampleFile_httpBody() {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		n, _ := io.Copy(io.Discard, r.Body)
+		fmt.Printf("%s: %d of %d bytes\n", r.URL.Path, n, r.ContentLength)
+		if r.URL.Path == "/old" {
+			http.Redirect(w, r, "/new", http.StatusTemporaryRedirect)
+		}
+	}))
+	defer server.Close()
+
+	var b mmapbuf.Buffer
+	b.Write(make([]byte, 8<<20))
+	f := mmapbuf.NewFile(&b)
+	req, err := http.NewRequest(http.MethodPut, server.URL+"/old", f)
+	if err != nil {
+		log.Fatal(err)
+	}
+	req.ContentLength = int64(f.Len())
+	req.GetBody = func() (io.ReadCloser, error) { return mmapbuf.NewFile(&b), nil }
+	resp, err := http.DefaultClient.Do(req)
+	b.Close()
+	if err != nil {
+		log.Fatal(err)
+	}
+	resp.Body.Close()
+	fmt.Println(resp.Status)
+	// Output:
+	// /old: 8388608 of 8388608 bytes
+	// /new: 8388608 of 8388608 bytes
+	// 200 OK
 }
