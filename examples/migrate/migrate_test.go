@@ -67,6 +67,9 @@ func TestListIsComplete(t *testing.T) {
 			"net/http/httputil/reverseproxy.go", // a connection
 			"net/http/request.go",
 		}},
+		{"ReaderAts and WriterAts", `\w\.\((io\.)?(ReaderAt|WriterAt)\)|case .*\bio\.(ReaderAt|WriterAt)|\.\(interface ?\{ ?(ReadAt|WriteAt)\(`, []string{
+			"testing/iotest/reader.go", // TestReader tests ReadAt, too
+		}},
 	} {
 		assert.Equal(t, test.want, grep(t, fsys, regexp.MustCompile(test.pattern)), test.name)
 	}
@@ -141,10 +144,13 @@ var newRequests = map[string]func(url string, b *mmapbuf.Buffer) (*http.Request,
 	"Buffer": func(url string, b *mmapbuf.Buffer) (*http.Request, error) {
 		return http.NewRequest(http.MethodPost, url, b)
 	},
+	"File": func(url string, b *mmapbuf.Buffer) (*http.Request, error) {
+		return http.NewRequest(http.MethodPost, url, mmapbuf.NewFile(b))
+	},
 }
 
 // TestRequest checks that the advice gives a request the length and the redirects
-// of one with a bytes.Buffer, and that a Buffer as the body does not.
+// of one with a bytes.Buffer, and that a Buffer or a File as the body does not.
 func TestRequest(t *testing.T) {
 	var received []byte
 	var length int64
@@ -165,14 +171,17 @@ func TestRequest(t *testing.T) {
 			require.NoError(t, err)
 			require.NoError(t, resp.Body.Close())
 			require.True(t, bytes.Equal(contents, received), name)
-			if name == "Buffer" && contents != nil {
-				assert.Equal(t, http.StatusPermanentRedirect, resp.StatusCode, "the redirect is not followed")
-				assert.EqualValues(t, -1, length)
+			if name == "Buffer" {
 				assert.Zero(t, b.Cap(), "net/http closes the Buffer")
-			} else if name != "Buffer" {
+			} else {
+				assert.Equal(t, len(contents), b.Len(), name)
+			}
+			if name != "Buffer" && name != "File" {
 				assert.Equal(t, http.StatusOK, resp.StatusCode, name)
 				assert.EqualValues(t, len(contents), length, name)
-				assert.Equal(t, len(contents), b.Len(), name)
+			} else if contents != nil {
+				assert.Equal(t, http.StatusPermanentRedirect, resp.StatusCode, "the redirect is not followed")
+				assert.EqualValues(t, -1, length)
 			}
 		}
 	}
@@ -187,6 +196,7 @@ func TestServerRequest(t *testing.T) {
 	}{
 		{bytes.NewBufferString("hello"), 5, 5},
 		{bytes.NewReader(b.Bytes()), 5, 5},
+		{mmapbuf.NewFile(b), -1, 5},
 		{b, -1, 0}, // and Close empties it
 	} {
 		r := httptest.NewRequest(http.MethodPost, "/", test.body)
