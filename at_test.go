@@ -559,7 +559,7 @@ func TestNilBufferLeavesNoLock(t *testing.T) {
 		"Reserve": func(b *Buffer) { _ = b.Reserve(1) },
 		"Shrink":  func(b *Buffer) { b.Shrink() },
 		"Size":    func(b *Buffer) { NewFile(b).Size() },
-		"Read":    func(b *Buffer) { _, _ = (&File{b: b}).Read(make([]byte, 1)) },
+		"Read":    func(b *Buffer) { _, _ = NewFile(b).Read(make([]byte, 1)) },
 	} {
 		_, _ = caught(func() error { call(nil); return nil })
 		for i := range atLocks {

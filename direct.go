@@ -61,7 +61,11 @@ func direct(w io.Writer, m *mapping) bool {
 	case *Buffer:
 		return w != nil && w.m != m
 	case *File:
-		return w != nil && w.b != nil && w.b.m != m
+		if w == nil {
+			return false
+		}
+		b := w.b.Load()
+		return b != nil && b.m != m
 	}
 	t := reflect.TypeOf(w)
 	value := t.Kind() != reflect.Pointer

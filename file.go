@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"math"
 	"os"
+	"sync/atomic"
 )
 
 // A File reads and writes the contents of a [Buffer] at an offset, as an
@@ -63,8 +64,8 @@ import (
 // the storage of the Buffer, a buffer of 64 KiB in ReadFrom, and what WriteTo
 // needs.
 type File struct {
-	b   *Buffer // nil if closed
-	off int64   // offset of the next Read or Write, not negative
+	b   atomic.Pointer[Buffer] // nil if closed; Close may run beside other methods
+	off int64                  // offset of the next Read or Write, not negative
 }
 
 // chunkSize is the number of bytes that ReadFrom copies at a time.
@@ -77,17 +78,22 @@ var (
 
 // NewFile returns a File for the contents of b, with offset 0. The contents are
 // not copied.
-func NewFile(b *Buffer) *File { return &File{b: b} }
+func NewFile(b *Buffer) *File {
+	f := new(File)
+	f.b.Store(b)
+	return f
+}
 
 // buffer returns the Buffer of f, or an error if f is nil or closed.
 func (f *File) buffer(op string) (*Buffer, error) {
-	switch {
-	case f == nil:
+	if f == nil {
 		return nil, os.ErrInvalid
-	case f.b == nil:
+	}
+	b := f.b.Load()
+	if b == nil {
 		return nil, pathError(op, os.ErrClosed)
 	}
-	return f.b, nil
+	return b, nil
 }
 
 // bufferAt is buffer for ReadAt and WriteAt. It returns nil if there is nothing
@@ -112,16 +118,20 @@ func pathError(op string, err error) error {
 	return &fs.PathError{Op: op, Path: "mmapbuf.File", Err: err}
 }
 
-// Close closes the File. It returns an error if the File is already closed.
+// Close closes the File. It returns an error if the File is already closed. As
+// with an os.File, it may run concurrently with other methods.
+//
 // Subsequent operations return errors that wrap [os.ErrClosed], except that Size
-// returns 0 and, as with an os.File, ReadAt and WriteAt check their arguments
-// first, and ReadFrom reads first. The Buffer keeps its contents and its memory, which [Buffer.Close]
-// releases.
+// and Len return 0 and, as with an os.File, ReadAt and WriteAt check their
+// arguments first, and ReadFrom reads first. The Buffer keeps its contents and
+// its memory, which [Buffer.Close] releases.
 func (f *File) Close() error {
-	if _, err := f.buffer("close"); err != nil {
-		return err
+	if f == nil {
+		return os.ErrInvalid
 	}
-	f.b = nil
+	if f.b.Swap(nil) == nil {
+		return pathError("close", os.ErrClosed)
+	}
 	return nil
 }
 
@@ -182,8 +192,8 @@ func (f *File) ReadAt(p []byte, off int64) (n int, err error) {
 // and returns how much that is and an error. If there is not enough memory,
 // Write returns 0 and an error, and the contents are unchanged.
 func (f *File) Write(p []byte) (n int, err error) {
-	if f.atEnd(len(p)) {
-		n, err = f.b.Write(p)
+	if b := f.appendable(len(p)); b != nil {
+		n, err = b.Write(p)
 		f.off += int64(n)
 		return n, err
 	}
@@ -192,19 +202,26 @@ func (f *File) Write(p []byte) (n int, err error) {
 
 // WriteString writes the bytes of s as [File.Write] does.
 func (f *File) WriteString(s string) (n int, err error) {
-	if f.atEnd(len(s)) {
-		n, err = f.b.WriteString(s)
+	if b := f.appendable(len(s)); b != nil {
+		n, err = b.WriteString(s)
 		f.off += int64(n)
 		return n, err
 	}
 	return writeAtOffset(f, s)
 }
 
-// atEnd reports whether the offset is at the end of the contents and the Buffer
+// appendable returns the Buffer if the offset is at the end of its contents and it
 // has room for n more bytes, so that Buffer.Write can append them and cannot
-// fail. It is small enough to be inlined.
-func (f *File) atEnd(n int) bool {
-	return f != nil && f.b != nil && f.off == int64(f.b.Len()) && f.b.fits(n) && f.b.current()
+// fail; otherwise it returns nil.
+func (f *File) appendable(n int) *Buffer {
+	if f == nil {
+		return nil
+	}
+	b := f.b.Load()
+	if b == nil || f.off != int64(b.Len()) || !b.fits(n) || !b.current() {
+		return nil
+	}
+	return b
 }
 
 // writeAtOffset writes p, or as much of it as MaxLen allows, at the offset, and

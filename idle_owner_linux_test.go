@@ -159,7 +159,7 @@ func TestQueueRecyclesAfterASmallerGrowth(t *testing.T) {
 	b.Grow(b.Available() + 10*miB)
 	require.Equal(t, was.Copies, ReadStats().Copies)
 	require.Equal(t, was.GrowsInPlace+1, ReadStats().GrowsInPlace)
-		require.NoError(t, b.Close())
+	require.NoError(t, b.Close())
 	assert.Positive(t, ReadStats().IdleBytes)
 }
 
