@@ -144,10 +144,10 @@ func extendHolding[T []byte | string](b *Buffer, off, end int, p T) (m *mapping,
 	if n <= 0 {
 		return nil, false, false, nil
 	}
-	was := cap(b.buf)
+	was := b.buf.cap
 	if err = b.reserve(n); err == nil {
 		b.lastRead = opInvalid
 		written = extend(b, b.off+off, b.off+end, p)
 	}
-	return b.m, cap(b.buf) > was, written, err
+	return b.m, b.buf.cap > was, written, err
 }

@@ -224,7 +224,7 @@ func BenchmarkWriteTo(b *testing.B) {
 		plain = append(plain, timed(func() { _, _ = f.Write(p) }).Seconds())
 		rewind()
 		ours = append(ours, timed(func() { _, _ = o.WriteTo(f) }).Seconds())
-		o.buf = o.buf[:size] // unread it all
+		o.setEnd(size) // unread it all
 	}
 	b.ReportMetric(0, "ns/op")
 	b.ReportMetric(median(plain)*1e3, "plain-ms")

@@ -170,7 +170,7 @@ type Buffer struct {
 
 	lastRead readOp   // last read operation, for UnreadByte and UnreadRune
 	gen      uint32   // generation of m that buf and off belong to; 0 if m is nil
-	buf      []byte   // contents are buf[off:len(buf)]; storage is Go memory, or the committed part of m.mem
+	buf      region   // contents are buf[off:len(buf)]; storage is Go memory, or the committed part of m.mem
 	off      int      // read at &buf[off], write at &buf[len(buf)]
 	m        *mapping // mapping of buf; nil for Go memory; kept until adopt if it was published
 }
@@ -216,10 +216,14 @@ const (
 //
 // In most cases, new(Buffer), or just declaring a Buffer variable, is
 // sufficient.
-func NewBuffer(buf []byte) *Buffer { return &Buffer{buf: buf} }
+func NewBuffer(buf []byte) *Buffer {
+	b := new(Buffer)
+	b.buf.set(buf)
+	return b
+}
 
 // NewBufferString returns a Buffer whose initial contents are a copy of s.
-func NewBufferString(s string) *Buffer { return &Buffer{buf: []byte(s)} }
+func NewBufferString(s string) *Buffer { return NewBuffer([]byte(s)) }
 
 // Bytes returns the unread contents as a slice of length Len. The slice is
 // valid until the Buffer is next modified; until then, changes made to it
@@ -313,7 +317,7 @@ func (b *Buffer) String() (s string) {
 }
 
 // Len returns the number of unread bytes.
-func (b *Buffer) Len() int { return len(b.buf) - b.off }
+func (b *Buffer) Len() int { return b.buf.len - b.off }
 
 // Cap returns the capacity of the storage in bytes, including consumed bytes.
 // Pages of a mapping that have not been written use address space but no
@@ -326,12 +330,12 @@ func (b *Buffer) Cap() int {
 	if b.m != nil {
 		return int(b.m.capacity.Load())
 	}
-	return cap(b.buf)
+	return b.buf.cap
 }
 
 // Available returns the number of bytes that can be written without enlarging
 // the storage. See [Buffer.Cap] for an exception.
-func (b *Buffer) Available() int { return b.Cap() - len(b.buf) }
+func (b *Buffer) Available() int { return b.Cap() - b.buf.len }
 
 // Truncate discards all but the first n unread bytes. It keeps the storage;
 // [Buffer.Shrink] releases what is not needed. Truncate panics if n is negative
@@ -406,10 +410,10 @@ func (b *Buffer) Shrink() {
 	mu.Lock()
 	defer mu.Unlock()
 	switch mapped := live > mapThreshold && (b.m != nil || canMap()); {
-	case !mapped && (b.m != nil || live < cap(b.buf)):
+	case !mapped && (b.m != nil || live < b.buf.cap):
 		b.copyTo(make([]byte, live))
 	case mapped && b.m == nil:
-		if c, ok := pageRound(live); ok && c < cap(b.buf) {
+		if c, ok := pageRound(live); ok && c < b.buf.cap {
 			_ = b.move(c, live) // if it fails, the storage stays
 		}
 	case mapped:
@@ -442,15 +446,15 @@ func (b *Buffer) Close() error {
 // fits reports whether n more bytes fit into buf and no other work is needed. It
 // is small enough to be inlined.
 func (b *Buffer) fits(n int) bool {
-	return n <= cap(b.buf)-len(b.buf) && b.MaxLen <= 0
+	return n <= b.buf.cap-b.buf.len && b.MaxLen <= 0
 }
 
 // paceFor calls pace if n more bytes may take memory: if they begin another unit
 // of a mapping, or if a slice may become one. Other writes, which come here if
 // MaxLen is set, and small Buffers do not need it.
 func (b *Buffer) paceFor(n int) {
-	used := len(b.buf)
-	if b.m != nil && n > pageCeil(used)-used || b.m == nil && n > cap(b.buf)-used && n > min(idleMin, mapThreshold)-used {
+	used := b.buf.len
+	if b.m != nil && n > pageCeil(used)-used || b.m == nil && n > b.buf.cap-used && n > min(idleMin, mapThreshold)-used {
 		pace(b.m)
 	}
 }
@@ -701,7 +705,7 @@ func (b *Buffer) Read(p []byte) (n int, err error) {
 		return b.adopt().Read(p)
 	}
 	b.lastRead = opInvalid
-	if b.off >= len(b.buf) {
+	if b.off >= b.buf.len {
 		b.rewind() // the consumed bytes are room again
 		if len(p) == 0 {
 			return 0, nil
@@ -733,7 +737,7 @@ func (b *Buffer) ReadByte() (byte, error) {
 		return b.adopt().ReadByte()
 	}
 	i := b.off
-	if uint(i) >= uint(len(b.buf)) {
+	if uint(i) >= uint(b.buf.len) {
 		return 0, b.eof()
 	}
 	c := b.at(i)
@@ -754,7 +758,7 @@ func (b *Buffer) eof() error {
 // size 1.
 func (b *Buffer) ReadRune() (r rune, size int, err error) {
 	b.refresh()
-	if b.off >= len(b.buf) {
+	if b.off >= b.buf.len {
 		b.rewind()
 		return 0, 0, io.EOF
 	}

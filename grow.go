@@ -28,12 +28,12 @@ func (b *Buffer) grow(n int) error {
 	if live == 0 && b.off != 0 {
 		b.rewind()
 	}
-	used, size, c := len(b.buf), b.Cap(), cap(b.buf)
+	used, size, c := b.buf.len, b.Cap(), b.buf.cap
 	if b.m != nil { // c is not known without the lock, and is too fine to decide about sliding
 		c = min(coarse(c), size)
 	}
 	switch {
-	case n <= cap(b.buf)-used:
+	case n <= b.buf.cap-used:
 		return nil
 	case c == 0 && b.m == nil && n <= smallSize && smallSize < mapThreshold:
 		b.setSlice(make([]byte, 0, smallSize), 0)
@@ -72,10 +72,10 @@ func (b *Buffer) grow(n int) error {
 // ReadAt, in case that another goroutine reads the Buffer against the rules,
 // unless the storage is a small slice and remains one.
 func (b *Buffer) makeRoom(n int) error {
-	if b.off == 0 && n <= b.Cap()-len(b.buf) {
+	if b.off == 0 && n <= b.Cap()-b.buf.len {
 		return nil
 	}
-	if b.m != nil || n > idleMin || 2*cap(b.buf)+n > min(idleMin, mapThreshold) {
+	if b.m != nil || n > idleMin || 2*b.buf.cap+n > min(idleMin, mapThreshold) {
 		mu := b.atLock()
 		mu.Lock()
 		defer mu.Unlock()
@@ -92,7 +92,7 @@ const recycleMin = 8
 // n more bytes.
 func (b *Buffer) canRecycle(n int) bool {
 	k := b.consumed()
-	return n <= k && k >= b.Len()/4+recycleMin*pageUnit() && b.m.needsMemory(len(b.buf)+n)
+	return n <= k && k >= b.Len()/4+recycleMin*pageUnit() && b.m.needsMemory(b.buf.len+n)
 }
 
 // consumed returns the number of bytes at the start of the storage that will
@@ -120,7 +120,7 @@ func (b *Buffer) remap(n int) error {
 		if drop > 0 && p.cutFront(drop) != nil {
 			drop = 0 // it stays
 		}
-		return drop, tryCapacities(want, len(b.buf)-drop+n, p.grow)
+		return drop, tryCapacities(want, b.buf.len-drop+n, p.grow)
 	})
 }
 
@@ -205,8 +205,8 @@ func tryCapacities(want, need int, try func(c int) error) error {
 // limitToMaxLen lowers the capacity c to what MaxLen allows to be filled, but
 // not below what n more bytes need.
 func (b *Buffer) limitToMaxLen(c, n int) int {
-	if more := max(b.roomToMax(), n); more < c-len(b.buf) {
-		return len(b.buf) + more
+	if more := max(b.roomToMax(), n); more < c-b.buf.len {
+		return b.buf.len + more
 	}
 	return c
 }
@@ -238,7 +238,7 @@ func (b *Buffer) shrinkMapping() {
 		if cut = pageFloor(b.off); cut > 0 && p.cutFront(cut) != nil {
 			cut = 0
 		}
-		if end, _ := pageRound(len(b.buf) - cut); end < len(p.mem) {
+		if end, _ := pageRound(b.buf.len - cut); end < len(p.mem) {
 			_ = p.cutBack(end)
 		}
 		return cut, nil

@@ -162,8 +162,8 @@ func pagesAreRight(p *pages) error {
 // methods.
 func invariants(b *Buffer) error {
 	switch {
-	case b.off < 0 || b.off > len(b.buf):
-		return fmt.Errorf("off = %d, len(buf) = %d", b.off, len(b.buf))
+	case b.off < 0 || b.off > b.buf.len:
+		return fmt.Errorf("off = %d, len(buf) = %d", b.off, b.buf.len)
 	case b.lastRead < opRead || b.lastRead > utf8.UTFMax:
 		return fmt.Errorf("lastRead = %d", b.lastRead)
 	case (b.m == nil) != (b.gen == 0):
@@ -188,8 +188,8 @@ func invariants(b *Buffer) error {
 			return fmt.Errorf("generation %d of the mapping, the Buffer is of %d", b.m.gen.Load(), b.gen)
 		case b.m.mem != nil:
 			return fmt.Errorf("published, and still mapped")
-		case b.off < p.lo || len(b.buf)-p.lo > len(p.mem):
-			return fmt.Errorf("[%d:%d] of the mapping was published, contents are at [%d:%d]", p.lo, p.lo+len(p.mem), b.off, len(b.buf))
+		case b.off < p.lo || b.buf.len-p.lo > len(p.mem):
+			return fmt.Errorf("[%d:%d] of the mapping was published, contents are at [%d:%d]", p.lo, p.lo+len(p.mem), b.off, b.buf.len)
 		}
 		return nil
 	}
@@ -207,8 +207,8 @@ func invariants(b *Buffer) error {
 		return fmt.Errorf("a mapping of %d, %d bytes, the unit is %d", len(mem), cap(mem), pageUnit())
 	case at%uintptr(min(pageUnit(), mostAlignment)) != 0:
 		return fmt.Errorf("the mapping is at %#x, the unit is %d", at, pageUnit())
-	case unsafe.SliceData(b.buf) != unsafe.SliceData(mem) || cap(b.buf) > b.m.committed:
-		return fmt.Errorf("buf, of %d bytes, is not the mapping, of which %d are in use", cap(b.buf), b.m.committed)
+	case unsafe.SliceData(b.buf.slice()) != unsafe.SliceData(mem) || b.buf.cap > b.m.committed:
+		return fmt.Errorf("buf, of %d bytes, is not the mapping, of which %d are in use", b.buf.cap, b.m.committed)
 	case s.Mappings < 1 || s.MappedBytes < int64(len(mem)) || s.Created < s.Mappings || profile.Count() < 1:
 		return fmt.Errorf("a mapping of %d bytes and %+v", len(mem), s)
 	}

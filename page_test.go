@@ -4,7 +4,6 @@ import (
 	"math"
 	"strconv"
 	"testing"
-	"unsafe"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -115,9 +114,8 @@ func TestRemapPlan(t *testing.T) {
 
 // imagine returns a Buffer of sizes that no machine has, for arithmetic alone.
 func imagine(off, end, c int) *Buffer {
-	b := &Buffer{buf: make([]byte, 1), off: off}
-	sizes := (*[3]int)(unsafe.Pointer(&b.buf)) // pointer, length, capacity
-	sizes[1], sizes[2] = end, c
+	b := &Buffer{off: off}
+	b.buf.len, b.buf.cap = end, c
 	return b
 }
 

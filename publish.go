@@ -18,7 +18,7 @@ import (
 func (b *Buffer) view(spare int) ([]byte, error) {
 	m := b.m
 	if m == nil {
-		return b.buf[b.off:], nil
+		return b.buf.slice()[b.off:], nil
 	}
 	err := m.publish(b, spare)
 	if err != nil && spare > 0 {
@@ -27,11 +27,11 @@ func (b *Buffer) view(spare int) ([]byte, error) {
 	if err != nil {
 		return nil, newMemoryError("publish "+sizeString(b.Len()), err)
 	}
-	p := m.publishedFor(b.gen, b.off, len(b.buf))
+	p := m.publishedFor(b.gen, b.off, b.buf.len)
 	if p == nil {
 		return nil, errStale
 	}
-	return p.mem[b.off-p.lo : len(b.buf)-p.lo], nil
+	return p.mem[b.off-p.lo : b.buf.len-p.lo], nil
 }
 
 // mustView is view with viewSpare bytes of spare capacity. It panics on error.
@@ -83,11 +83,11 @@ const smallView = 64 << 10
 func (b *Buffer) spare() []byte {
 	m, n := b.m, b.Available()
 	if m.publish(b, n) == nil {
-		p := m.publishedFor(b.gen, b.off, len(b.buf))
+		p := m.publishedFor(b.gen, b.off, b.buf.len)
 		if p == nil {
 			panic(errStale)
 		}
-		if k := len(b.buf) - p.lo; cap(p.mem)-k >= n {
+		if k := b.buf.len - p.lo; cap(p.mem)-k >= n {
 			return p.mem[k : k : k+n]
 		}
 	}
@@ -110,7 +110,7 @@ func (m *mapping) publish(b *Buffer, spare int) error {
 		return nil
 	}
 	lo := b.consumed()
-	end := len(b.buf)
+	end := b.buf.len
 	if end-lo >= largeView {
 		largeViews.Lock()
 		defer largeViews.Unlock()

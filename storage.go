@@ -9,12 +9,28 @@ import (
 	"sync"
 	"sync/atomic"
 	"unicode/utf8"
+	"unsafe"
 )
 
 // The storage of a Buffer is buf: Go memory, or the memory of a mapping. Only
 // this file and publish.go read or write it. Other files use only len(buf) and
 // cap(buf), as TestOnlyStorageTouchesMemory checks. The functions below keep
 // the mapping reachable while they use its memory.
+
+// A region is a []byte that package reflect does not follow. Programs print structs
+// that have a Buffer as a field, or compare them with reflect.DeepEqual; if buf were
+// a slice, that would read its memory, which may be a mapping that was moved or
+// released since.
+type region struct {
+	start    unsafe.Pointer
+	len, cap int
+}
+
+// slice returns the region as a slice. A region has the memory layout of a slice,
+// as TestRegionIsASlice checks.
+func (r *region) slice() []byte { return *(*[]byte)(unsafe.Pointer(r)) }
+
+func (r *region) set(p []byte) { *(*[]byte)(unsafe.Pointer(r)) = p }
 
 // A mapping is memory outside of the Go heap that Buffers own.
 //
@@ -110,11 +126,11 @@ func (b *Buffer) adopt() *Buffer {
 // adoptLocked is adopt for callers that hold the lock of ReadAt. It returns
 // errStale if b is stale.
 func (b *Buffer) adoptLocked() error {
-	p := b.m.publishedFor(b.gen, b.off, len(b.buf))
+	p := b.m.publishedFor(b.gen, b.off, b.buf.len)
 	if p == nil {
 		return errStale
 	}
-	b.setSlice(p.mem[:len(b.buf)-p.lo], b.off-p.lo)
+	b.setSlice(p.mem[:b.buf.len-p.lo], b.off-p.lo)
 	return nil
 }
 
@@ -131,19 +147,21 @@ func (m *mapping) publishedFor(gen uint32, off, end int) *published {
 // setSlice makes p, which is Go memory, the storage, with the contents at
 // p[off:]. The caller holds the lock of ReadAt if the storage was a mapping.
 func (b *Buffer) setSlice(p []byte, off int) {
-	b.buf, b.off, b.m, b.gen = p, off, nil, 0
+	b.buf.set(p)
+	b.off, b.m, b.gen = off, nil, 0
 }
 
 // setMapping makes m the storage, with the contents at m.mem[off:end]. The
 // caller holds m.mu and the lock of ReadAt.
 func (b *Buffer) setMapping(m *mapping, off, end int) {
-	b.buf, b.off = m.mem[:end:m.committed], off
+	b.buf.set(m.mem[:end:m.committed])
+	b.off = off
 	b.m, b.gen = m, m.gen.Load() // last: with a current generation, buf is in use
 	runtime.KeepAlive(m)
 }
 
 // setEnd makes the contents end at offset n, at most cap(buf).
-func (b *Buffer) setEnd(n int) { b.buf = b.buf[:n] }
+func (b *Buffer) setEnd(n int) { b.buf.len = n }
 
 // The following methods require that buf is current.
 
@@ -152,7 +170,7 @@ func (b *Buffer) rewind() {
 	if b.m != nil {
 		b.rewindMapping()
 	}
-	b.buf, b.off, b.lastRead = b.buf[:0], 0, opInvalid
+	b.buf.len, b.off, b.lastRead = 0, 0, opInvalid
 }
 
 // shorten makes the contents end at buf[n].
@@ -165,12 +183,12 @@ func (b *Buffer) shorten(n int) {
 
 // uncommitHoles uncommits what is beyond the contents, if there are holes.
 func (b *Buffer) uncommitHoles() {
-	m, n := b.m, len(b.buf)
+	m, n := b.m, b.buf.len
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.shorten(n) {
 		b.gen = m.gen.Add(1) // a copy may have contents there
-		b.buf = m.mem[:n:m.committed]
+		b.buf.set(m.mem[:n:m.committed])
 	}
 	runtime.KeepAlive(m)
 }
@@ -183,9 +201,9 @@ func (b *Buffer) rewindMapping() { b.shorten(0) }
 // appendSlow appends p, for which there is room within Cap. A method whose bytes
 // fit into buf calls append, which is inlined.
 func appendSlow[T []byte | string](b *Buffer, p T) {
-	i, m := len(b.buf), b.m
-	if len(p) <= cap(b.buf)-i {
-		copy(b.buf[i:i+len(p)], p)
+	i, m := b.buf.len, b.m
+	if len(p) <= b.buf.cap-i {
+		copy(b.buf.slice()[i:i+len(p)], p)
 		b.setEnd(i + len(p))
 		runtime.KeepAlive(b)
 		return
@@ -193,32 +211,32 @@ func appendSlow[T []byte | string](b *Buffer, p T) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	end := i + m.write(i, i+len(p), func(mem []byte) int { return copy(mem, p) })
-	b.buf = m.mem[:end:m.committed]
+	b.buf.set(m.mem[:end:m.committed])
 	runtime.KeepAlive(m)
 }
 
 // append appends p, for which there is room. The contents become longer only
 // after the copy, which panics if p is memory that faults (debug.SetPanicOnFault).
 func (b *Buffer) append(p []byte) {
-	i := len(b.buf)
-	copy(b.buf[i:i+len(p)], p)
+	i := b.buf.len
+	copy(b.buf.slice()[i:i+len(p)], p)
 	b.setEnd(i + len(p))
 	runtime.KeepAlive(b)
 }
 
 // appendString is append for a string.
 func (b *Buffer) appendString(s string) {
-	i := len(b.buf)
-	copy(b.buf[i:i+len(s)], s)
+	i := b.buf.len
+	copy(b.buf.slice()[i:i+len(s)], s)
 	b.setEnd(i + len(s))
 	runtime.KeepAlive(b)
 }
 
 // appendByte is append for a byte.
 func (b *Buffer) appendByte(c byte) {
-	i := len(b.buf)
-	b.buf = b.buf[:i+1]
-	b.buf[i] = c
+	i := b.buf.len
+	b.buf.slice()[:i+1][i] = c
+	b.buf.len = i + 1
 	runtime.KeepAlive(b)
 }
 
@@ -238,10 +256,10 @@ func (b *Buffer) WriteRune(r rune) (n int, err error) { // in this file: appendi
 	}
 	b.lastRead = opInvalid
 	if b.fits(utf8.UTFMax) {
-		i := len(b.buf)
-		b.buf = utf8.AppendRune(b.buf, r)
+		i := b.buf.len
+		b.buf.len = len(utf8.AppendRune(b.buf.slice(), r))
 		runtime.KeepAlive(b)
-		return len(b.buf) - i, nil
+		return b.buf.len - i, nil
 	}
 	var p [utf8.UTFMax]byte
 	n = utf8.EncodeRune(p[:], r)
@@ -256,26 +274,26 @@ func (b *Buffer) WriteRune(r rune) (n int, err error) { // in this file: appendi
 // get copies the contents to p, up to its length, and returns the number of
 // bytes copied.
 func (b *Buffer) get(p []byte) int {
-	n := copy(p, b.buf[b.off:])
+	n := copy(p, b.buf.slice()[b.off:])
 	runtime.KeepAlive(b)
 	return n
 }
 
 // at returns buf[i].
 func (b *Buffer) at(i int) byte {
-	c := b.buf[i]
+	c := b.buf.slice()[i]
 	runtime.KeepAlive(b)
 	return c
 }
 
 // unread returns the contents, which must be in Go memory.
-func (b *Buffer) unread() []byte { return b.buf[b.off:] }
+func (b *Buffer) unread() []byte { return b.buf.slice()[b.off:] }
 
 // rune decodes the first rune of the contents, which must not be empty.
 func (b *Buffer) rune() (r rune, size int) {
-	r, size = rune(b.buf[b.off]), 1
+	r, size = rune(b.buf.slice()[b.off]), 1
 	if r >= utf8.RuneSelf {
-		r, size = utf8.DecodeRune(b.buf[b.off:])
+		r, size = utf8.DecodeRune(b.buf.slice()[b.off:])
 	}
 	runtime.KeepAlive(b)
 	return r, size
@@ -285,7 +303,7 @@ func (b *Buffer) rune() (r rune, size int) {
 // the first delim, or Len and io.EOF if there is none.
 func (b *Buffer) find(delim byte) (n int, err error) {
 	b.refresh()
-	i := bytes.IndexByte(b.buf[b.off:], delim)
+	i := bytes.IndexByte(b.buf.slice()[b.off:], delim)
 	runtime.KeepAlive(b)
 	if i < 0 {
 		return b.Len(), io.EOF
@@ -295,14 +313,14 @@ func (b *Buffer) find(delim byte) (n int, err error) {
 
 // clone returns a copy of the first n bytes of the contents.
 func (b *Buffer) clone(n int) []byte {
-	p := append([]byte(nil), b.buf[b.off:b.off+n]...)
+	p := append([]byte(nil), b.buf.slice()[b.off:b.off+n]...)
 	runtime.KeepAlive(b)
 	return p
 }
 
 // cloneString is like clone but returns a string.
 func (b *Buffer) cloneString(n int) string {
-	s := string(b.buf[b.off : b.off+n])
+	s := string(b.buf.slice()[b.off : b.off+n])
 	runtime.KeepAlive(b)
 	return s
 }
@@ -315,7 +333,7 @@ func (b *Buffer) slide() {
 		m.willWrite(0, n)
 		m.mu.RUnlock()
 	}
-	copy(b.buf, b.buf[b.off:])
+	copy(b.buf.slice(), b.buf.slice()[b.off:])
 	b.off = 0
 	b.shorten(n)
 	runtime.KeepAlive(b)
@@ -328,10 +346,10 @@ func (b *Buffer) slide() {
 // zeroed by returning them to the kernel, so that they use no memory until they
 // are written.
 func extend[T []byte | string](b *Buffer, i, end int, p T) (written bool) {
-	old := len(b.buf)
+	old := b.buf.len
 	if b.m == nil {
 		if written = old < i; written {
-			buf := b.buf[:end]
+			buf := b.buf.slice()[:end]
 			copy(buf[i:], p)
 			clear(buf[old:i])
 		}
@@ -342,7 +360,7 @@ func extend[T []byte | string](b *Buffer, i, end int, p T) (written bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.commitGap(old, max(i, old), end)
-	b.buf = m.mem[:end:m.committed]
+	b.buf.set(m.mem[:end:m.committed])
 	runtime.KeepAlive(m)
 	return false
 }
@@ -432,7 +450,7 @@ func (b *Buffer) remapStorage(f func(p *pages) (cut int, err error)) error {
 		m.gen.Add(1)
 		m.capacity.Store(int64(len(m.mem)))
 	}
-	b.setMapping(m, b.off-cut, len(b.buf)-cut)
+	b.setMapping(m, b.off-cut, b.buf.len-cut)
 	return err
 }
 
@@ -456,18 +474,18 @@ func (b *Buffer) unmapConsumed() {
 // readSlice calls r.Read with the spare capacity of buf, which is Go memory, up
 // to most bytes, and appends the bytes read. r may use the Buffer.
 func (b *Buffer) readSlice(r io.Reader, most int) (n int, err error) {
-	i := len(b.buf)
-	j := i + min(cap(b.buf)-i, most)
-	p := b.buf[i:j:j]
+	i := b.buf.len
+	j := i + min(b.buf.cap-i, most)
+	p := b.buf.slice()[i:j:j]
 	n, err = r.Read(p)
 	if n < 0 {
 		panic(errNegativeRead)
 	}
 	p = p[:n] // a count beyond len(p) panics as any slice would
 	b.refresh()
-	if b.m == nil && i < cap(b.buf) && &b.buf[:i+1][i] == &p[:1][0] {
+	if b.m == nil && i < b.buf.cap && &b.buf.slice()[:i+1][i] == &p[:1][0] {
 		b.setEnd(i + n) // even if r has changed the contents, as in bytes.Buffer
-		b.off = min(b.off, len(b.buf))
+		b.off = min(b.off, b.buf.len)
 		return n, err
 	}
 	b.mustAppend(p) // r has made the contents grow, which moved them
@@ -477,7 +495,7 @@ func (b *Buffer) readSlice(r io.Reader, most int) (n int, err error) {
 // readFile is readSlice for a mapping, to whose memory the kernel reads. There
 // must be room for most bytes.
 func (b *Buffer) readFile(f *os.File, most int) (n int, err error) {
-	i, m := len(b.buf), b.m
+	i, m := b.buf.len, b.m
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if !b.current() {
@@ -487,7 +505,7 @@ func (b *Buffer) readFile(f *os.File, most int) (n int, err error) {
 		k, err = f.Read(mem)
 		return k
 	})
-	b.buf = m.mem[: i+n : m.committed]
+	b.buf.set(m.mem[: i+n : m.committed])
 	runtime.KeepAlive(m)
 	return n, err
 }
@@ -503,7 +521,7 @@ func put[T []byte | string](b *Buffer, off int, p T) {
 			defer pace(m)
 		}
 	}
-	copy(b.buf[i:], p)
+	copy(b.buf.slice()[i:], p)
 	runtime.KeepAlive(b)
 }
 
@@ -514,19 +532,19 @@ func put[T []byte | string](b *Buffer, off int, p T) {
 func (b *Buffer) withContents(f func(contents []byte)) {
 	m := b.m
 	if m == nil {
-		f(b.buf[b.off:])
+		f(b.buf.slice()[b.off:])
 		return
 	}
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	if b.current() {
-		f(b.buf[b.off:])
+		f(b.buf.slice()[b.off:])
 	} else {
-		p := m.publishedFor(b.gen, b.off, len(b.buf))
+		p := m.publishedFor(b.gen, b.off, b.buf.len)
 		if p == nil {
 			panic(errStale)
 		}
-		f(p.mem[b.off-p.lo : len(b.buf)-p.lo])
+		f(p.mem[b.off-p.lo : b.buf.len-p.lo])
 	}
 	runtime.KeepAlive(m)
 }
@@ -559,7 +577,7 @@ func (b *Buffer) writeDirect(w io.Writer, off int) (total, n int, err error, ok 
 	if !b.current() {
 		return 0, 0, nil, false
 	}
-	p := b.buf[b.off+off : len(b.buf) : len(b.buf)]
+	p := b.buf.slice()[b.off+off : b.buf.len : b.buf.len]
 	n, err = w.Write(p)
 	runtime.KeepAlive(m)
 	return len(p), n, err, true
@@ -592,7 +610,7 @@ func (b *Buffer) writeCopies(w io.Writer, off int) (total, n int, err error) {
 // lock of ReadAt, so that the storage is not exchanged. If another goroutine
 // uses the Buffer against the rules, copyAt finds some of its bytes, or none.
 func (b *Buffer) copyAt(p []byte, off int64) (n int, err error) {
-	m, buf, start, end := b.m, b.buf, b.off, len(b.buf)
+	m, buf, start, end := b.m, b.buf.slice(), b.off, b.buf.len
 	if m != nil {
 		m.mu.RLock()
 		defer m.mu.RUnlock()
@@ -632,7 +650,7 @@ func overwriteHolding[T []byte | string](b *Buffer, mu *sync.RWMutex, p T, off i
 	mu.RLock()
 	defer mu.RUnlock()
 	m = b.m
-	buf, start, end := b.buf, b.off, len(b.buf)
+	buf, start, end := b.buf.slice(), b.off, b.buf.len
 	if m != nil {
 		m.mu.RLock()
 		defer m.mu.RUnlock()

@@ -1,0 +1,54 @@
+package mmapbuf
+
+import (
+	"fmt"
+	"reflect"
+	"testing"
+	"unsafe"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func TestRegionIsASlice(t *testing.T) {
+	require.Equal(t, unsafe.Sizeof([]byte(nil)), unsafe.Sizeof(region{}))
+	p := make([]byte, 3, 5)
+	var r region
+	r.set(p)
+	require.Equal(t, region{unsafe.Pointer(&p[0]), 3, 5}, r)
+	q := r.slice()
+	require.True(t, &p[0] == &q[0] && len(q) == 3 && cap(q) == 5)
+	r.set(nil)
+	require.Equal(t, region{}, r)
+	require.Nil(t, r.slice())
+}
+
+// TestReflection prints and compares structs that have a Buffer as a field, also
+// after its memory has gone elsewhere: that read unmapped memory, or that of
+// another Buffer.
+func TestReflection(t *testing.T) {
+	type request struct {
+		name string
+		body Buffer
+	}
+	for name, use := range map[string]func(b *Buffer){
+		"nothing": func(*Buffer) {},
+		"viewed":  func(b *Buffer) { b.Bytes() },
+		"moved":   func(b *Buffer) { b.Grow(512 << 20) },
+		"closed":  func(b *Buffer) { _ = b.Close() },
+	} {
+		for _, n := range []int{100, 3 << 20, 6 << 20} {
+			var x, y request
+			writeAllOf(t, &x.body, noise()[:n])
+			writeAllOf(t, &y.body, noise()[:n])
+			c := x
+			use(&x.body)
+			for _, v := range []request{x, y, c} {
+				s := fmt.Sprintf("%v %+v %#v", v, v, v)
+				assert.Less(t, len(s), 4000, "%s: contents are printed", name)
+			}
+			reflect.DeepEqual(x, y)
+			reflect.DeepEqual(&x, &c)
+		}
+	}
+}
