@@ -94,8 +94,7 @@
 // reused. It comes, for example, from Close, from Shrink, from contents that
 // were copied for a view, and from Buffers that the collector found
 // unreachable. The kernel may reclaim it whenever it needs memory (madvise(2),
-// MADV_FREE); until then, it counts as resident. Memory that the collector found
-// becomes reclaimable only half a second to a second later.
+// MADV_FREE); until then, it counts as resident.
 //
 // Idle memory is at most a sixteenth of the memory of the machine, or of
 // RLIMIT_AS or RLIMIT_DATA if that is lower. It is unmapped early

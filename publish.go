@@ -20,12 +20,14 @@ func (b *Buffer) view(spare int) ([]byte, error) {
 	if m == nil {
 		return b.buf.slice()[b.off:], nil
 	}
-	err := m.publish(b, spare)
-	if err != nil && spare > 0 {
-		err = m.publish(b, 0)
-	}
-	if err != nil {
-		return nil, newMemoryError("publish "+sizeString(b.Len()), err)
+	if b.current() {
+		err := m.publish(b, spare)
+		if err != nil && spare > 0 {
+			err = m.publish(b, 0)
+		}
+		if err != nil {
+			return nil, newMemoryError("publish "+sizeString(b.Len()), err)
+		}
 	}
 	p := m.publishedFor(b.gen, b.off, b.buf.len)
 	if p == nil {
@@ -100,7 +102,7 @@ func (b *Buffer) spare() []byte {
 }
 
 // publish moves or copies the contents of b, and spare bytes of spare capacity,
-// from m to Go memory, unless that was done before. The error is that of a
+// from m to Go memory, unless that was done meanwhile. The error is that of a
 // system call; nothing has changed then, except that spare capacity may have
 // been released if spare is 0.
 func (m *mapping) publish(b *Buffer, spare int) error {

@@ -38,7 +38,7 @@ var clients = map[string]struct {
 		return done(server.Client().Do(req))
 	}},
 	"retryablehttp": {http.StatusInternalServerError, func(server *httptest.Server, b *mmapbuf.Buffer) error {
-		body := func() (io.Reader, error) { return sized{mmapbuf.NewFile(b)}, nil }
+		body := func() (io.Reader, error) { return mmapbuf.NewFile(b), nil }
 		return done(retrying(server).Post(server.URL, "", body))
 	}},
 	"S3": {http.StatusInternalServerError, func(server *httptest.Server, b *mmapbuf.Buffer) error {
@@ -48,13 +48,6 @@ var clients = map[string]struct {
 		return err
 	}},
 }
-
-// sized is a File as far as retryablehttp needs one. It has no Close, for the same
-// reason as in newRequest.
-type sized struct{ f *mmapbuf.File }
-
-func (s sized) Read(p []byte) (int, error) { return s.f.Read(p) }
-func (s sized) Len() int                   { return s.f.Len() }
 
 func retrying(server *httptest.Server) *retryablehttp.Client {
 	c := retryablehttp.NewClient()

@@ -68,11 +68,7 @@ func Example_request() {
 // before the body of the request is closed. b may be closed as soon as the
 // request returns.
 func newRequest(url string, b *mmapbuf.Buffer) (*http.Request, error) {
-	body := func() (io.ReadCloser, error) {
-		// An HTTP/2 client closes a body while it reads it, which a File
-		// does not allow.
-		return io.NopCloser(mmapbuf.NewFile(b)), nil
-	}
+	body := func() (io.ReadCloser, error) { return mmapbuf.NewFile(b), nil }
 	req, err := http.NewRequest(http.MethodPost, url, nil)
 	if err != nil || b.Len() == 0 {
 		return req, err
