@@ -661,10 +661,10 @@ func (b *Buffer) readEnd(r io.Reader) error {
 // w gets the contents in a single call. If they are in a mapping, they are
 // first moved or copied to the Go heap, as by [Buffer.Bytes], but without spare
 // capacity. If there is not enough memory for that, w gets copies of them in
-// several calls. That is not necessary for Writers that are known neither to
-// keep a slice nor to call the program: [os.File], net.TCPConn, net.UnixConn,
-// [io.Discard], [bytes.Buffer], [strings.Builder], Buffer, File, and the hashes
-// of the standard library other than HMAC.
+// several calls, as another Buffer or File does. Writers that are known neither
+// to keep a slice nor to call the program get the mapping itself: [os.File],
+// net.TCPConn, net.UnixConn, [io.Discard], [bytes.Buffer], [strings.Builder],
+// and the hashes of the standard library other than HMAC.
 //
 // w should not modify the Buffer. If it does, the number of bytes that it
 // returns is consumed in addition to what w has read, and if it accepts all of
@@ -674,11 +674,11 @@ func (b *Buffer) WriteTo(w io.Writer) (n int64, err error) {
 	b.lastRead = opInvalid
 	if b.Len() > 0 {
 		was := *b // w may change b
-		total, m, err := was.writeOut(w, 0, direct(w, was.m))
+		total, m, err := was.writeOut(w, 0, direct(w))
 		if m < 0 || m > total {
 			panic(panicWriteTo)
 		}
-		if err == nil && m < total {
+		if err == nil && m < total || err == errStale { // w has modified b between two calls
 			err = io.ErrShortWrite
 		}
 		b.refresh()

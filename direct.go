@@ -51,21 +51,11 @@ var directWriters = map[typeName]struct{ value bool }{
 
 type typeName struct{ pkg, name string }
 
-// direct reports whether w may be given the memory of m during a call of Write.
-// It reports false if m is nil.
-func direct(w io.Writer, m *mapping) bool {
-	if m == nil || w == nil {
+// direct reports whether w may be given the memory of a mapping during a call of
+// Write, which holds the lock of the mapping.
+func direct(w io.Writer) bool {
+	if w == nil {
 		return false
-	}
-	switch w := w.(type) {
-	case *Buffer:
-		return w != nil && w.m != m
-	case *File:
-		if w == nil {
-			return false
-		}
-		b := w.b.Load()
-		return b != nil && b.m != m
 	}
 	t := reflect.TypeOf(w)
 	value := t.Kind() != reflect.Pointer
@@ -74,6 +64,17 @@ func direct(w io.Writer, m *mapping) bool {
 	}
 	d, ok := directWriters[typeName{t.PkgPath(), t.Name()}]
 	return ok && d.value == value
+}
+
+// fromCopies reports whether w is better given copies of parts of the contents of m
+// than a view: if it copies them, but takes locks that come before that of m.
+func fromCopies(w io.Writer, m *mapping) bool {
+	f, ok := w.(*File)
+	b, _ := w.(*Buffer)
+	if ok && f != nil {
+		b = f.b.Load()
+	}
+	return b != nil && b.m != m // else, it would write to what it is given parts of
 }
 
 // mayWait reports whether a call of Write, of a Writer that direct accepts, may

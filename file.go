@@ -312,6 +312,9 @@ func (f *File) Truncate(size int64) error {
 	case size > math.MaxInt:
 		return pathError("truncate", ErrTooLarge)
 	case size <= int64(b.Len()):
+		if err := b.tryRefresh(); err != nil {
+			return pathError("truncate", err)
+		}
 		b.Truncate(int(size))
 		return nil
 	}
@@ -359,7 +362,14 @@ func (f *File) WriteTo(w io.Writer) (n int64, err error) {
 	if f.off >= int64(now.Len()) {
 		return 0, nil
 	}
-	total, m, err := now.writeOut(w, int(f.off), direct(w, now.m) && !mayWait(w))
+	total, m, err := now.writeOut(w, int(f.off), direct(w) && !mayWait(w))
+	if err == errStale {
+		if b.snapshot().m != now.m { // closed meanwhile
+			f.off += int64(m)
+			return int64(m), nil
+		}
+		err = pathError("read", err)
+	}
 	switch {
 	case m < 0 || m > total:
 		m = 0

@@ -114,13 +114,21 @@ func (b *Buffer) refresh() {
 //
 // instead of refresh, because its arguments can stay in registers then.
 func (b *Buffer) adopt() *Buffer {
-	mu := b.atLock()
-	mu.Lock()
-	defer mu.Unlock()
-	if err := b.adoptLocked(); err != nil {
+	if err := b.tryRefresh(); err != nil {
 		panic(err)
 	}
 	return b
+}
+
+// tryRefresh is refresh, but returns errStale if b is stale.
+func (b *Buffer) tryRefresh() error {
+	if b.current() {
+		return nil
+	}
+	mu := b.atLock()
+	mu.Lock()
+	defer mu.Unlock()
+	return b.adoptLocked()
 }
 
 // adoptLocked is adopt for callers that hold the lock of ReadAt. It returns
@@ -551,17 +559,20 @@ func (b *Buffer) withContents(f func(contents []byte)) {
 
 // writeOut writes the contents from offset off on to w, in one call if possible.
 // It returns how many they are and the results of w, of which the count may be
-// invalid. If direct is set, w may access the memory of the mapping. Otherwise
-// w may modify the Buffer that b is a copy of.
+// invalid, or errStale. If direct is set, w may access the memory of the mapping.
+// Otherwise w may modify the Buffer that b is a copy of.
 func (b *Buffer) writeOut(w io.Writer, off int, direct bool) (total, n int, err error) {
-	if direct {
+	if b.m != nil && direct {
 		if total, n, err, ok := b.writeDirect(w, off); ok {
 			return total, n, err
 		}
 	}
+	if b.m != nil && fromCopies(w, b.m) {
+		return b.writeCopies(w, off, make([]byte, min(chunkMax, b.Len()-off)))
+	}
 	p, err := b.view(0)
 	if err != nil {
-		return b.writeCopies(w, off)
+		return b.writeCopies(w, off, nil)
 	}
 	p = p[off:len(p):len(p)]
 	n, err = w.Write(p)
@@ -583,24 +594,25 @@ func (b *Buffer) writeDirect(w io.Writer, off int) (total, n int, err error, ok 
 	return len(p), n, err, true
 }
 
-// writeCopies is writeOut if there is not enough memory for a view, or if the
-// Buffer was closed meanwhile. It writes copies of parts of the contents.
-func (b *Buffer) writeCopies(w io.Writer, off int) (total, n int, err error) {
+// writeCopies is writeOut in several calls, with copies of parts of the contents:
+// in p, or if p is nil, in new memory for each, because w may keep it.
+func (b *Buffer) writeCopies(w io.Writer, off int, p []byte) (total, n int, err error) {
 	total = b.Len() - off
 	for n < total && err == nil {
-		p := make([]byte, min(chunkMax, total-n)) // w may keep it
-		k, _ := b.copyAt(p, int64(off+n))
-		if k == 0 {
-			return n, n, nil // there are no contents any more
+		q := p
+		if q == nil {
+			q = make([]byte, min(chunkMax, total-n))
 		}
-		var took int
-		took, err = w.Write(p[:k])
+		var k, took int
+		if k, err = b.copyAt(q, int64(off+n)); err != nil && err != io.EOF {
+			break
+		}
+		took, err = w.Write(q[:k])
 		if took < 0 || took > k {
 			return total, -1, err
 		}
-		n += took
-		if took < k {
-			return total, n, err
+		if n += took; took < k {
+			break
 		}
 	}
 	return total, n, err
