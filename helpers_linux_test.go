@@ -140,48 +140,6 @@ func split(t *testing.T, b *Buffer) {
 	require.NoError(t, unix.Madvise(b.m.mem[pageUnit():2*pageUnit()], unix.MADV_DONTFORK))
 }
 
-const piece = 64 * kiB
-
-// pieceOf returns the k-th piece of what fill writes.
-func pieceOf(seed, k int) []byte {
-	p := noise()
-	i := (seed*7919 + k*4099) % (len(p) - piece)
-	return p[i : i+piece]
-}
-
-// fill appends n bytes, in pieces, that depend on seed. It takes no interface,
-// for which b would escape.
-func fill(b *Buffer, seed, n int) {
-	for k := 0; n > 0; k++ {
-		p := pieceOf(seed, k)
-		p = p[:min(n, len(p))]
-		_, _ = b.Write(p)
-		n -= len(p)
-	}
-}
-
-// isFilled reports whether p is what fill wrote from offset off on.
-func isFilled(p []byte, seed, off int) bool {
-	for len(p) > 0 {
-		q := pieceOf(seed, off/piece)[off%piece:]
-		q = q[:min(len(p), len(q))]
-		if !bytes.Equal(q, p[:len(q)]) {
-			return false
-		}
-		p, off = p[len(q):], off+len(q)
-	}
-	return true
-}
-
-// pattern returns n bytes as fill writes them.
-func pattern(seed, n int) []byte {
-	p := make([]byte, 0, n)
-	for k := 0; len(p) < n; k++ {
-		p = append(p, pieceOf(seed, k)[:min(piece, n-len(p))]...)
-	}
-	return p
-}
-
 // underPressure runs f while other Buffers grow, are closed and forgotten, and
 // the ordinary heap turns over.
 func underPressure(t *testing.T, f func()) {
