@@ -95,7 +95,7 @@ var writesTo = map[string]func(b *Buffer, w io.Writer) (int64, error){
 var readsFrom = map[string]func(b *Buffer, r io.Reader) (int64, error){
 	"Buffer.ReadFrom":   func(b *Buffer, r io.Reader) (int64, error) { return b.ReadFrom(r) },
 	"File.ReadFrom":     func(b *Buffer, r io.Reader) (int64, error) { return atItsEnd(b).ReadFrom(r) },
-	"io.Copy":           func(b *Buffer, r io.Reader) (int64, error) { return io.Copy(b, r) },
+	"io.Copy to it":     func(b *Buffer, r io.Reader) (int64, error) { return io.Copy(b, r) },
 	"io.Copy to a File": func(b *Buffer, r io.Reader) (int64, error) { return io.Copy(atItsEnd(b), r) },
 }
 

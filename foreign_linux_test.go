@@ -1,0 +1,657 @@
+//go:build linux && !nommap && (amd64 || arm64 || loong64 || mips64 || mips64le || ppc64 || ppc64le || riscv64 || s390x)
+
+package mmapbuf
+
+import (
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"crypto/hmac"
+	"crypto/md5"
+	"crypto/sha1"
+	"crypto/sha256"
+	"crypto/sha3"
+	"crypto/sha512"
+	"errors"
+	"fmt"
+	"hash"
+	"hash/adler32"
+	"hash/crc32"
+	"hash/crc64"
+	"hash/fnv"
+	"hash/maphash"
+	"io"
+	"io/fs"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+// TestRequestBody has a server answer before it has read the body, or all of it.
+// The client closes the Buffer then, while the transport still reads.
+func TestRequestBody(t *testing.T) {
+	bodies := map[string]func(b *Buffer) io.Reader{
+		"SectionReader": func(b *Buffer) io.Reader { return io.NewSectionReader(b, 0, int64(b.Len())) },
+		"File":          func(b *Buffer) io.Reader { return struct{ io.Reader }{NewFile(b)} },
+		"File, which is closed, too": func(b *Buffer) io.Reader {
+			return NewFile(b)
+		},
+		"File, with its WriteTo": func(b *Buffer) io.Reader {
+			return struct {
+				io.Reader
+				io.WriterTo
+			}{NewFile(b), NewFile(b)}
+		},
+	}
+	reads := 0
+	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		reads++
+		n := int64(reads % 3 * 100_000)
+		_, err := io.CopyN(io.Discard, r.Body, n)
+		assert.NoError(t, err)
+		w.WriteHeader(http.StatusTeapot)
+	})
+	server := httptest.NewServer(handler)
+	defer server.Close()
+	for name, body := range bodies {
+		for _, chunked := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s/chunked=%t", name, chunked), func(t *testing.T) {
+				answers := 0
+				for seed := range byLength(8, 20, 400) {
+					b := new(Buffer)
+					n := 2*miB + rand.N(4*miB)
+					fill(b, seed, n)
+					require.NotNil(t, b.m)
+					req, err := http.NewRequest("POST", server.URL, body(b))
+					require.NoError(t, err)
+					req.ContentLength = int64(n)
+					if chunked {
+						req.ContentLength = -1
+					}
+					resp, err := server.Client().Do(req)
+					_ = b.Close()
+					if err == nil { // else the server has closed the connection
+						assert.Equal(t, http.StatusTeapot, resp.StatusCode)
+						answers++
+						_ = resp.Body.Close()
+					}
+					other := new(Buffer)
+					fill(other, seed+1000, n)
+					require.NoError(t, still(contents(other), seed+1000, n))
+					_ = other.Close()
+				}
+				require.Positive(t, answers)
+			})
+		}
+	}
+}
+
+// withoutMemory leaves the process no memory while f runs.
+func withoutMemory(t *testing.T, f func()) {
+	t.Helper()
+	emptyIdle()
+	_ = make([]byte, 64*miB) // the runtime dies of a lack of memory; let it have some
+	defer debug.SetGCPercent(debug.SetGCPercent(-1))
+	restore := limit(t, unix.RLIMIT_AS, "VmSize", 0)
+	defer restore()
+	f()
+}
+
+// recovered returns what f panics with.
+func recovered(f func()) (v any) {
+	defer func() { v = recover() }()
+	f()
+	return nil
+}
+
+// TestPanicsAreErrTooLarge: programs compare what they recover, also with ==.
+// Methods panicked with an error that wraps it.
+func TestPanicsAreErrTooLarge(t *testing.T) {
+	noRace(t)
+	if !inChild(t) {
+		return
+	}
+	const n = 8 * miB
+	more, file := pattern(9, n), filepath.Join(t.TempDir(), "data")
+	require.NoError(t, os.WriteFile(file, more, 0o600))
+	f, err := os.Open(file)
+	require.NoError(t, err)
+	defer f.Close()
+	text := string(more)
+	calls := map[string]func(b *Buffer){
+		"Write":            func(b *Buffer) { _, _ = b.Write(more) },
+		"WriteString":      func(b *Buffer) { _, _ = b.WriteString(text) },
+		"WriteByte":        func(b *Buffer) { _ = b.WriteByte('x') },
+		"WriteRune":        func(b *Buffer) { _, _ = b.WriteRune('€') },
+		"ReadFrom":         func(b *Buffer) { _, _ = b.ReadFrom(loop) },
+		"ReadFrom a file":  func(b *Buffer) { _, _ = b.ReadFrom(f) },
+		"Grow":             func(b *Buffer) { b.Grow(n) },
+		"Grow very far":    func(b *Buffer) { b.Grow(64 * giB) },
+		"Bytes":            func(b *Buffer) { b.Bytes() },
+		"Peek":             func(b *Buffer) { _, _ = b.Peek(n) },
+		"Peek beyond":      func(b *Buffer) { _, _ = b.Peek(2 * n) },
+		"Next":             func(b *Buffer) { b.Next(n) },
+		"AvailableBuffer":  func(b *Buffer) { b.AvailableBuffer() },
+		"a first mapping":  func(b *Buffer) { new(Buffer).Grow(n) },
+		"a slice outgrown": func(b *Buffer) { _ = NewBuffer(more).WriteByte('x') },
+	}
+	bufs := make(map[string]*Buffer)
+	for name := range calls {
+		bufs[name], _ = mapped(t, n)
+		bufs[name].Shrink()
+		require.Zero(t, bufs[name].Available())
+	}
+	panics, stats := make(map[string]any), make(map[string]Stats)
+	was := ReadStats()
+	require.Zero(t, was.Failures)
+	withoutMemory(t, func() {
+		for name, call := range calls {
+			panics[name] = recovered(func() { call(bufs[name]) })
+			stats[name] = ReadStats()
+		}
+	})
+	for name, b := range bufs {
+		assert.True(t, panics[name] == ErrTooLarge, "%s: %v", name, panics[name])
+		assert.Regexp(t, `^mmapbuf: .*: (mmap|mremap): cannot allocate memory$`, stats[name].LastFailure, name)
+		assert.Positive(t, stats[name].Failures, name)
+		assert.NotNil(t, b.m, name)
+		assert.NoError(t, invariants(b))
+		requireContents(t, b, pattern(n, n), name)
+	}
+	assert.EqualValues(t, len(calls), ReadStats().Failures)
+}
+
+// TestGrowBeyondMaxLenPanics does so where there is memory.
+func TestGrowBeyondMaxLenPanics(t *testing.T) {
+	for _, n := range []int{10, 3 * miB} {
+		b := filled(t, n)
+		b.MaxLen = n + 5
+		require.True(t, recovered(func() { b.Grow(6) }) == ErrTooLarge)
+		requireContents(t, b, noise()[:n])
+	}
+}
+
+// TestFileWriteAfterView writes at the end of contents that a view has moved to
+// where there is less room. It panicked for lack of memory, with the offset
+// advanced.
+func TestFileWriteAfterView(t *testing.T) {
+	noRace(t)
+	needMemory(t, giB)
+	writes := map[string]func(f *File, p []byte) (int, error){
+		"Write":       (*File).Write,
+		"WriteString": func(f *File, p []byte) (int, error) { return f.WriteString(string(p)) },
+		"ReadFrom": func(f *File, p []byte) (int, error) {
+			n, err := f.ReadFrom(struct{ io.Reader }{bytes.NewReader(p)})
+			return int(n), err
+		},
+	}
+	for name, write := range writes {
+		t.Run(name, func(t *testing.T) {
+			if !inChild(t) {
+				return
+			}
+			const n = 102 * miB      // whole units, so that the view has no room
+			_ = make([]byte, 32*miB) // the runtime dies of a lack of memory; let it have some
+			b := new(Buffer)
+			b.Grow(300 * miB)
+			fill(b, 1, n)
+			f := atItsEnd(b)
+			restore := limit(t, unix.RLIMIT_AS, "VmSize", 192*miB)
+			view := b.Bytes()
+			restore()
+			require.Equal(t, n, cap(view), "there was memory for spare capacity")
+			require.False(t, b.current())
+			require.True(t, b.fits(1000), "or Write would not take the short way")
+			var k int
+			var err error
+			var panicked any
+			withoutMemory(t, func() {
+				panicked = recovered(func() { k, err = write(f, noise()[:1000]) })
+			})
+			require.Nil(t, panicked)
+			require.ErrorIs(t, err, ErrTooLarge)
+			require.ErrorIs(t, err, unix.ENOMEM)
+			require.ErrorAs(t, err, new(*fs.PathError))
+			require.Zero(t, k)
+			off, err := f.Seek(0, io.SeekCurrent)
+			require.NoError(t, err)
+			require.EqualValues(t, n, off)
+			require.Equal(t, n, b.Len())
+			require.NoError(t, still(view, 1, n))
+		})
+	}
+}
+
+// TestStale uses a Buffer whose storage was released elsewhere. The message said
+// that this takes a copy, which is not the only way.
+func TestStale(t *testing.T) {
+	require.Contains(t, errStale.Error(), "another goroutine")
+	require.Contains(t, errStale.Error(), "a copy of the Buffer")
+	stale := func(t *testing.T) *Buffer {
+		b, _ := mapped(t, 3*miB)
+		c := *b
+		_ = b.Close()
+		return &c
+	}
+	panics := map[string]func(b *Buffer){
+		"String":          func(b *Buffer) { _ = b.String() },
+		"Bytes":           func(b *Buffer) { b.Bytes() },
+		"Peek":            func(b *Buffer) { _, _ = b.Peek(10) },
+		"Peek all":        func(b *Buffer) { _, _ = b.Peek(3 * miB) },
+		"Next":            func(b *Buffer) { b.Next(10) },
+		"AvailableBuffer": func(b *Buffer) { b.AvailableBuffer() },
+		"Write":           func(b *Buffer) { _, _ = b.Write([]byte("x")) },
+		"Read":            func(b *Buffer) { _, _ = b.Read(make([]byte, 1)) },
+		"ReadByte":        func(b *Buffer) { _, _ = b.ReadByte() },
+		"ReadFrom":        func(b *Buffer) { _, _ = b.ReadFrom(loop) },
+		"WriteTo":         func(b *Buffer) { _, _ = b.WriteTo(io.Discard) },
+		"Truncate":        func(b *Buffer) { b.Truncate(1) },
+	}
+	for name, call := range panics {
+		t.Run(name, func(t *testing.T) {
+			require.Equal(t, errStale, recovered(func() { call(stale(t)) }))
+		})
+	}
+	one := []byte("x")
+	fails := map[string]func(b *Buffer) error{
+		"ReadAt":            func(b *Buffer) error { _, err := b.ReadAt(make([]byte, 1), 0); return err },
+		"WriteAt":           func(b *Buffer) error { _, err := b.WriteAt(one, 0); return err },
+		"WriteAt, far":      func(b *Buffer) error { _, err := b.WriteAt(one, 9*miB); return err },
+		"File.Read":         func(b *Buffer) error { _, err := NewFile(b).Read(make([]byte, 1)); return err },
+		"File.ReadAt":       func(b *Buffer) error { _, err := NewFile(b).ReadAt(make([]byte, 1), 5); return err },
+		"File.WriteAt":      func(b *Buffer) error { _, err := NewFile(b).WriteAt(one, 5); return err },
+		"File.Write":        func(b *Buffer) error { _, err := NewFile(b).Write(one); return err },
+		"File.Write at end": func(b *Buffer) error { _, err := atItsEnd(b).Write(one); return err },
+		"File.WriteString":  func(b *Buffer) error { _, err := atItsEnd(b).WriteString("x"); return err },
+		"File.ReadFrom":     func(b *Buffer) error { _, err := atItsEnd(b).ReadFrom(loop); return err },
+		"File.Truncate":     func(b *Buffer) error { return NewFile(b).Truncate(9 * miB) },
+	}
+	for name, call := range fails {
+		t.Run(name, func(t *testing.T) {
+			require.ErrorIs(t, call(stale(t)), errStale)
+		})
+	}
+}
+
+// TestAvailableBufferOfAReservation: if there is not enough memory for all of a
+// reservation on the heap, it stays what it was.
+func TestAvailableBufferOfAReservation(t *testing.T) {
+	noRace(t)
+	if !inChild(t) {
+		return
+	}
+	b, want := mapped(t, 3*miB)
+	require.NoError(t, b.Reserve(64*giB))
+	c := b.Cap()
+	require.GreaterOrEqual(t, c, 64*giB)
+	restore := limit(t, unix.RLIMIT_AS, "VmSize", 2*giB)
+	panicked := recovered(func() { b.AvailableBuffer() })
+	restore()
+	require.True(t, panicked == ErrTooLarge, "%v", panicked)
+	require.Contains(t, ReadStats().LastFailure, "64 GiB: mmap: cannot allocate memory")
+	require.Equal(t, c, b.Cap())
+	require.NotNil(t, b.m)
+	require.True(t, b.current(), "still a mapping")
+	requireContents(t, b, want)
+	require.NoError(t, invariants(b))
+}
+
+// TestForeignSweepOfClobberedMemory has the runtime overwrite what it frees.
+func TestForeignSweepOfClobberedMemory(t *testing.T) {
+	t.Setenv("GODEBUG", "clobberfree=1")
+	if inChild(t) {
+		foreignSweep(t, 1)
+	}
+}
+
+// sealed runs foreign code while no mapping can be accessed, neither those in use
+// nor idle memory. It fails if the code does, or panics.
+func sealed(t *testing.T, code func()) {
+	t.Helper()
+	idle.freeing.Lock() // nothing is unmapped meanwhile
+	defer idle.freeing.Unlock()
+	var mems [][]byte
+	pacer.mu.Lock()
+	for p := range pacer.live {
+		mems = append(mems, p.mem[:cap(p.mem)])
+	}
+	pacer.mu.Unlock()
+	idle.mu.Lock()
+	for _, e := range idle.list {
+		mems = append(mems, e.mem)
+	}
+	idle.mu.Unlock()
+	protect := func(prot int) {
+		for _, mem := range mems {
+			require.NoError(t, unix.Mprotect(mem, prot))
+		}
+	}
+	require.NotEmpty(t, mems)
+	protect(unix.PROT_NONE)
+	err := sound(code)
+	protect(unix.PROT_READ | unix.PROT_WRITE)
+	require.NoError(t, err, "foreign code has a slice of a mapping")
+}
+
+// TestForeignCodeHasNoMapping makes mappings inaccessible while a Reader or Writer
+// runs, which reads and writes all of the slice that it has.
+func TestForeignCodeHasNoMapping(t *testing.T) {
+	noIdle(t) // nothing that a collection would free meanwhile
+	witness, _ := mapped(t, 3*miB)
+	atBothThresholds(t, func(t *testing.T) {
+		for _, warm := range []bool{false, true} {
+			for _, n := range []int{100 * kiB, 3 * miB, 6 * miB} {
+				// of returns a Buffer with n bytes, from idle memory if warm is set.
+				of := func(t *testing.T, seed int) *Buffer {
+					emptyIdle()
+					if warm {
+						var other Buffer
+						fill(&other, 9, 16*miB)
+						require.NoError(t, other.Close())
+						require.Positive(t, ReadStats().IdleBytes)
+					}
+					b := new(Buffer)
+					t.Cleanup(func() { _ = b.Close() })
+					fill(b, seed, n)
+					if n > mapThreshold || warm {
+						require.NotNil(t, b.m)
+					}
+					return b
+				}
+				for name, write := range writesTo {
+					t.Run(fmt.Sprintf("%s/warm=%t/%d", name, warm, n), func(t *testing.T) {
+						b := of(t, 1)
+						var got []byte
+						k, err := write(b, writerFunc(func(p []byte) (int, error) {
+							sealed(t, func() {
+								got = append(got, p...)
+								copy(p, got[len(got)-len(p):])
+							})
+							return len(p), nil
+						}))
+						require.NoError(t, err)
+						require.EqualValues(t, n, k)
+						require.NoError(t, still(got, 1, n))
+					})
+				}
+				for name, read := range readsFrom {
+					t.Run(fmt.Sprintf("%s/warm=%t/%d", name, warm, n), func(t *testing.T) {
+						b, off, want := of(t, 1), 0, pattern(2, n)
+						k, err := read(b, reader(func(p []byte) (k int, err error) {
+							sealed(t, func() {
+								_ = bytes.Clone(p)
+								dirty(p)
+								k = copy(p, want[off:])
+							})
+							if off += k; k == 0 {
+								err = io.EOF
+							}
+							return k, err
+						}))
+						require.NoError(t, err)
+						require.EqualValues(t, n, k)
+						got := contents(b)
+						require.NoError(t, still(got[:n], 1, n))
+						require.NoError(t, still(got[n:], 2, n))
+						require.NoError(t, invariants(b))
+					})
+				}
+			}
+		}
+	})
+	require.NoError(t, invariants(witness))
+}
+
+// connected returns two ends of a connection.
+func connected(t *testing.T, network, address string) (client, server net.Conn) {
+	t.Helper()
+	l, err := net.Listen(network, address)
+	require.NoError(t, err)
+	defer l.Close()
+	client, err = net.Dial(network, l.Addr().String())
+	require.NoError(t, err)
+	t.Cleanup(func() { client.Close() })
+	server, err = l.Accept()
+	require.NoError(t, err)
+	t.Cleanup(func() { server.Close() })
+	return client, server
+}
+
+// A receiver is a Writer, and what it has got.
+type receiver struct {
+	w   io.Writer
+	got func() []byte
+}
+
+func hashed(h func() hash.Hash) func(t *testing.T) receiver {
+	return func(t *testing.T) receiver {
+		x := h()
+		return receiver{x, func() []byte { return x.Sum(nil) }}
+	}
+}
+
+// of makes a constructor of hashes return a hash.Hash.
+func of[H hash.Hash](h func() H) func() hash.Hash { return func() hash.Hash { return h() } }
+
+// TestDirectTypes: these Writers get the mapping, and these a view. A release of
+// Go that renames a type costs views.
+func TestDirectTypes(t *testing.T) {
+	setThreshold(t, miB)
+	const n = miB + miB/2
+	seed := maphash.MakeSeed()
+	hashes := map[string]func() hash.Hash{
+		"md5":        md5.New,
+		"sha1":       sha1.New,
+		"sha224":     sha256.New224,
+		"sha256":     sha256.New,
+		"sha384":     sha512.New384,
+		"sha512":     sha512.New,
+		"sha512/224": sha512.New512_224,
+		"sha512/256": sha512.New512_256,
+		"sha3-224":   of(sha3.New224),
+		"sha3-256":   of(sha3.New256),
+		"sha3-384":   of(sha3.New384),
+		"sha3-512":   of(sha3.New512),
+		"adler32":    of(adler32.New),
+		"crc32":      of(crc32.NewIEEE),
+		"Castagnoli": func() hash.Hash { return crc32.New(crc32.MakeTable(crc32.Castagnoli)) },
+		"crc64":      func() hash.Hash { return crc64.New(crc64.MakeTable(crc64.ISO)) },
+		"fnv32":      of(fnv.New32),
+		"fnv32a":     of(fnv.New32a),
+		"fnv64":      of(fnv.New64),
+		"fnv64a":     of(fnv.New64a),
+		"fnv128":     fnv.New128,
+		"fnv128a":    fnv.New128a,
+		"maphash": func() hash.Hash {
+			h := new(maphash.Hash)
+			h.SetSeed(seed)
+			return h
+		},
+	}
+	file := func(t *testing.T) (*os.File, func() []byte) {
+		f, err := os.Create(filepath.Join(t.TempDir(), "file"))
+		require.NoError(t, err)
+		t.Cleanup(func() { f.Close() })
+		return f, func() []byte { p, _ := os.ReadFile(f.Name()); return p }
+	}
+	conn := func(network, address string) func(t *testing.T) receiver {
+		return func(t *testing.T) receiver {
+			if network == "unix" {
+				address = filepath.Join(t.TempDir(), "socket")
+			}
+			client, server := connected(t, network, address)
+			got := make(chan []byte)
+			go func() {
+				p := make([]byte, n)
+				_, err := io.ReadFull(server, p)
+				assert.NoError(t, err)
+				got <- p
+			}()
+			return receiver{client, func() []byte { return <-got }}
+		}
+	}
+	none := func() []byte { return nil }
+	directly := map[string]func(t *testing.T) receiver{
+		"os.File":  func(t *testing.T) receiver { f, got := file(t); return receiver{f, got} },
+		"TCPConn":  conn("tcp", "127.0.0.1:0"),
+		"UnixConn": conn("unix", ""),
+		"Discard":  func(t *testing.T) receiver { return receiver{io.Discard, none} },
+		"bytes.Buffer": func(t *testing.T) receiver {
+			w := new(bytes.Buffer)
+			return receiver{w, w.Bytes}
+		},
+		"strings.Builder": func(t *testing.T) receiver {
+			w := new(strings.Builder)
+			return receiver{w, func() []byte { return []byte(w.String()) }}
+		},
+		"Buffer": func(t *testing.T) receiver {
+			w := new(Buffer)
+			return receiver{w, func() []byte { return contents(w) }}
+		},
+		"File": func(t *testing.T) receiver {
+			w := new(Buffer)
+			return receiver{NewFile(w), func() []byte { return contents(w) }}
+		},
+	}
+	for name, h := range hashes {
+		directly[name] = hashed(h)
+	}
+	type file2 struct{ *os.File }
+	type file3 struct{ os.File }
+	buffered := func(wrap func(w io.Writer) io.Writer) func(t *testing.T) receiver {
+		return func(t *testing.T) receiver {
+			w := new(bytes.Buffer)
+			return receiver{wrap(w), w.Bytes}
+		}
+	}
+	byView := map[string]func(t *testing.T) receiver{
+		"bufio.Writer": func(t *testing.T) receiver {
+			var o bytes.Buffer
+			w := bufio.NewWriter(&o)
+			return receiver{w, func() []byte { _ = w.Flush(); return o.Bytes() }}
+		},
+		"bufio.ReadWriter": buffered(func(w io.Writer) io.Writer { return bufio.NewReadWriter(nil, bufio.NewWriterSize(w, 16)) }),
+		"MultiWriter":      buffered(func(w io.Writer) io.Writer { return io.MultiWriter(w, sha256.New()) }),
+		"one Writer":       buffered(func(w io.Writer) io.Writer { return io.MultiWriter(w) }),
+		"OffsetWriter": func(t *testing.T) receiver {
+			f, got := file(t)
+			return receiver{io.NewOffsetWriter(f, 0), got}
+		},
+		"hmac": hashed(func() hash.Hash { return hmac.New(sha256.New, []byte("key")) }),
+		"shake": func(t *testing.T) receiver {
+			h := sha3.NewSHAKE128()
+			return receiver{h, func() []byte { p := make([]byte, 32); _, _ = h.Read(p); return p }}
+		},
+		"gzip": func(t *testing.T) receiver {
+			var o bytes.Buffer
+			w := gzip.NewWriter(&o)
+			return receiver{w, func() []byte {
+				_ = w.Close()
+				r, err := gzip.NewReader(&o)
+				require.NoError(t, err)
+				p, err := io.ReadAll(r)
+				require.NoError(t, err)
+				return p
+			}}
+		},
+		"struct of *os.File":  func(t *testing.T) receiver { f, got := file(t); return receiver{file2{f}, got} },
+		"pointer to a struct": func(t *testing.T) receiver { f, got := file(t); return receiver{&file2{f}, got} },
+		"struct of os.File": func(t *testing.T) receiver {
+			f, got := file(t)
+			w := new(file3)
+			w.File = *f // shares the descriptor
+			return receiver{w, got}
+		},
+		"struct of a conn": func(t *testing.T) receiver {
+			s := conn("tcp", "127.0.0.1:0")(t)
+			return receiver{struct{ net.Conn }{s.w.(net.Conn)}, s.got}
+		},
+		"struct of a hash": func(t *testing.T) receiver {
+			s := hashed(sha256.New)(t)
+			return receiver{struct{ io.Writer }{s.w}, s.got}
+		},
+		"PipeWriter": func(t *testing.T) receiver {
+			r, w := io.Pipe()
+			got := make(chan []byte)
+			go func() { p := make([]byte, n); _, _ = io.ReadFull(r, p); got <- p }()
+			return receiver{w, func() []byte { return <-got }}
+		},
+		"ResponseWriter": func(t *testing.T) receiver {
+			w := httptest.NewRecorder()
+			return receiver{w, func() []byte { return w.Body.Bytes() }}
+		},
+		"one's own": buffered(func(w io.Writer) io.Writer { return writerFunc(w.Write) }),
+	}
+	want := pattern(n, n)
+	check := func(t *testing.T, mk func(t *testing.T) receiver, direct bool) {
+		same := mk(t) // which gets Go memory
+		_, err := same.w.Write(want)
+		require.NoError(t, err)
+		right := same.got()
+		for name, write := range writesTo {
+			if strings.HasPrefix(name, "io.Copy") && testing.Short() {
+				continue
+			}
+			b, _ := mapped(t, n)
+			mem, was := &b.m.mem[0], ReadStats()
+			s := mk(t)
+			k, err := write(b, s.w)
+			require.NoError(t, err, name)
+			require.EqualValues(t, n, k, name)
+			require.NoError(t, diffBytes(s.got(), right), name)
+			if direct {
+				require.Equal(t, was.Views, ReadStats().Views, name)
+				require.NotNil(t, b.m, name)
+				require.True(t, b.current(), name)
+				require.Same(t, mem, &b.m.mem[0], name)
+			} else {
+				require.Equal(t, was.Views+1, ReadStats().Views, name)
+				require.True(t, b.m == nil || !b.current(), name)
+			}
+			require.NoError(t, b.Close())
+		}
+	}
+	for name, mk := range directly {
+		t.Run("direct/"+name, func(t *testing.T) { check(t, mk, true) })
+	}
+	for name, mk := range byView {
+		t.Run("view/"+name, func(t *testing.T) { check(t, mk, false) })
+	}
+	require.Len(t, directWriters, 6+15, "a type without a test")
+}
+
+// TestDirectToTheSameMapping writes a Buffer to itself, to a File of it, and to a
+// copy of it: what is written would change or move what is read.
+func TestDirectToTheSameMapping(t *testing.T) {
+	b, want := mapped(t, 5*miB)
+	c := *b
+	for name, w := range map[string]io.Writer{
+		"itself":         b,
+		"a File":         atItsEnd(b),
+		"a copy":         &c,
+		"File of a copy": NewFile(&c),
+		"nil Buffer":     (*Buffer)(nil),
+		"nil File":       (*File)(nil),
+		"closed File":    new(File),
+	} {
+		require.False(t, direct(w, b.m), name)
+	}
+	was := ReadStats().Views
+	n, err := NewFile(b).WriteTo(atItsEnd(b))
+	require.NoError(t, err)
+	require.EqualValues(t, len(want), n)
+	require.Equal(t, was+1, ReadStats().Views)
+	requireContents(t, b, append(want, want...))
+	_, err = b.WriteTo((*File)(nil))
+	require.True(t, errors.Is(err, os.ErrInvalid))
+}
