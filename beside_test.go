@@ -118,7 +118,7 @@ func TestReadBesideClose(t *testing.T) {
 func readAndClose(t *testing.T, b *Buffer, seed, n int, views bool) {
 	t.Helper()
 	fill(b, seed, n)
-	requireMapped(t, b, n)
+	requireMapping(t, b, n)
 	var wg sync.WaitGroup
 	var found atomic.Int64
 	var closed, stop atomic.Bool
@@ -187,7 +187,7 @@ func TestWriteAtBesideClose(t *testing.T) {
 					var empty, written int
 					for round := 0; round < least || (empty == 0 || written == 0) && round < 100*least; round++ {
 						fill(b, round, n)
-						requireMapped(t, b, n)
+						requireMapping(t, b, n)
 						var wg sync.WaitGroup
 						var k int
 						var err, panicked error

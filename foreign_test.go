@@ -49,8 +49,8 @@ func still(p []byte, seed, n int) (err error) {
 	return err
 }
 
-// requireMapped fails if n bytes in b should be in a mapping and are not.
-func requireMapped(t *testing.T, b *Buffer, n int) {
+// requireMapping fails if n bytes in b should be in a mapping and are not.
+func requireMapping(t *testing.T, b *Buffer, n int) {
 	t.Helper()
 	if n > mapThreshold && canMap() {
 		require.NotNil(t, b.m, "not in a mapping")
@@ -65,7 +65,7 @@ func (s *bystanders) add(t *testing.T, n int) {
 	t.Helper()
 	b := new(Buffer)
 	fill(b, 100+len(*s), n)
-	requireMapped(t, b, n)
+	requireMapping(t, b, n)
 	*s = append(*s, b)
 }
 
@@ -123,7 +123,7 @@ func TestKeptPages(t *testing.T) {
 				serve := func(page int) { // in a frame of its own, so that b is garbage
 					b := new(Buffer)
 					fill(b, page, sizes[page])
-					requireMapped(t, b, sizes[page])
+					requireMapping(t, b, sizes[page])
 					n, err := write(b, cached)
 					require.NoError(t, err)
 					require.EqualValues(t, sizes[page], n)
@@ -185,7 +185,7 @@ func TestLateReader(t *testing.T) {
 					func() {
 						b := new(Buffer)
 						fill(b, 1, 3*miB)
-						requireMapped(t, b, 3*miB)
+						requireMapping(t, b, 3*miB)
 						_, err := read(b, slow)
 						require.ErrorIs(t, err, os.ErrDeadlineExceeded)
 						leave(b)
@@ -216,7 +216,7 @@ func TestLateReaderBesideTheNext(t *testing.T) {
 				b := new(Buffer)
 				defer b.Close()
 				fill(b, 1, n)
-				requireMapped(t, b, n)
+				requireMapping(t, b, n)
 				f := atItsEnd(b)
 				readFrom := f.ReadFrom
 				if name == "Buffer" {
@@ -281,7 +281,7 @@ func TestWriteAtOfSpareCapacity(t *testing.T) {
 							_ = b.Close()
 							writeAllOf(t, b, noise()[:test.n])
 							b.Grow(test.room)
-							requireMapped(t, b, test.n+test.room)
+							requireMapping(t, b, test.n+test.room)
 							p := b.AvailableBuffer()
 							if cap(p) < at+len(digits) {
 								p = append(p, digits...)

@@ -1,35 +1,324 @@
 package mmapbuf
 
 import (
+	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"go/types"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 )
 
-// TestOnlyStorageTouchesMemory keeps what a Buffer's memory is used for in
-// storage.go and publish.go, whose functions keep its mapping reachable:
-// elsewhere buf is only measured, and mem only in the page layer.
+// Only storage.go and publish.go, whose functions keep the mapping reachable, use
+// the memory of a Buffer, and the page layer that of a mapping. Elsewhere it is
+// only measured.
+var (
+	storageFiles = []string{"storage.go", "publish.go"}
+	pageLayer    = []string{"page.go", "page_linux.go", "page_other.go", "idle.go", "stats.go"}
+)
+
+// mayGetMemory are the functions that storage.go and publish.go may pass memory
+// to, and why: "callee", or "caller: callee" where it is for one caller only.
+var mayGetMemory = map[string]string{
+	"len":             "measures",
+	"cap":             "measures",
+	"copy":            "keeps nothing",
+	"clear":           "keeps nothing",
+	"append":          "keeps nothing but its first argument, which the result is taken for",
+	"string":          "copies",
+	"utf8.DecodeRune": "reads four bytes",
+	"utf8.AppendRune": "as append",
+	"bytes.IndexByte": "reads",
+	"heapCopy":        "of the page layer: copies",
+
+	"copyToMapping: b.get":    "fills a mapping that nobody has yet",
+	"adoptLocked: b.setSlice": "published memory, which is Go memory",
+
+	"withContents: f":         "a function literal, which this test looks into",
+	"readSlice: r.Read":       "Go memory: ReadFrom calls it if there is no mapping",
+	"readSlice: b.mustAppend": "copies; Go memory as well",
+	"readFile: f.Read":        "an os.File: read(2) fills it",
+	"writeDirect: w.Write":    "a type that direct knows",
+}
+
+// mayReturnMemory are the functions that may return memory.
+var mayReturnMemory = map[string]string{
+	"unread": "Go memory: callers ask for it if there is no mapping",
+	"view":   "Go memory: a slice, or what was published",
+	"spare":  "what was published",
+}
+
+// TestOnlyStorageTouchesMemory looks at the syntax tree for uses of memory
+// elsewhere, and for memory that leaves storage.go and publish.go.
 func TestOnlyStorageTouchesMemory(t *testing.T) {
-	for _, name := range []string{"at.go", "buffer.go", "collect.go", "errors.go", "file.go", "grow.go", "stats.go"} {
-		fset := token.NewFileSet()
-		f, err := parser.ParseFile(fset, name, nil, 0)
+	names, err := filepath.Glob("*.go")
+	require.NoError(t, err)
+	used := make(map[string]bool)
+	looked := 0
+	for _, name := range names {
+		if strings.HasSuffix(name, "_test.go") || slices.Contains(pageLayer, name) {
+			continue
+		}
+		src, err := os.ReadFile(name)
 		require.NoError(t, err)
-		measured := make(map[ast.Node]bool)
-		ast.Inspect(f, func(n ast.Node) bool {
-			switch n := n.(type) {
-			case *ast.CallExpr:
-				if fn, ok := n.Fun.(*ast.Ident); ok && (fn.Name == "len" || fn.Name == "cap") {
-					measured[n.Args[0]] = true
-				}
-			case *ast.SelectorExpr:
-				if (n.Sel.Name == "buf" || n.Sel.Name == "mem") && !measured[n] && name != "stats.go" {
-					t.Errorf("%s uses %s", fset.Position(n.Pos()), n.Sel.Name)
-				}
+		for _, leak := range memoryLeaks(t, name, string(src), used) {
+			t.Error(leak)
+		}
+		looked++
+	}
+	require.Greater(t, looked, len(storageFiles))
+	for rule := range maps.Keys(mayGetMemory) {
+		require.True(t, used[rule], "no longer needed: %s", rule)
+	}
+	for name := range maps.Keys(mayReturnMemory) {
+		require.True(t, used["return "+name], "no longer needed: %s", name)
+	}
+}
+
+// TestMemoryLeaksAreFound adds functions with leaks, and without.
+func TestMemoryLeaksAreFound(t *testing.T) {
+	leaks := map[string]string{
+		"a Writer":           `func (b *Buffer) leak(w io.Writer) { w.Write(b.buf) }`,
+		"a part":             `func (b *Buffer) leak(w io.Writer) { w.Write(b.buf[b.off : len(b.buf)-1]) }`,
+		"of a mapping":       `func (m *mapping) leak(w io.Writer) { w.Write(m.mem) }`,
+		"a variable":         `func (b *Buffer) leak(w io.Writer) { p := b.buf[b.off:]; w.Write(p) }`,
+		"variables":          `func (b *Buffer) leak(w io.Writer) { n, p := 1, b.buf; var q []byte; q = p[n:]; w.Write(q) }`,
+		"a conversion":       `func (b *Buffer) leak(w io.Writer) { w.Write([]byte(b.buf)) }`,
+		"append":             `func (b *Buffer) leak(w io.Writer) { w.Write(append(b.buf, 'x')) }`,
+		"an address":         `func (b *Buffer) leak(f func(*byte)) { f(&b.buf[1]) }`,
+		"a slice of slices":  `func (b *Buffer) leak(f func([][]byte)) { f([][]byte{b.buf}) }`,
+		"a struct":           `func (b *Buffer) leak(f func(any)) { x := struct{ p []byte }{p: b.buf}; f(x) }`,
+		"a Reader":           `func (b *Buffer) leak(r io.Reader) { r.Read(b.buf[:cap(b.buf)]) }`,
+		"a goroutine":        `func (b *Buffer) leak(f func([]byte)) { go f(b.buf) }`,
+		"deferred":           `func (b *Buffer) leak(f func([]byte)) { defer f(b.buf) }`,
+		"in a literal":       `func (b *Buffer) leak(w io.Writer) { p := b.buf; func() { w.Write(p) }() }`,
+		"of withContents":    `func (b *Buffer) leak(w io.Writer) { b.withContents(func(p []byte) { w.Write(p[1:]) }) }`,
+		"kept":               `func (b *Buffer) leak() { b.withContents(func(p []byte) { kept = p }) }`,
+		"a variable outside": `func (b *Buffer) leak() { kept = b.buf }`,
+		"a field":            `func (b *Buffer) leak(x *struct{ p []byte }) { x.p = b.buf }`,
+		"an element":         `func (b *Buffer) leak(x map[int][]byte) { x[1] = b.buf }`,
+		"a channel":          `func (b *Buffer) leak(c chan []byte) { c <- b.buf }`,
+		"a result":           `func (b *Buffer) leak() []byte { return b.buf[b.off:] }`,
+		"a named result":     `func (b *Buffer) leak() (p []byte) { p = b.buf; return }`,
+		"writeDirect's own":  `func (b *Buffer) writeDirect2(w io.Writer) { w.Write(b.buf) }`,
+		"another method":     `func (b *Buffer) writeDirect(w io.StringWriter, f *os.File) { f.Write(b.buf) }`,
+	}
+	sound := map[string]string{
+		"measuring":       `func (b *Buffer) sound(f func(int)) { f(len(b.buf)); f(cap(b.buf) - len(b.buf)) }`,
+		"a byte":          `func (b *Buffer) sound(f func(byte)) { f(b.buf[1]) }`,
+		"a string":        `func (b *Buffer) sound(f func(string)) { f(string(b.buf)) }`,
+		"a copy":          `func (b *Buffer) sound(w io.Writer) { w.Write(append([]byte(nil), b.buf...)) }`,
+		"a comparison":    `func (b *Buffer) sound(f func(bool)) { f(&b.buf[0] == nil) }`,
+		"withContents":    `func (b *Buffer) sound() (s string) { b.withContents(func(p []byte) { s = string(p) }); return s }`,
+		"what it gets":    `func (b *Buffer) sound(p []byte) { b.buf = p }`,
+		"within a Buffer": `func (b *Buffer) sound() { p := b.buf[:1]; b.buf = p }`,
+	}
+	storage, err := os.ReadFile("storage.go")
+	require.NoError(t, err)
+	for name, f := range leaks {
+		require.NotEmpty(t, memoryLeaks(t, "storage.go", string(storage)+"\n"+f, nil), name)
+		require.NotEmpty(t, memoryLeaks(t, "file.go", "package mmapbuf\n"+f, nil), name)
+	}
+	for name, f := range sound {
+		require.Empty(t, memoryLeaks(t, "storage.go", string(storage)+"\n"+f, nil), name)
+	}
+	for _, f := range []string{
+		`func (b *Buffer) use() { p := b.buf; _ = p }`,
+		`func (b *Buffer) use() string { return string(b.buf) }`,
+		`func (b *Buffer) use() { b.buf = nil }`,
+	} {
+		require.NotEmpty(t, memoryLeaks(t, "new.go", "package mmapbuf\n"+f, nil), "not in storage.go: %s", f)
+	}
+}
+
+// memoryLeaks returns where a file uses memory without leave. It marks the rules
+// that were needed.
+func memoryLeaks(t *testing.T, name, src string, used map[string]bool) (leaks []string) {
+	t.Helper()
+	fset := token.NewFileSet()
+	file, err := parser.ParseFile(fset, name, src, 0)
+	require.NoError(t, err)
+	for _, d := range file.Decls {
+		f := &memoryUse{decl: d, names: make(map[string]bool), used: used}
+		f.name, _ = funcName(d)
+		f.report = func(n ast.Node, format string, args ...any) {
+			leaks = append(leaks, fmt.Sprintf("%s: %s: %s", fset.Position(n.Pos()), f.name, fmt.Sprintf(format, args...)))
+		}
+		for more := true; more; { // names of memory, until there are no more
+			n := len(f.names)
+			ast.Inspect(d, f.findNames)
+			more = len(f.names) > n
+		}
+		ast.Inspect(d, f.check)
+		if !slices.Contains(storageFiles, name) {
+			f.checkMeasured()
+		}
+	}
+	return leaks
+}
+
+func funcName(d ast.Decl) (name string, results []string) {
+	f, ok := d.(*ast.FuncDecl)
+	if !ok {
+		return "", nil
+	}
+	if f.Type.Results != nil {
+		for _, field := range f.Type.Results.List {
+			for _, id := range field.Names {
+				results = append(results, id.Name)
+			}
+		}
+	}
+	return f.Name.Name, results
+}
+
+// A memoryUse is what a declaration does with memory.
+type memoryUse struct {
+	decl   ast.Decl
+	name   string          // of the function
+	names  map[string]bool // variables that are memory
+	used   map[string]bool // rules that were needed
+	report func(n ast.Node, format string, args ...any)
+}
+
+// isMemory reports whether the value of e is, or has, memory of a Buffer or a
+// mapping: not a byte or a copy of it.
+func (f *memoryUse) isMemory(e ast.Expr) bool {
+	switch e := e.(type) {
+	case *ast.SelectorExpr:
+		return e.Sel.Name == "buf" || e.Sel.Name == "mem"
+	case *ast.Ident:
+		return f.names[e.Name]
+	case *ast.SliceExpr:
+		return f.isMemory(e.X)
+	case *ast.ParenExpr:
+		return f.isMemory(e.X)
+	case *ast.StarExpr:
+		return f.isMemory(e.X)
+	case *ast.UnaryExpr:
+		if i, ok := e.X.(*ast.IndexExpr); ok && e.Op == token.AND {
+			return f.isMemory(i.X)
+		}
+		return e.Op == token.AND && f.isMemory(e.X)
+	case *ast.KeyValueExpr:
+		return f.isMemory(e.Value)
+	case *ast.CompositeLit:
+		return slices.ContainsFunc(e.Elts, f.isMemory)
+	case *ast.CallExpr:
+		if _, ok := e.Fun.(*ast.ArrayType); ok { // a conversion
+			return f.isMemory(e.Args[0])
+		}
+		switch types.ExprString(e.Fun) {
+		case "append", "utf8.AppendRune":
+			return f.isMemory(e.Args[0])
+		}
+	}
+	return false
+}
+
+// findNames finds variables that are memory.
+func (f *memoryUse) findNames(n ast.Node) bool {
+	name := func(to, from []ast.Expr) {
+		for i, e := range from {
+			if id, ok := to[min(i, len(to)-1)].(*ast.Ident); ok && f.isMemory(e) {
+				f.names[id.Name] = true
+			}
+		}
+	}
+	switch n := n.(type) {
+	case *ast.AssignStmt:
+		name(n.Lhs, n.Rhs)
+	case *ast.ValueSpec:
+		for i, e := range n.Values {
+			name([]ast.Expr{n.Names[i]}, []ast.Expr{e})
+		}
+	case *ast.CallExpr: // what withContents calls gets memory
+		if s, ok := n.Fun.(*ast.SelectorExpr); ok && s.Sel.Name == "withContents" {
+			if lit, ok := n.Args[0].(*ast.FuncLit); ok {
+				f.names[lit.Type.Params.List[0].Names[0].Name] = true
+			}
+		}
+	}
+	return true
+}
+
+// check reports memory that leaves the function.
+func (f *memoryUse) check(n ast.Node) bool {
+	switch n := n.(type) {
+	case *ast.CallExpr:
+		callee := types.ExprString(n.Fun)
+		if _, ok := n.Fun.(*ast.ArrayType); !ok && slices.ContainsFunc(n.Args, f.isMemory) && !f.allowed(mayGetMemory, "", callee, f.name+": "+callee) {
+			f.report(n, "passes memory to %s", callee)
+		}
+	case *ast.AssignStmt:
+		for i, e := range n.Rhs {
+			if to := n.Lhs[min(i, len(n.Lhs)-1)]; f.isMemory(e) && !f.mayKeep(to) {
+				f.report(n, "keeps memory in %s", types.ExprString(to))
+			}
+		}
+	case *ast.SendStmt:
+		if f.isMemory(n.Value) {
+			f.report(n, "sends memory")
+		}
+	case *ast.ReturnStmt:
+		if slices.ContainsFunc(n.Results, f.isMemory) && !f.allowed(mayReturnMemory, "return ", f.name) {
+			f.report(n, "returns memory")
+		}
+	}
+	return true
+}
+
+// allowed reports whether one of the rules is there.
+func (f *memoryUse) allowed(rules map[string]string, mark string, names ...string) bool {
+	for _, name := range names {
+		if _, ok := rules[name]; ok {
+			if f.used != nil {
+				f.used[mark+name] = true
 			}
 			return true
-		})
+		}
 	}
+	return false
+}
+
+// mayKeep reports whether memory may be assigned to e: to a Buffer or mapping, or
+// to a variable of the function that it does not return.
+func (f *memoryUse) mayKeep(e ast.Expr) bool {
+	switch e := e.(type) {
+	case *ast.SelectorExpr:
+		return e.Sel.Name == "buf" || e.Sel.Name == "mem"
+	case *ast.Ident:
+		if e.Name == "_" {
+			return true
+		}
+		_, results := funcName(f.decl)
+		local := e.Obj != nil && f.decl.Pos() <= e.Obj.Pos() && e.Obj.Pos() < f.decl.End()
+		return local && (!slices.Contains(results, e.Name) || f.allowed(mayReturnMemory, "return ", f.name))
+	}
+	return false
+}
+
+// checkMeasured reports all uses of memory but for its length and capacity.
+func (f *memoryUse) checkMeasured() {
+	measured := make(map[ast.Node]bool)
+	ast.Inspect(f.decl, func(n ast.Node) bool {
+		switch n := n.(type) {
+		case *ast.CallExpr:
+			if fn, ok := n.Fun.(*ast.Ident); ok && (fn.Name == "len" || fn.Name == "cap") {
+				measured[n.Args[0]] = true
+			}
+		case *ast.SelectorExpr:
+			if f.isMemory(n) && !measured[n] {
+				f.report(n, "uses %s", n.Sel.Name)
+			}
+		}
+		return true
+	})
 }
