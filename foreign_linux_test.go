@@ -283,6 +283,59 @@ func TestStale(t *testing.T) {
 	}
 }
 
+// TestFileOfStaleCopy: WriteTo found no contents there, and no error, so that a copy
+// of the contents was empty.
+func TestFileOfStaleCopy(t *testing.T) {
+	for name, call := range map[string]func(f *File) error{
+		"WriteTo": func(f *File) error {
+			_, err := f.WriteTo(writerFunc(func(p []byte) (int, error) { return len(p), nil }))
+			return err
+		},
+		"WriteTo directly": func(f *File) error { _, err := f.WriteTo(io.Discard); return err },
+		"Truncate to less": func(f *File) error { return f.Truncate(1) },
+		"Truncate to 0":    func(f *File) error { return f.Truncate(0) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			b, want := mapped(t, 3*miB)
+			c := *b
+			b.Grow(512 * miB)
+			require.False(t, c.current())
+			require.Equal(t, len(want), c.Len())
+			var err error
+			require.Nil(t, recovered(func() { err = call(NewFile(&c)) }))
+			require.ErrorIs(t, err, errStale)
+		})
+	}
+}
+
+// TestWriterReadsWithoutMemory has a Writer, which gets copies because there is not
+// enough memory for a view, also read from the Buffer. The rest was lost.
+func TestWriterReadsWithoutMemory(t *testing.T) {
+	noRace(t)
+	if !inChild(t) {
+		return
+	}
+	const n, reads = 64 * miB, 40 * miB
+	b, want := mapped(t, n)
+	var k int64
+	var err error
+	took, calls := 0, 0
+	withoutMemory(t, func() {
+		k, err = b.WriteTo(writerFunc(func(p []byte) (int, error) {
+			if calls++; calls == 1 {
+				_, _ = io.CopyN(io.Discard, struct{ io.Reader }{b}, reads)
+			}
+			took += len(p)
+			return len(p), nil
+		}))
+	})
+	require.EqualValues(t, took, k)
+	if took < n {
+		require.True(t, err != nil || b.Len() > 0, "%d bytes were written, %d were read, %d were left, and are gone", took, reads, n-took-reads)
+		requireContents(t, b, want[took+reads:])
+	}
+}
+
 // TestAvailableBufferOfAReservation: if there is not enough memory for all of a
 // reservation on the heap, it stays what it was.
 func TestAvailableBufferOfAReservation(t *testing.T) {
