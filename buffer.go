@@ -551,7 +551,7 @@ func (b *Buffer) writeByte(c byte) error {
 // r.Read is passed Go memory: the spare capacity of a slice, or, if the contents
 // are in a mapping, a chunk of 16 to 256 KiB that is allocated for the call and
 // copied. It is passed the mapping itself if r is an [os.File] that is a regular
-// file. If r itself modifies the Buffer, the data that it returns may replace
+// file, also by io.Copy. If r itself modifies the Buffer, the data that it returns may replace
 // what it has appended.
 //
 // If MaxLen is set, ReadFrom appends as much as fits. To find out whether r has

@@ -69,10 +69,16 @@ func direct(w io.Writer) bool {
 // fromCopies reports whether w is better given copies of parts of the contents of m
 // than a view: if it copies them, but takes locks that come before that of m.
 func fromCopies(w io.Writer, m *mapping) bool {
-	f, ok := w.(*File)
-	b, _ := w.(*Buffer)
-	if ok && f != nil {
-		b = f.b.Load()
+	var b *Buffer
+	switch w := w.(type) {
+	case *Buffer:
+		b = w
+	case *File:
+		if w != nil {
+			b = w.b.Load()
+		}
+	case onlyWriter:
+		b = w.f.b.Load()
 	}
 	return b != nil && b.m != m // else, it would write to what it is given parts of
 }
@@ -94,10 +100,28 @@ func mayWait(w io.Writer) bool {
 func directFile(r io.Reader) *os.File {
 	f, ok := r.(*os.File)
 	if !ok {
+		f = copiedFile(r)
+	}
+	if f == nil {
 		return nil
 	}
 	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
 		return nil
 	}
+	return f
+}
+
+// copiedFile returns the file that io.Copy reads if r is what it passes to
+// ReadFrom then: a struct of package os that hides WriteTo of the file.
+func copiedFile(r io.Reader) *os.File {
+	v := reflect.ValueOf(r)
+	if v.Kind() != reflect.Struct || v.Type().PkgPath() != "os" {
+		return nil
+	}
+	v = v.FieldByName("File")
+	if !v.IsValid() || !v.CanInterface() {
+		return nil
+	}
+	f, _ := v.Interface().(*os.File)
 	return f
 }

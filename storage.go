@@ -601,10 +601,10 @@ func (b *Buffer) writeCopies(w io.Writer, off int, p []byte) (total, n int, err 
 	for n < total && err == nil {
 		q := p
 		if q == nil {
-			q = make([]byte, min(chunkMax, total-n))
+			q = make([]byte, min(chunkMin, total-n)) // memory is scarce
 		}
 		var k, took int
-		if k, err = b.copyAt(q, int64(off+n)); err != nil && err != io.EOF {
+		if k, err = b.copyAt(q, int64(off+n)); k == 0 {
 			break
 		}
 		took, err = w.Write(q[:k])
