@@ -69,8 +69,10 @@ func stepCeil(n int) int { return (n + commitStep - 1) &^ (commitStep - 1) }
 // written. It returns the number of bytes that f returns. lo is not greater than
 // committed; lo and hi are any numbers.
 func (p *pages) write(lo, hi int, f func(mem []byte) int) int {
-	clean := p.dirty
-	p.prepare(lo, min(stepCeil(hi), len(p.mem)))
+	clean, to := p.dirty, min(stepCeil(hi), len(p.mem))
+	if to > clean || !p.huge || p.sparse() { // else, it is prepared
+		p.prepare(lo, to)
+	}
 	n := f(p.mem[lo:hi:hi])
 	p.commit(lo+n, clean)
 	return n
