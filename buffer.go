@@ -217,7 +217,7 @@ const (
 // sufficient.
 func NewBuffer(buf []byte) *Buffer {
 	b := new(Buffer)
-	b.buf.set(buf)
+	b.setSlice(buf, 0)
 	return b
 }
 
@@ -448,12 +448,12 @@ func (b *Buffer) fits(n int) bool {
 	return n <= b.buf.cap-b.buf.len && b.MaxLen <= 0
 }
 
-// paceFor calls pace if n more bytes may take memory: if they begin another unit
-// of a mapping, or if a slice may become one. Other writes, which come here if
-// MaxLen is set, and small Buffers do not need it.
+// paceFor calls pace if n more bytes may take memory: if more of a mapping will be
+// committed, or if a slice may become one. Other writes, which come here if MaxLen
+// is set, and small Buffers do not need it.
 func (b *Buffer) paceFor(n int) {
 	used := b.buf.len
-	if b.m != nil && n > pageCeil(used)-used || b.m == nil && n > b.buf.cap-used && n > min(idleMin, mapThreshold)-used {
+	if b.m != nil && n > b.m.committed-used || b.m == nil && n > b.buf.cap-used && n > min(idleMin, mapThreshold)-used {
 		pace(b.m)
 	}
 }

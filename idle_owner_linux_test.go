@@ -211,7 +211,7 @@ func TestFailedWriteShowsNothing(t *testing.T) {
 		"Write, in place": func(b *Buffer) {
 			b.Grow(2 * n)
 			_, _ = b.Write([]byte("abc"))
-			_, _ = b.Write(p[:commitStep-10])
+			_, _ = b.Write(p[:clearStep-10])
 		},
 		"File.Write": func(b *Buffer) { _, _ = NewFile(b).Write(p) },
 		"WriteAt":    func(b *Buffer) { _, _ = b.WriteAt(p, 10) },

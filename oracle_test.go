@@ -148,7 +148,7 @@ func pagesAreRight(p *pages) error {
 		}
 	}
 	switch {
-	case p.committed < 0 || p.committed > p.dirty || p.dirty > cap(p.mem) || p.committed > len(p.mem):
+	case p.cleared < 0 || p.cleared > p.committed || p.committed > p.dirty || p.dirty > cap(p.mem) || p.committed > len(p.mem):
 		return fmt.Errorf("committed %d, dirty %d, len(mem) %d, cap(mem) %d", p.committed, p.dirty, len(p.mem), cap(p.mem))
 	case len(p.touched) != pageCeil(p.dirty)/pageUnit():
 		return fmt.Errorf("%d flags for %d dirty bytes", len(p.touched), p.dirty)
@@ -207,8 +207,8 @@ func invariants(b *Buffer) error {
 		return fmt.Errorf("a mapping of %d, %d bytes, the unit is %d", len(mem), cap(mem), pageUnit())
 	case at%uintptr(min(pageUnit(), mostAlignment)) != 0:
 		return fmt.Errorf("the mapping is at %#x, the unit is %d", at, pageUnit())
-	case unsafe.SliceData(b.buf.slice()) != unsafe.SliceData(mem) || b.buf.cap > b.m.committed:
-		return fmt.Errorf("buf, of %d bytes, is not the mapping, of which %d are in use", b.buf.cap, b.m.committed)
+	case unsafe.SliceData(b.buf.slice()) != unsafe.SliceData(mem) || b.buf.cap > b.m.cleared:
+		return fmt.Errorf("buf, of %d bytes, is not the mapping, of which %d are in use", b.buf.cap, b.m.cleared)
 	case s.Mappings < 1 || s.MappedBytes < int64(len(mem)) || s.Created < s.Mappings || profile.Count() < 1:
 		return fmt.Errorf("a mapping of %d bytes and %+v", len(mem), s)
 	}

@@ -13,17 +13,17 @@ import (
 // mmap(2), mremap(2) and madvise(2). On other systems, page_other.go makes no
 // mappings, and Buffers use Go slices.
 //
-//	len(buf) <= cap(buf) <= committed <= len(mem) <= cap(mem)
+//	len(buf) <= cap(buf) <= cleared <= committed <= len(mem) <= cap(mem)
 //
-//	0          committed           dirty              cap(mem)
-//	|--------------|-----------------|--------------------|
-//	  zero, or        may have bytes    reads as zero and
-//	  written by      of earlier        has no memory
-//	  the owner       owners
+//	0         cleared      committed         dirty           cap(mem)
+//	|------------|-------------|---------------|-----------------|
+//	 zero, or     may have bytes of earlier     reads as zero and
+//	 written by   owners; the owner may write   has no memory
+//	 the owner    mem[:committed]
 //
-//	I1  mem[:committed] is zero or was written by the owner
+//	I1  mem[:cleared] is zero or was written by the owner
 //	I2  mem[dirty:] reads as zero and has no memory
-//	I3  0 <= committed <= dirty <= cap(mem), committed <= len(mem)
+//	I3  0 <= cleared <= committed <= dirty <= cap(mem), committed <= len(mem)
 //	I4  len(touched) == units of mem[:dirty]; a unit that has memory is touched;
 //	    held is the sum of the touched units
 //	I5  seams ascend, inside of mem; a mapping with seams is not moved
@@ -52,40 +52,59 @@ type pages struct {
 	// for writing by methods that move, cut, publish or commit it.
 	mu sync.RWMutex
 
+	cleared   int // the owner's alone, who writes up to committed without mu
 	committed int
 	dirty     int
 	touched   []uint32     // a flag for each unit; set while mu is held for reading, too
 	held      atomic.Int64 // read by anybody
 }
 
-// Memory is committed in steps of commitStep bytes, of which all that is not
-// written is cleared. Larger steps take longer (64 KiB: a loop of 4 MiB took 1.25
-// times the CPU time of 32 KiB).
-const commitStep = 32 * kiB
+// Memory is cleared in steps of clearStep bytes, but for what is written. Larger
+// steps take longer (64 KiB: a loop of 4 MiB took 1.25 times the CPU time of 32
+// KiB). It is committed in larger steps, because that takes locks.
+const clearStep = 32 * kiB
 
-func stepCeil(n int) int { return (n + commitStep - 1) &^ (commitStep - 1) }
-
-// write calls f with mem[lo:hi], to write that or less, and commits what f has
-// written. It returns the number of bytes that f returns. lo is not greater than
-// committed; lo and hi are any numbers.
+// write calls f to write mem[lo:hi] or less, and returns the number of bytes that f
+// has written. lo is not greater than cleared, and hi not greater than committed.
+// The owner calls it, who holds mu for reading if f can take long.
 func (p *pages) write(lo, hi int, f func(mem []byte) int) int {
-	clean, to := p.dirty, min(stepCeil(hi), len(p.mem))
-	if to > clean || !p.huge || p.sparse() { // else, it is prepared
-		p.prepare(lo, to)
+	if !p.huge {
+		p.populateAround(max(lo, p.cleared), min(stepCeil(hi), p.committed))
 	}
 	n := f(p.mem[lo:hi:hi])
-	p.commit(lo+n, clean)
+	p.clearTo(lo + n)
 	return n
 }
 
-// commit commits mem[:n], any number, which the owner has written, and the rest
-// of its step. mem[clean:] reads as zero.
-func (p *pages) commit(n, clean int) {
-	from, to := max(n, p.committed), min(stepCeil(n), len(p.mem))
-	if from < min(to, clean) {
-		clear(p.mem[from:min(to, clean)])
+// clearTo makes cleared at least n, which the owner has written up to, and clears
+// the rest of the step.
+func (p *pages) clearTo(n int) {
+	if from, to := max(n, p.cleared), min(stepCeil(n), p.committed); to > p.cleared {
+		clear(p.mem[from:to])
+		p.cleared = to
 	}
-	p.committed = max(p.committed, to)
+}
+
+func stepCeil(n int) int { return (n + clearStep - 1) &^ (clearStep - 1) }
+
+// commit makes committed at least n, for bytes that will be written in order after
+// mem[:lo]. lo and n are any numbers.
+func (p *pages) commit(lo, n int) {
+	if n > p.committed {
+		n = min(coarse(n), len(p.mem))
+		p.prepare(max(lo, p.committed), n)
+		p.committed = n
+	}
+}
+
+// coarse returns n, any number, rounded up to a multiple of 128 KiB, or of about
+// n if that is more, up to 4 MiB.
+func coarse(n int) int {
+	step := 4 * miB
+	for step > 128*kiB && step/2 >= n {
+		step /= 2
+	}
+	return (n + step - 1) &^ (step - 1)
 }
 
 // prepare prepares mem[lo:hi], any range, for being written in order after
@@ -94,8 +113,6 @@ func (p *pages) prepare(lo, hi int) {
 	p.touch(lo, hi)
 	if unit := pageCeil(lo); p.huge && unit < hi && p.sparse() {
 		p.populateUnits(unit, pageCeil(hi))
-	} else if !p.huge {
-		p.populateAround(lo, hi)
 	}
 }
 
@@ -111,7 +128,9 @@ func (p *pages) populateUnits(lo, hi int) {
 // system call, which takes less time than a fault for each.
 func (p *pages) populateAround(lo, hi int) {
 	page := os.Getpagesize()
-	_ = p.populate(lo&^(page-1), (hi+page-1)&^(page-1)) // not supported before Linux 5.14
+	if lo, hi = lo&^(page-1), (hi+page-1)&^(page-1); lo < hi {
+		_ = p.populate(lo, hi) // not supported before Linux 5.14
+	}
 }
 
 // willWrite prepares mem[lo:hi], any range of what is committed, for being
@@ -145,11 +164,12 @@ func (p *pages) commitGap(lo, hi, end int) {
 		p.zero(lo, first, clean)
 		lo = last
 		p.touch(lo, to)
+		p.committed = max(p.committed, to)
 	} else {
-		p.prepare(lo, to)
+		p.commit(lo, to)
 	}
 	p.zero(lo, to, clean)
-	p.committed = max(p.committed, to)
+	p.cleared = max(p.cleared, to)
 }
 
 // punch makes mem[lo:hi] a hole.
@@ -245,7 +265,7 @@ func (p *pages) cutDirty(n int) {
 	if n < p.dirty {
 		p.untouch(pageCeil(n), math.MaxInt)
 		p.dirty, p.touched = n, p.touched[:pageCeil(n)/pageUnit()]
-		p.committed = min(p.committed, n)
+		p.committed, p.cleared = min(p.committed, n), min(p.cleared, n)
 	}
 }
 
@@ -266,6 +286,7 @@ func (p *pages) shorten(n int) bool {
 		return false
 	}
 	p.committed = max(n, hole)
+	p.cleared = min(p.cleared, p.committed)
 	return true
 }
 
@@ -283,8 +304,9 @@ func (p *pages) shift(k int) {
 	defer p.noteHoles(p.sparse())
 	p.untouch(0, k)
 	p.touched = p.touched[min(k/pageUnit(), len(p.touched)):]
-	p.committed = max(p.committed-k, 0)
-	p.dirty = max(p.dirty-k, 0)
+	for _, n := range []*int{&p.cleared, &p.committed, &p.dirty} {
+		*n = max(*n-k, 0)
+	}
 	for i := range p.seams {
 		p.seams[i] -= k
 	}

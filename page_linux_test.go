@@ -105,13 +105,14 @@ func TestPopulate(t *testing.T) {
 	}
 	require.NoError(t, madvise(last, unix.MADV_DONTNEED))
 
-	p.prepare(page/2, 3*page-1)
+	p.populateAround(page/2, 3*page-1)
 	require.Equal(t, 3, resident())
-	p.prepare(3*page-1, 9*page)
+	p.populateAround(3*page-1, 9*page)
 	require.Equal(t, 9, resident())
 	require.NoError(t, p.cutFront(pageUnit()))
 	require.Zero(t, resident())
-	p.prepare(0, len(p.mem))
+	p.touch(0, len(p.mem))
+	p.populateAround(0, len(p.mem))
 	require.Equal(t, len(p.mem)/page, resident(), "to the end")
 	require.EqualValues(t, len(p.mem), p.held.Load())
 

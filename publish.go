@@ -159,7 +159,7 @@ var copiedView = 4 * miB
 func (m *mapping) publishRange(gen uint32, lo, end, hi int) error {
 	var p []byte
 	if hi-lo > copiedView {
-		from, to := max(end, m.committed), min(hi, m.dirty)
+		from, to := max(end, m.cleared), min(hi, m.dirty)
 		p = m.moveToHeap(lo, hi)
 		switch {
 		case p == nil:

@@ -162,7 +162,7 @@ func (b *Buffer) setSlice(p []byte, off int) {
 // setMapping makes m the storage, with the contents at m.mem[off:end]. The
 // caller holds m.mu and the lock of ReadAt.
 func (b *Buffer) setMapping(m *mapping, off, end int) {
-	b.buf.set(m.mem[:end:m.committed])
+	b.buf.set(m.mem[:end:m.cleared])
 	b.off = off
 	b.m, b.gen = m, m.gen.Load() // last: with a current generation, buf is in use
 	runtime.KeepAlive(m)
@@ -196,7 +196,7 @@ func (b *Buffer) uncommitHoles() {
 	defer m.mu.Unlock()
 	if m.shorten(n) {
 		b.gen = m.gen.Add(1) // a copy may have contents there
-		b.buf.set(m.mem[:n:m.committed])
+		b.buf.set(m.mem[:n:m.cleared])
 	}
 	runtime.KeepAlive(m)
 }
@@ -216,11 +216,19 @@ func appendSlow[T []byte | string](b *Buffer, p T) {
 		runtime.KeepAlive(b)
 		return
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	m.makeCommitted(i, i+len(p))
 	end := i + m.write(i, i+len(p), func(mem []byte) int { return copy(mem, p) })
-	b.buf.set(m.mem[:end:m.committed])
+	b.buf.set(m.mem[:end:m.cleared])
 	runtime.KeepAlive(m)
+}
+
+// makeCommitted is commit for an owner who does not hold mu.
+func (m *mapping) makeCommitted(lo, n int) {
+	if n > m.committed {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.commit(lo, n)
+	}
 }
 
 // append appends p, for which there is room. The contents become longer only
@@ -368,7 +376,7 @@ func extend[T []byte | string](b *Buffer, i, end int, p T) (written bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.commitGap(old, max(i, old), end)
-	b.buf.set(m.mem[:end:m.committed])
+	b.buf.set(m.mem[:end:m.cleared])
 	runtime.KeepAlive(m)
 	return false
 }
@@ -388,6 +396,7 @@ func (b *Buffer) copyTo(p []byte) {
 func (b *Buffer) copyToMapping(m *mapping) {
 	m.mu.Lock() // so that freeExcess does not discard what is not committed yet
 	defer m.mu.Unlock()
+	m.commit(0, b.Len())
 	end := m.write(0, b.Len(), b.get)
 	old, gen := b.m, b.gen
 	b.setMapping(m, 0, end)
@@ -434,16 +443,6 @@ func (m *mapping) growCapacity(n int) bool {
 
 // setCapacity makes the capacity n bytes, rounded up.
 func (m *mapping) setCapacity(n int) { m.capacity.Store(int64(min(coarse(n), len(m.mem)))) }
-
-// coarse returns n, any number, rounded up to a multiple of 128 KiB, or of about
-// n if that is more, up to 4 MiB.
-func coarse(n int) int {
-	step := 4 * miB
-	for step > 128*kiB && step/2 >= n {
-		step /= 2
-	}
-	return (n + step - 1) &^ (step - 1)
-}
 
 // remapStorage calls f, which moves or cuts the memory of the mapping, and then
 // makes buf current again, even if f fails. f returns the number of bytes that
@@ -504,8 +503,9 @@ func (b *Buffer) readSlice(r io.Reader, most int) (n int, err error) {
 // must be room for most bytes.
 func (b *Buffer) readFile(f *os.File, most int) (n int, err error) {
 	i, m := b.buf.len, b.m
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	m.makeCommitted(i, i+most)
+	m.mu.RLock() // so that the memory stays, whatever others do
+	defer m.mu.RUnlock()
 	if !b.current() {
 		panic(errStale)
 	}
@@ -513,7 +513,7 @@ func (b *Buffer) readFile(f *os.File, most int) (n int, err error) {
 		k, err = f.Read(mem)
 		return k
 	})
-	b.buf.set(m.mem[: i+n : m.committed])
+	b.buf.set(m.mem[: i+n : m.cleared])
 	runtime.KeepAlive(m)
 	return n, err
 }

@@ -37,8 +37,8 @@ var mayGetMemory = map[string]string{
 	"utf8.AppendRune": "as append",
 	"bytes.IndexByte": "reads",
 	"heapCopy":        "of the page layer: copies",
+	"b.buf.set":       "is where a Buffer keeps it",
 
-	"copyToMapping: b.get":    "fills a mapping that nobody has yet",
 	"adoptLocked: b.setSlice": "published memory, which is Go memory",
 
 	"withContents: f":         "a function literal, which this test looks into",
@@ -85,40 +85,41 @@ func TestOnlyStorageTouchesMemory(t *testing.T) {
 // TestMemoryLeaksAreFound adds functions with leaks, and without.
 func TestMemoryLeaksAreFound(t *testing.T) {
 	leaks := map[string]string{
-		"a Writer":           `func (b *Buffer) leak(w io.Writer) { w.Write(b.buf) }`,
-		"a part":             `func (b *Buffer) leak(w io.Writer) { w.Write(b.buf[b.off : len(b.buf)-1]) }`,
+		"a Writer":           `func (b *Buffer) leak(w io.Writer) { w.Write(b.buf.slice()) }`,
+		"a part":             `func (b *Buffer) leak(w io.Writer) { w.Write(b.buf.slice()[b.off : b.buf.len-1]) }`,
 		"of a mapping":       `func (m *mapping) leak(w io.Writer) { w.Write(m.mem) }`,
-		"a variable":         `func (b *Buffer) leak(w io.Writer) { p := b.buf[b.off:]; w.Write(p) }`,
-		"variables":          `func (b *Buffer) leak(w io.Writer) { n, p := 1, b.buf; var q []byte; q = p[n:]; w.Write(q) }`,
-		"a conversion":       `func (b *Buffer) leak(w io.Writer) { w.Write([]byte(b.buf)) }`,
-		"append":             `func (b *Buffer) leak(w io.Writer) { w.Write(append(b.buf, 'x')) }`,
-		"an address":         `func (b *Buffer) leak(f func(*byte)) { f(&b.buf[1]) }`,
-		"a slice of slices":  `func (b *Buffer) leak(f func([][]byte)) { f([][]byte{b.buf}) }`,
-		"a struct":           `func (b *Buffer) leak(f func(any)) { x := struct{ p []byte }{p: b.buf}; f(x) }`,
-		"a Reader":           `func (b *Buffer) leak(r io.Reader) { r.Read(b.buf[:cap(b.buf)]) }`,
-		"a goroutine":        `func (b *Buffer) leak(f func([]byte)) { go f(b.buf) }`,
-		"deferred":           `func (b *Buffer) leak(f func([]byte)) { defer f(b.buf) }`,
-		"in a literal":       `func (b *Buffer) leak(w io.Writer) { p := b.buf; func() { w.Write(p) }() }`,
+		"a variable":         `func (b *Buffer) leak(w io.Writer) { p := b.buf.slice()[b.off:]; w.Write(p) }`,
+		"variables":          `func (b *Buffer) leak(w io.Writer) { n, p := 1, b.buf.slice(); var q []byte; q = p[n:]; w.Write(q) }`,
+		"a conversion":       `func (b *Buffer) leak(w io.Writer) { w.Write([]byte(b.buf.slice())) }`,
+		"append":             `func (b *Buffer) leak(w io.Writer) { w.Write(append(b.buf.slice(), 'x')) }`,
+		"an address":         `func (b *Buffer) leak(f func(*byte)) { f(&b.buf.slice()[1]) }`,
+		"a slice of slices":  `func (b *Buffer) leak(f func([][]byte)) { f([][]byte{b.buf.slice()}) }`,
+		"a struct":           `func (b *Buffer) leak(f func(any)) { x := struct{ p []byte }{p: b.buf.slice()}; f(x) }`,
+		"a Reader":           `func (b *Buffer) leak(r io.Reader) { r.Read(b.buf.slice()[:b.buf.cap]) }`,
+		"a goroutine":        `func (b *Buffer) leak(f func([]byte)) { go f(b.buf.slice()) }`,
+		"deferred":           `func (b *Buffer) leak(f func([]byte)) { defer f(b.buf.slice()) }`,
+		"in a literal":       `func (b *Buffer) leak(w io.Writer) { p := b.buf.slice(); func() { w.Write(p) }() }`,
 		"of withContents":    `func (b *Buffer) leak(w io.Writer) { b.withContents(func(p []byte) { w.Write(p[1:]) }) }`,
+		"of write":           `func (m *mapping) leak(w io.Writer) { m.write(1, 2, func(p []byte) int { n, _ := w.Write(p); return n }) }`,
 		"kept":               `func (b *Buffer) leak() { b.withContents(func(p []byte) { kept = p }) }`,
-		"a variable outside": `func (b *Buffer) leak() { kept = b.buf }`,
-		"a field":            `func (b *Buffer) leak(x *struct{ p []byte }) { x.p = b.buf }`,
-		"an element":         `func (b *Buffer) leak(x map[int][]byte) { x[1] = b.buf }`,
-		"a channel":          `func (b *Buffer) leak(c chan []byte) { c <- b.buf }`,
-		"a result":           `func (b *Buffer) leak() []byte { return b.buf[b.off:] }`,
-		"a named result":     `func (b *Buffer) leak() (p []byte) { p = b.buf; return }`,
-		"writeDirect's own":  `func (b *Buffer) writeDirect2(w io.Writer) { w.Write(b.buf) }`,
-		"another method":     `func (b *Buffer) writeDirect(w io.StringWriter, f *os.File) { f.Write(b.buf) }`,
+		"a variable outside": `func (b *Buffer) leak() { kept = b.buf.slice() }`,
+		"a field":            `func (b *Buffer) leak(x *struct{ p []byte }) { x.p = b.buf.slice() }`,
+		"an element":         `func (b *Buffer) leak(x map[int][]byte) { x[1] = b.buf.slice() }`,
+		"a channel":          `func (b *Buffer) leak(c chan []byte) { c <- b.buf.slice() }`,
+		"a result":           `func (b *Buffer) leak() []byte { return b.buf.slice()[b.off:] }`,
+		"a named result":     `func (b *Buffer) leak() (p []byte) { p = b.buf.slice(); return }`,
+		"writeDirect's own":  `func (b *Buffer) writeDirect2(w io.Writer) { w.Write(b.buf.slice()) }`,
+		"another method":     `func (b *Buffer) writeDirect(w io.StringWriter, f *os.File) { f.Write(b.buf.slice()) }`,
 	}
 	sound := map[string]string{
-		"measuring":       `func (b *Buffer) sound(f func(int)) { f(len(b.buf)); f(cap(b.buf) - len(b.buf)) }`,
-		"a byte":          `func (b *Buffer) sound(f func(byte)) { f(b.buf[1]) }`,
-		"a string":        `func (b *Buffer) sound(f func(string)) { f(string(b.buf)) }`,
+		"measuring":       `func (b *Buffer) sound(f func(int)) { f(b.buf.len); f(b.buf.cap - b.buf.len) }`,
+		"a byte":          `func (b *Buffer) sound(f func(byte)) { f(b.buf.slice()[1]) }`,
+		"a string":        `func (b *Buffer) sound(f func(string)) { f(string(b.buf.slice())) }`,
 		"a copy":          `func (b *Buffer) sound(w io.Writer) { w.Write(append([]byte(nil), b.buf...)) }`,
-		"a comparison":    `func (b *Buffer) sound(f func(bool)) { f(&b.buf[0] == nil) }`,
+		"a comparison":    `func (b *Buffer) sound(f func(bool)) { f(&b.buf.slice()[0] == nil) }`,
 		"withContents":    `func (b *Buffer) sound() (s string) { b.withContents(func(p []byte) { s = string(p) }); return s }`,
-		"what it gets":    `func (b *Buffer) sound(p []byte) { b.buf = p }`,
-		"within a Buffer": `func (b *Buffer) sound() { p := b.buf[:1]; b.buf = p }`,
+		"what it gets":    `func (b *Buffer) sound(p []byte) { b.buf.set(p) }`,
+		"within a Buffer": `func (b *Buffer) sound() { p := b.buf.slice()[:1]; b.buf.set(p) }`,
 	}
 	storage, err := os.ReadFile("storage.go")
 	require.NoError(t, err)
@@ -130,9 +131,9 @@ func TestMemoryLeaksAreFound(t *testing.T) {
 		require.Empty(t, memoryLeaks(t, "storage.go", string(storage)+"\n"+f, nil), name)
 	}
 	for _, f := range []string{
-		`func (b *Buffer) use() { p := b.buf; _ = p }`,
-		`func (b *Buffer) use() string { return string(b.buf) }`,
-		`func (b *Buffer) use() { b.buf = nil }`,
+		`func (b *Buffer) use() { p := b.buf.slice(); _ = p }`,
+		`func (b *Buffer) use() string { return string(b.buf.slice()) }`,
+		`func (b *Buffer) use() { b.buf.set(nil) }`,
 	} {
 		require.NotEmpty(t, memoryLeaks(t, "new.go", "package mmapbuf\n"+f, nil), "not in storage.go: %s", f)
 	}
@@ -193,7 +194,7 @@ type memoryUse struct {
 func (f *memoryUse) isMemory(e ast.Expr) bool {
 	switch e := e.(type) {
 	case *ast.SelectorExpr:
-		return e.Sel.Name == "buf" || e.Sel.Name == "mem"
+		return e.Sel.Name == "mem"
 	case *ast.Ident:
 		return f.names[e.Name]
 	case *ast.SliceExpr:
@@ -215,9 +216,11 @@ func (f *memoryUse) isMemory(e ast.Expr) bool {
 		if _, ok := e.Fun.(*ast.ArrayType); ok { // a conversion
 			return f.isMemory(e.Args[0])
 		}
-		switch types.ExprString(e.Fun) {
-		case "append", "utf8.AppendRune":
+		switch callee := types.ExprString(e.Fun); {
+		case callee == "append", callee == "utf8.AppendRune":
 			return f.isMemory(e.Args[0])
+		case strings.HasSuffix(callee, ".buf.slice"):
+			return true
 		}
 	}
 	return false
@@ -239,9 +242,9 @@ func (f *memoryUse) findNames(n ast.Node) bool {
 		for i, e := range n.Values {
 			name([]ast.Expr{n.Names[i]}, []ast.Expr{e})
 		}
-	case *ast.CallExpr: // what withContents calls gets memory
-		if s, ok := n.Fun.(*ast.SelectorExpr); ok && s.Sel.Name == "withContents" {
-			if lit, ok := n.Args[0].(*ast.FuncLit); ok {
+	case *ast.CallExpr: // what withContents and write call gets memory
+		if s, ok := n.Fun.(*ast.SelectorExpr); ok && (s.Sel.Name == "withContents" || s.Sel.Name == "write") {
+			if lit, ok := n.Args[len(n.Args)-1].(*ast.FuncLit); ok {
 				f.names[lit.Type.Params.List[0].Names[0].Name] = true
 			}
 		}
@@ -293,7 +296,7 @@ func (f *memoryUse) allowed(rules map[string]string, mark string, names ...strin
 func (f *memoryUse) mayKeep(e ast.Expr) bool {
 	switch e := e.(type) {
 	case *ast.SelectorExpr:
-		return e.Sel.Name == "buf" || e.Sel.Name == "mem"
+		return e.Sel.Name == "mem"
 	case *ast.Ident:
 		if e.Name == "_" {
 			return true
@@ -305,7 +308,8 @@ func (f *memoryUse) mayKeep(e ast.Expr) bool {
 	return false
 }
 
-// checkMeasured reports all uses of memory but for its length and capacity.
+// checkMeasured reports all uses of memory but for its length and capacity, which
+// are fields of a region.
 func (f *memoryUse) checkMeasured() {
 	measured := make(map[ast.Node]bool)
 	ast.Inspect(f.decl, func(n ast.Node) bool {
@@ -315,7 +319,10 @@ func (f *memoryUse) checkMeasured() {
 				measured[n.Args[0]] = true
 			}
 		case *ast.SelectorExpr:
-			if f.isMemory(n) && !measured[n] {
+			if x, ok := n.X.(*ast.SelectorExpr); ok && x.Sel.Name == "buf" && (n.Sel.Name == "len" || n.Sel.Name == "cap") {
+				measured[x] = true
+			}
+			if (f.isMemory(n) || n.Sel.Name == "buf") && !measured[n] {
 				f.report(n, "uses %s", n.Sel.Name)
 			}
 		}
