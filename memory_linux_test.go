@@ -297,11 +297,15 @@ func TestHolesStaySmall(t *testing.T) {
 	assert.LessOrEqual(t, vs[0].rss, blocks*block*3/2)
 	require.GreaterOrEqual(t, b.m.held.Load(), int64(vs[0].rss))
 
-	for i, write := range []func(off int){
+	writes := []func(off int){
 		func(off int) { _, _ = f.WriteAt(noise()[:block], int64(off)) },
 		func(off int) { _, _ = f.Seek(int64(off), io.SeekStart); _, _ = f.Write(noise()[:block]) },
 		func(int) { _, _ = b.Write(noise()[:block]) }, // at the end
-	} {
+	}
+	if b.m.populate(0, pageUnit()) != nil {
+		writes = nil // before Linux 5.14, there is no way
+	}
+	for i, write := range writes {
 		require.NoError(t, b.Close())
 		require.NoError(t, f.Truncate(64*miB))
 		was := vmas(t, b.m.mem)[0].huge
