@@ -574,10 +574,7 @@ func (b *Buffer) ReadFrom(r io.Reader) (n int64, err error) {
 		case b.m == nil:
 			m, err = b.readSlice(r, room)
 		case file != nil:
-			k := min(b.Available(), room, maxRead)
-			b.paceFor(k)
-			b.mustMakeRoom(k)
-			m, err = b.readFile(file, k)
+			m, err = b.readFile(file, min(b.Available(), room, maxRead))
 		default:
 			m, err = b.readChunk(r, c.upTo(min(room, b.Available())))
 			c.filled(m)

@@ -289,7 +289,7 @@ func TestFilledHolesCount(t *testing.T) {
 		var b Buffer
 		f := NewFile(&b)
 		require.NoError(t, f.Truncate(n), name)
-		require.True(t, b.m.sparse(), name)
+		require.True(t, b.m.sparse.Load(), name)
 		shorten(&b, f)
 		require.NoError(t, invariants(&b), name)
 		for b.Len() < n {

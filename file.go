@@ -368,7 +368,7 @@ func (f *File) WriteTo(w io.Writer) (n int64, err error) {
 			f.off += int64(m)
 			return int64(m), nil
 		}
-		err = pathError("read", err)
+		err = pathError("read", errStale)
 	}
 	switch {
 	case m < 0 || m > total:

@@ -45,7 +45,7 @@ func (b *Buffer) grow(n int) error {
 		return nil
 	case b.m != nil && b.canRecycle(n) && b.recycle():
 		return b.grow(n)
-	case n <= size-used:
+	case n <= b.Cap()-used: // recycle may have failed, and made it smaller
 		return nil
 	case size > math.MaxInt-size-n:
 		return ErrTooLarge

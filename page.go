@@ -52,11 +52,15 @@ type pages struct {
 	// for writing by methods that move, cut, publish or commit it.
 	mu sync.RWMutex
 
-	cleared   int // the owner's alone, who writes up to committed without mu
 	committed int
 	dirty     int
-	touched   []uint32     // a flag for each unit; set while mu is held for reading, too
-	held      atomic.Int64 // read by anybody
+	touched   []uint32 // a flag for each unit; set while mu is held for reading, too
+
+	// The owner alone uses cleared, and reads committed, without mu. Anybody
+	// may read the others.
+	cleared int
+	held    atomic.Int64
+	sparse  atomic.Bool // whether there are holes
 }
 
 // Memory is cleared in steps of clearStep bytes, but for what is written. Larger
@@ -111,7 +115,7 @@ func coarse(n int) int {
 // mem[:lo].
 func (p *pages) prepare(lo, hi int) {
 	p.touch(lo, hi)
-	if unit := pageCeil(lo); p.huge && unit < hi && p.sparse() {
+	if unit := pageCeil(lo); p.huge && unit < hi && p.sparse.Load() {
 		p.populateUnits(unit, pageCeil(hi))
 	}
 }
@@ -121,7 +125,7 @@ func (p *pages) populateUnits(lo, hi int) {
 	mem := p.mem[:cap(p.mem)]
 	adviseHuge(mem, true)
 	_ = p.populate(lo, hi) // else, they become small pages when they are written
-	adviseHuge(mem, !p.sparse())
+	adviseHuge(mem, !p.sparse.Load())
 }
 
 // populateAround makes the pages of mem[lo:hi], any range, resident with one
@@ -137,7 +141,7 @@ func (p *pages) populateAround(lo, hi int) {
 // written, which may fill holes. It reports whether it did. The caller holds mu for
 // reading.
 func (p *pages) willWrite(lo, hi int) (filled bool) {
-	if !p.sparse() {
+	if !p.sparse.Load() {
 		return false
 	}
 	unit := p.hole(pageCeil(lo), hi)
@@ -161,15 +165,20 @@ const populateMin = 16 * kiB
 func (p *pages) commitGap(lo, hi, end int) {
 	clean, to := p.dirty, min(stepCeil(end), len(p.mem))
 	if first, last := pageCeil(lo), pageFloor(hi); first < last && p.punch(first, last) == nil {
-		p.zero(lo, first, clean)
+		if p.hole(pageFloor(lo), first) == first { // else, it is zero
+			p.zero(lo, first, clean)
+		}
 		lo = last
 		p.touch(lo, to)
 		p.committed = max(p.committed, to)
 	} else {
 		p.commit(lo, to)
 	}
-	p.zero(lo, to, clean)
-	p.cleared = max(p.cleared, to)
+	p.zero(lo, hi, clean)
+	if to = min(to, clean); hi < to {
+		clear(p.mem[hi:to])
+	}
+	p.cleared = max(p.cleared, min(stepCeil(end), len(p.mem)))
 }
 
 // punch makes mem[lo:hi] a hole.
@@ -179,9 +188,9 @@ func (p *pages) punch(lo, hi int) error {
 			return err
 		}
 	}
-	defer p.noteHoles(p.sparse())
 	p.untouch(lo, hi)
 	p.extendDirty(hi)
+	p.noteHoles()
 	return nil
 }
 
@@ -191,7 +200,7 @@ func (p *pages) zero(lo, hi, clean int) {
 	hi = min(hi, clean)
 	page := os.Getpagesize()
 	first, last := (lo+page-1)&^(page-1), hi&^(page-1)
-	if first < last && p.sparse() && p.discard(first, last) == nil {
+	if first < last && p.sparse.Load() && p.discard(first, last) == nil {
 		clear(p.mem[last:hi])
 		hi = first
 	}
@@ -200,14 +209,17 @@ func (p *pages) zero(lo, hi, clean int) {
 	}
 }
 
-// sparse reports whether there are holes.
-func (p *pages) sparse() bool { return int(p.held.Load()) < len(p.touched)*pageUnit() }
+// hasHoles reports whether there are holes.
+func (p *pages) hasHoles() bool { return int(p.held.Load()) < len(p.touched)*pageUnit() }
 
-// noteHoles is called after a change, with what sparse has reported before. If
-// huge pages were requested, it disables them, or requests them again, for all of
-// the mapping, so that it remains one VMA. What is resident keeps its pages.
-func (p *pages) noteHoles(was bool) {
-	if sparse := p.sparse(); sparse != was && p.huge && p.mem != nil {
+// noteHoles is called after a change that can have made holes, or removed them.
+func (p *pages) noteHoles() { p.setSparse(p.hasHoles()) }
+
+// setSparse records whether there are holes. If that has changed, and huge pages
+// were requested, it disables them, or requests them again, for all of the
+// mapping, so that it remains one VMA. What is resident keeps its pages.
+func (p *pages) setSparse(sparse bool) {
+	if p.sparse.Swap(sparse) != sparse && p.huge && p.mem != nil {
 		adviseHuge(p.mem[:cap(p.mem)], !sparse)
 	}
 }
@@ -229,7 +241,6 @@ func (p *pages) touch(lo, hi int) (units int) {
 	if lo >= hi {
 		return 0
 	}
-	defer p.noteHoles(p.sparse())
 	p.extendDirty(hi)
 	for i := lo / pageUnit(); i*pageUnit() < hi; i++ {
 		if atomic.LoadUint32(&p.touched[i]) == 0 && atomic.CompareAndSwapUint32(&p.touched[i], 0, 1) {
@@ -237,6 +248,9 @@ func (p *pages) touch(lo, hi int) (units int) {
 		}
 	}
 	p.account(units)
+	if units > 0 && !p.hasHoles() {
+		p.setSparse(false) // not to true, which others may have undone meanwhile
+	}
 	return units
 }
 
@@ -260,13 +274,19 @@ func (p *pages) untouch(lo, hi int) {
 	p.account(-units)
 }
 
-// cutDirty makes dirty n, any number, if it is greater.
+// cutDirty makes dirty n, any number not less than committed, if it is greater.
 func (p *pages) cutDirty(n int) {
 	if n < p.dirty {
 		p.untouch(pageCeil(n), math.MaxInt)
 		p.dirty, p.touched = n, p.touched[:pageCeil(n)/pageUnit()]
-		p.committed, p.cleared = min(p.committed, n), min(p.cleared, n)
+		p.noteHoles()
 	}
+}
+
+// uncommit makes dirty, committed and cleared at most n, any number.
+func (p *pages) uncommit(n int) {
+	p.committed, p.cleared = min(p.committed, n), min(p.cleared, n)
+	p.cutDirty(n)
 }
 
 // account adds units, which may be negative, to what is held.
@@ -301,7 +321,6 @@ func (p *pages) cutFront(k int) error {
 
 // shift adjusts the fields after mem[:k] was cut.
 func (p *pages) shift(k int) {
-	defer p.noteHoles(p.sparse())
 	p.untouch(0, k)
 	p.touched = p.touched[min(k/pageUnit(), len(p.touched)):]
 	for _, n := range []*int{&p.cleared, &p.committed, &p.dirty} {
@@ -311,6 +330,7 @@ func (p *pages) shift(k int) {
 		p.seams[i] -= k
 	}
 	p.cutSeams()
+	p.noteHoles()
 }
 
 // cutSeams removes seams that are not inside the mapping.
@@ -338,7 +358,7 @@ func (p *pages) recycle(k int) (cut int) {
 		k = min(k, p.seams[0]) // mremap(2) does not move several VMAs
 	}
 	end := pageCeil(p.dirty)
-	if p.sparse() || len(p.seams) >= maxSeams || p.moveBehind(k, end) != nil {
+	if p.sparse.Load() || len(p.seams) >= maxSeams || p.moveBehind(k, end) != nil {
 		if p.cutFront(k) != nil {
 			return 0
 		}
@@ -354,13 +374,12 @@ func (p *pages) recycle(k int) (cut int) {
 func (p *pages) cutBack(k int) error {
 	mem := p.mem[:cap(p.mem)]
 	one := len(p.seams) == 0 || p.seams[len(p.seams)-1] <= k // VMA
-	if one && !p.sparse() && keepIdle(idlePages{mem: mem[k:], dirty: p.dirty - k, huge: p.huge}) {
+	if one && !p.sparse.Load() && keepIdle(idlePages{mem: mem[k:], dirty: p.dirty - k, huge: p.huge}) {
 		p.setMem(mem[:k:k])
 	} else if err := p.unmapBack(k); err != nil {
 		return err
 	}
-	defer p.noteHoles(p.sparse())
-	p.cutDirty(k)
+	p.uncommit(k)
 	p.cutSeams()
 	return nil
 }
@@ -376,7 +395,7 @@ func (p *pages) free() error {
 	for _, at := range slices.Backward(slices.Clone(p.seams)) {
 		_ = p.cutBack(at) // idle memory consists of single VMAs
 	}
-	if !p.sparse() && keepIdle(idlePages{mem: p.mem[:cap(p.mem)], dirty: p.dirty, huge: p.huge}) {
+	if len(p.seams) == 0 && !p.sparse.Load() && keepIdle(idlePages{mem: p.mem[:cap(p.mem)], dirty: p.dirty, huge: p.huge}) {
 		p.setMem(nil)
 		return nil
 	}

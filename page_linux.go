@@ -478,8 +478,9 @@ func (p *pages) moveToHeap(lo, hi int) []byte {
 	heapSplits.add(to)
 	_ = abandon(p.mem[:lo])
 	// Not before the move, because it makes the rest available to others.
-	if p.cutBack(hi) != nil {
-		_ = abandon(p.mem[hi:cap(p.mem)])
+	rest := idlePages{mem: p.mem[hi:cap(p.mem)], dirty: p.dirty - hi, huge: p.huge}
+	if p.sparse.Load() || !keepIdle(rest) {
+		_ = abandon(rest.mem)
 	}
 	p.setMem(nil)
 	return to

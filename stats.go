@@ -121,6 +121,6 @@ func (p *pages) setMem(mem []byte) {
 		stats.mappings.Add(-1)
 		profile.Remove(p)
 		untrack(p)
-		p.cutDirty(0)
+		p.uncommit(0)
 	}
 }

@@ -184,7 +184,7 @@ func (b *Buffer) rewind() {
 // shorten makes the contents end at buf[n].
 func (b *Buffer) shorten(n int) {
 	b.setEnd(n)
-	if b.m != nil && b.m.sparse() {
+	if b.m != nil && b.m.sparse.Load() {
 		b.uncommitHoles()
 	}
 }
@@ -344,7 +344,7 @@ func (b *Buffer) cloneString(n int) string {
 // slide moves the contents to the start of the storage.
 func (b *Buffer) slide() {
 	n := b.Len()
-	if m := b.m; m != nil && m.sparse() {
+	if m := b.m; m != nil && m.sparse.Load() {
 		m.mu.RLock()
 		m.willWrite(0, n)
 		m.mu.RUnlock()
@@ -521,7 +521,7 @@ func (b *Buffer) readFile(f *os.File, most int) (n int, err error) {
 // put copies p to the contents at offset off.
 func put[T []byte | string](b *Buffer, off int, p T) {
 	i := b.off + off
-	if m := b.m; m != nil && m.sparse() {
+	if m := b.m; m != nil && m.sparse.Load() {
 		m.mu.RLock()
 		filled := m.willWrite(i, i+len(p))
 		m.mu.RUnlock()
@@ -562,33 +562,54 @@ func (b *Buffer) withContents(f func(contents []byte)) {
 // invalid, or errStale. If direct is set, w may access the memory of the mapping.
 // Otherwise w may modify the Buffer that b is a copy of.
 func (b *Buffer) writeOut(w io.Writer, off int, direct bool) (total, n int, err error) {
-	if b.m != nil && direct {
-		if total, n, err, ok := b.writeDirect(w, off); ok {
+	total = b.Len() - off
+	for ok := direct && b.m != nil; ok && n < total; {
+		var k, took int
+		if k, took, err, ok = b.writeDirect(w, off+n); !ok {
+			break
+		}
+		if took < 0 || took > k {
+			return total, -1, err
+		}
+		if n += took; err != nil || took < k {
 			return total, n, err
 		}
 	}
+	if n == total {
+		return total, n, nil
+	}
 	if b.m != nil && fromCopies(w, b.m) {
-		return b.writeCopies(w, off, make([]byte, min(chunkMax, b.Len()-off)))
+		return b.writeCopies(w, off, make([]byte, min(chunkMax, total)))
 	}
 	p, err := b.view(0)
+	if err != nil && n > 0 {
+		return total, n, err
+	}
 	if err != nil {
 		return b.writeCopies(w, off, nil)
 	}
-	p = p[off:len(p):len(p)]
-	n, err = w.Write(p)
-	return len(p), n, err
+	k, err := w.Write(p[off+n : len(p) : len(p)])
+	if k < 0 || k > total-n {
+		return total, -1, err
+	}
+	return total, n + k, err
 }
 
-// writeDirect is writeOut to the end of the call with direct. It reports false,
-// and does nothing, if buf is not current.
-func (b *Buffer) writeDirect(w io.Writer, off int) (total, n int, err error, ok bool) {
+// directMax is the number of bytes, at most, that are written to w while the lock
+// of the mapping is held.
+const directMax = 4 * miB
+
+// writeDirect writes contents from offset off on to w, and returns how many, and
+// the results of w. It reports false, and does nothing, if buf is not current.
+func (b *Buffer) writeDirect(w io.Writer, off int) (k, n int, err error, ok bool) {
 	m := b.m
 	m.mu.RLock() // so that the memory stays, whatever others do
 	defer m.mu.RUnlock()
 	if !b.current() {
 		return 0, 0, nil, false
 	}
-	p := b.buf.slice()[b.off+off : b.buf.len : b.buf.len]
+	p := b.buf.slice()[b.off+off:]
+	p = p[:min(len(p), directMax):min(len(p), directMax)]
 	n, err = w.Write(p)
 	runtime.KeepAlive(m)
 	return len(p), n, err, true
