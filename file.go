@@ -352,7 +352,9 @@ func (w onlyWriter) WriteString(s string) (int, error) { return w.f.WriteString(
 //
 // w gets what a Writer gets from [Buffer.WriteTo], at the same cost, except that
 // network connections, pipes and terminals get a view: others may want to use
-// the Buffer while a call of Write waits. w should not modify the Buffer.
+// the Buffer while a call of Write waits. w should not modify the Buffer. If the
+// Buffer is closed meanwhile, WriteTo returns the number of bytes that it has
+// written before.
 func (f *File) WriteTo(w io.Writer) (n int64, err error) {
 	b, err := f.buffer("read")
 	if err != nil {
