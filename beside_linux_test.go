@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"sync"
 	"testing"
 	"time"
 
@@ -82,9 +83,11 @@ func TestOthersBesideWriteTo(t *testing.T) {
 	}
 	fill(other, 1, 3*miB)
 	read := blockedWrite(t, b)
-	go b.Bytes()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { b.Bytes() })
 	time.Sleep(50 * time.Millisecond)
-	go func() { _, _ = b.ReadAt(make([]byte, 1), 0) }()
+	wg.Go(func() { _, _ = b.ReadAt(make([]byte, 1), 0) })
 	time.Sleep(50 * time.Millisecond)
 	assert.True(t, ends(func() { other.Grow(10 * miB) }), "another Buffer waits for the pipe")
 	read()
@@ -108,12 +111,14 @@ func TestWriteToABufferBesideViews(t *testing.T) {
 		written <- expect(err == nil && int(n) == 5*miB, "%d, %v", n, err)
 	}()
 	time.Sleep(50 * time.Millisecond)
-	go b.Bytes()
+	viewed := make(chan bool)
+	go func() { b.Bytes(); close(viewed) }()
 	time.Sleep(50 * time.Millisecond)
 	// ReadAt goes on. If it cannot, nothing will ever end: no locks, then.
 	ended := ends(func() { _, _ = b.copyAt(make([]byte, 1), 0) })
 	mu.RUnlock()
 	assert.NoError(t, <-written)
+	<-viewed
 	require.True(t, ended, "deadlock of ReadAt, WriteTo and Bytes")
 }
 

@@ -81,7 +81,7 @@ func pagesAtRandom(t *testing.T, before func(r *rand.Rand) (after func())) {
 				require.NoError(t, diffBytes(contents(&w.b), w.want), "%v", w.trace)
 				require.NoError(t, w.b.Close())
 			}
-			require.Greater(t, walks, 5)
+			require.Positive(t, walks)
 		})
 	}
 }
