@@ -27,10 +27,7 @@ func TestRegionIsASlice(t *testing.T) {
 // after its memory has gone elsewhere: that read unmapped memory, or that of
 // another Buffer.
 func TestReflection(t *testing.T) {
-	type request struct {
-		name string
-		body Buffer
-	}
+	type request struct{ body Buffer }
 	for name, use := range map[string]func(b *Buffer){
 		"nothing": func(*Buffer) {},
 		"viewed":  func(b *Buffer) { b.Bytes() },
