@@ -29,11 +29,11 @@ func (b *Buffer) grow(n int) error {
 		b.rewind()
 	}
 	used, size, c := b.buf.len, b.Cap(), b.buf.cap
-	if b.m != nil { // c is not known without the lock, and is too fine to decide about sliding
-		c = min(coarse(c), size)
+	if b.m != nil { // buf is only what was cleared
+		c = b.m.committed
 	}
 	switch {
-	case n <= b.buf.cap-used:
+	case n <= c-used:
 		return nil
 	case c == 0 && b.m == nil && n <= smallSize && smallSize < mapThreshold:
 		b.setSlice(make([]byte, 0, smallSize), 0)
