@@ -22,7 +22,7 @@ func ends(f func()) bool {
 	select {
 	case <-done:
 		return true
-	case <-time.After(300 * time.Millisecond):
+	case <-time.After(10 * time.Second): // never, unless it waits for the other end
 		return false
 	}
 }
