@@ -169,7 +169,7 @@ type Buffer struct {
 
 	lastRead readOp   // last read operation, for UnreadByte and UnreadRune
 	gen      uint32   // generation of m that buf and off belong to; 0 if m is nil
-	buf      region   // contents are buf[off:len(buf)]; storage is Go memory, or the committed part of m.mem
+	buf      region   // contents are buf[off:len(buf)]; storage is Go memory, or the cleared part of m.mem
 	off      int      // read at &buf[off], write at &buf[len(buf)]
 	m        *mapping // mapping of buf; nil for Go memory; kept until adopt if it was published
 }
@@ -322,7 +322,8 @@ func (b *Buffer) Len() int { return b.buf.len - b.off }
 // Pages of a mapping that have not been written use address space but no
 // memory.
 //
-// After Bytes, Peek, AvailableBuffer or WriteTo of a File has moved the contents to the Go heap,
+// After Bytes, Peek, AvailableBuffer or WriteTo of a File has moved the contents
+// to the Go heap,
 // Cap and [Buffer.Available] report the capacity of the former mapping until
 // the Buffer is next modified.
 func (b *Buffer) Cap() int {
@@ -551,8 +552,8 @@ func (b *Buffer) writeByte(c byte) error {
 // r.Read is passed Go memory: the spare capacity of a slice, or, if the contents
 // are in a mapping, a chunk of 16 to 256 KiB that is allocated for the call and
 // copied. It is passed the mapping itself if r is an [os.File] that is a regular
-// file, also by io.Copy. If r itself modifies the Buffer, the data that it returns may replace
-// what it has appended.
+// file, also by io.Copy. If r itself modifies the Buffer, the data that it
+// returns may replace what it has appended.
 //
 // If MaxLen is set, ReadFrom appends as much as fits. To find out whether r has
 // more data, it then reads one more byte from r. If there is one, that byte is
@@ -599,7 +600,7 @@ type chunk []byte
 
 const (
 	chunkMin = 16 << 10
-	chunkMax = 256 << 10 // ReadFrom of 512 MiB: 64 KiB and 1 MiB take 1.1 times as long
+	chunkMax = 256 << 10
 )
 
 // upTo returns the chunk, but at most n bytes of it.
@@ -671,7 +672,7 @@ func (b *Buffer) WriteTo(w io.Writer) (n int64, err error) {
 	b.lastRead = opInvalid
 	if b.Len() > 0 {
 		was := *b // w may change b
-		total, m, err := was.writeOut(w, 0, direct(w))
+		total, m, err := was.writeOut(w, 0, was.m != nil && direct(w))
 		if m < 0 || m > total {
 			panic(panicWriteTo)
 		}

@@ -364,7 +364,7 @@ func (f *File) WriteTo(w io.Writer) (n int64, err error) {
 	if f.off >= int64(now.Len()) {
 		return 0, nil
 	}
-	total, m, err := now.writeOut(w, int(f.off), direct(w) && !mayWait(w))
+	total, m, err := now.writeOut(w, int(f.off), now.m != nil && direct(w) && !mayWait(w))
 	if err == errStale {
 		if b.snapshot().m != now.m { // closed meanwhile
 			f.off += int64(m)

@@ -91,12 +91,12 @@ func (p *pages) clearTo(n int) {
 
 func stepCeil(n int) int { return (n + clearStep - 1) &^ (clearStep - 1) }
 
-// commit makes committed at least n, for bytes that will be written in order after
-// mem[:lo]. lo and n are any numbers.
-func (p *pages) commit(lo, n int) {
+// commit makes committed at least n, any number, for bytes that will be written in
+// order.
+func (p *pages) commit(n int) {
 	if n > p.committed {
 		n = min(coarse(n), len(p.mem))
-		p.prepare(max(lo, p.committed), n)
+		p.prepare(p.committed, n)
 		p.committed = n
 	}
 }
@@ -131,8 +131,7 @@ func (p *pages) populateUnits(lo, hi int) {
 // populateAround makes the pages of mem[lo:hi], any range, resident with one
 // system call, which takes less time than a fault for each.
 func (p *pages) populateAround(lo, hi int) {
-	page := os.Getpagesize()
-	if lo, hi = lo&^(page-1), (hi+page-1)&^(page-1); lo < hi {
+	if lo, hi = systemFloor(lo), systemCeil(hi); lo < hi {
 		_ = p.populate(lo, hi) // not supported before Linux 5.14
 	}
 }
@@ -172,7 +171,7 @@ func (p *pages) commitGap(lo, hi, end int) {
 		p.touch(lo, to)
 		p.committed = max(p.committed, to)
 	} else {
-		p.commit(lo, to)
+		p.commit(to)
 	}
 	p.zero(lo, hi, clean)
 	if to = min(to, clean); hi < to {
@@ -198,8 +197,7 @@ func (p *pages) punch(lo, hi int) error {
 // holes, and thus small pages, zero returns whole pages to the kernel.
 func (p *pages) zero(lo, hi, clean int) {
 	hi = min(hi, clean)
-	page := os.Getpagesize()
-	first, last := (lo+page-1)&^(page-1), hi&^(page-1)
+	first, last := systemCeil(lo), systemFloor(hi)
 	if first < last && p.sparse.Load() && p.discard(first, last) == nil {
 		clear(p.mem[last:hi])
 		hi = first
@@ -412,17 +410,11 @@ func (p *pages) freeExcess() bool {
 	defer p.mu.Unlock()
 	const step = 64 * kiB // a multiple of any page
 	if end := (p.committed + step - 1) &^ (step - 1); p.mem != nil && end < p.dirty {
-		if p.discard(end, p.dirtyPages()) == nil { // fails for locked memory (mlock(2))
+		if p.discard(end, systemCeil(p.dirty)) == nil { // fails for locked memory (mlock(2))
 			p.cutDirty(end)
 		}
 	}
 	return true
-}
-
-// dirtyPages returns dirty rounded up to a whole system page.
-func (p *pages) dirtyPages() int {
-	page := os.Getpagesize()
-	return (p.dirty + page - 1) &^ (page - 1)
 }
 
 // freeUnreachable frees mem, if that was not done before, after the collector
@@ -485,6 +477,11 @@ func pageCeil(n int) int { return pageFloor(n + pageUnit() - 1) }
 
 // pageFloor returns n rounded down to a multiple of pageUnit.
 func pageFloor(n int) int { return n &^ (pageUnit() - 1) }
+
+// systemFloor and systemCeil round to multiples of the system page, which is
+// smaller.
+func systemFloor(n int) int { return n &^ (os.Getpagesize() - 1) }
+func systemCeil(n int) int  { return systemFloor(n + os.Getpagesize() - 1) }
 
 // pageRound returns n rounded up to a multiple of pageUnit, but at least one
 // unit. It reports false if n is negative or the result overflows.

@@ -216,18 +216,18 @@ func appendSlow[T []byte | string](b *Buffer, p T) {
 		runtime.KeepAlive(b)
 		return
 	}
-	m.makeCommitted(i, i+len(p))
+	m.makeCommitted(i + len(p))
 	end := i + m.write(i, i+len(p), func(mem []byte) int { return copy(mem, p) })
 	b.buf.set(m.mem[:end:m.cleared])
 	runtime.KeepAlive(m)
 }
 
 // makeCommitted is commit for an owner who does not hold mu.
-func (m *mapping) makeCommitted(lo, n int) {
+func (m *mapping) makeCommitted(n int) {
 	if n > m.committed {
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		m.commit(lo, n)
+		m.commit(n)
 	}
 }
 
@@ -396,7 +396,7 @@ func (b *Buffer) copyTo(p []byte) {
 func (b *Buffer) copyToMapping(m *mapping) {
 	m.mu.Lock() // so that freeExcess does not discard what is not committed yet
 	defer m.mu.Unlock()
-	m.commit(0, b.Len())
+	m.commit(b.Len())
 	end := m.write(0, b.Len(), b.get)
 	old, gen := b.m, b.gen
 	b.setMapping(m, 0, end)
@@ -503,7 +503,7 @@ func (b *Buffer) readSlice(r io.Reader, most int) (n int, err error) {
 // must be room for most bytes.
 func (b *Buffer) readFile(f *os.File, most int) (n int, err error) {
 	i, m := b.buf.len, b.m
-	m.makeCommitted(i, i+most)
+	m.makeCommitted(i + most)
 	m.mu.RLock() // so that the memory stays, whatever others do
 	defer m.mu.RUnlock()
 	if !b.current() {
@@ -559,11 +559,11 @@ func (b *Buffer) withContents(f func(contents []byte)) {
 
 // writeOut writes the contents from offset off on to w, in one call if possible.
 // It returns how many they are and the results of w, of which the count may be
-// invalid, or errStale. If direct is set, w may access the memory of the mapping.
+// invalid, or errStale. If direct is set, there is a mapping, and w may access it.
 // Otherwise w may modify the Buffer that b is a copy of.
 func (b *Buffer) writeOut(w io.Writer, off int, direct bool) (total, n int, err error) {
 	total = b.Len() - off
-	for ok := direct && b.m != nil; ok && n < total; {
+	for ok := direct; ok && n < total; {
 		var k, took int
 		if k, took, err, ok = b.writeDirect(w, off+n); !ok {
 			break
