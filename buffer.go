@@ -454,7 +454,7 @@ func (b *Buffer) fits(n int) bool {
 // is set, and small Buffers do not need it.
 func (b *Buffer) paceFor(n int) {
 	used := b.buf.len
-	if b.m != nil && n > b.m.committed-used || b.m == nil && n > b.buf.cap-used && n > min(idleMin, mapThreshold)-used {
+	if b.m != nil && n > b.m.committedTo()-used || b.m == nil && n > b.buf.cap-used && n > min(idleMin, mapThreshold)-used {
 		pace(b.m)
 	}
 }

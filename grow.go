@@ -30,7 +30,7 @@ func (b *Buffer) grow(n int) error {
 	}
 	used, size, c := b.buf.len, b.Cap(), b.buf.cap
 	if b.m != nil { // buf is only what was cleared
-		c = b.m.committed
+		c = b.m.committedTo()
 	}
 	switch {
 	case n <= c-used:

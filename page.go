@@ -56,8 +56,8 @@ type pages struct {
 	dirty     int
 	touched   []uint32 // a flag for each unit; set while mu is held for reading, too
 
-	// The owner alone uses cleared, and reads committed, without mu. Anybody
-	// may read the others.
+	// The owner changes cleared while mu is held for reading. Anybody may read
+	// the others.
 	cleared int
 	held    atomic.Int64
 	sparse  atomic.Bool // whether there are holes
@@ -70,7 +70,7 @@ const clearStep = 32 * kiB
 
 // write calls f to write mem[lo:hi] or less, and returns the number of bytes that f
 // has written. lo is not greater than cleared, and hi not greater than committed.
-// The owner calls it, who holds mu for reading if f can take long.
+// The owner calls it, who holds mu for reading.
 func (p *pages) write(lo, hi int, f func(mem []byte) int) int {
 	if !p.huge {
 		p.populateAround(max(lo, p.cleared), min(stepCeil(hi), p.committed))
@@ -99,6 +99,16 @@ func (p *pages) commit(n int) {
 		p.prepare(p.committed, n)
 		p.committed = n
 	}
+}
+
+// committedTo returns committed, for an owner who does not hold mu.
+//
+// Without the lock, the race detector would not see that this happens before the
+// mapping is found unreachable and freed.
+func (p *pages) committedTo() int {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	return p.committed
 }
 
 // coarse returns n, any number, rounded up to a multiple of 128 KiB, or of about

@@ -217,6 +217,8 @@ func appendSlow[T []byte | string](b *Buffer, p T) {
 		return
 	}
 	m.makeCommitted(i + len(p))
+	m.mu.RLock()
+	defer m.mu.RUnlock() // the copy may panic, see append
 	end := i + m.write(i, i+len(p), func(mem []byte) int { return copy(mem, p) })
 	b.buf.set(m.mem[:end:m.cleared])
 	runtime.KeepAlive(m)
@@ -224,7 +226,7 @@ func appendSlow[T []byte | string](b *Buffer, p T) {
 
 // makeCommitted is commit for an owner who does not hold mu.
 func (m *mapping) makeCommitted(n int) {
-	if n > m.committed {
+	if m.committedTo() < n {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		m.commit(n)
