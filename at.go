@@ -4,7 +4,9 @@ import (
 	"errors"
 	"math"
 	"sync"
-	"unsafe"
+
+	"github.com/mmapbuf/mmapbuf/internal/mapping"
+	"github.com/mmapbuf/mmapbuf/internal/vm"
 )
 
 // ReadAt and WriteAt may run beside each other and beside Close, and in other
@@ -26,13 +28,13 @@ var atLocks [64]struct {
 
 // atLock returns the lock of b. It does not make b escape to the heap.
 func (b *Buffer) atLock() *sync.RWMutex {
-	const golden = 0x9e3779b9                           // spreads addresses that are multiples of a size
-	h := uint32(uintptr(unsafe.Pointer(b))>>3) * golden // only a number: nothing is accessed by it
+	const golden = 0x9e3779b9 // spreads addresses that are multiples of a size
+	h := uint32(vm.Address(b)>>3) * golden
 	return &atLocks[h>>26].RWMutex
 }
 
 // detach empties b, and returns its former mapping and the generation of that.
-func (b *Buffer) detach() (m *mapping, gen uint32) {
+func (b *Buffer) detach() (m *mapping.Mapping, gen uint32) {
 	mu := b.atLock()
 	mu.Lock()
 	defer mu.Unlock()
@@ -124,14 +126,14 @@ func (b *Buffer) WriteAt(p []byte, off int64) (n int, err error) {
 func extendLocked[T []byte | string](b *Buffer, off, end int, p T) (written bool, err error) {
 	m, more, written, err := extendHolding(b, off, end, p)
 	if more {
-		pace(m) // after releasing the lock, because it may wait
+		mapping.Pace(m) // after releasing the lock, because it may wait
 	}
 	return written, err
 }
 
 // extendHolding is extendLocked without pacing. It also returns the mapping of b
 // and whether more of the storage was committed.
-func extendHolding[T []byte | string](b *Buffer, off, end int, p T) (m *mapping, more, written bool, err error) {
+func extendHolding[T []byte | string](b *Buffer, off, end int, p T) (m *mapping.Mapping, more, written bool, err error) {
 	mu := b.atLock()
 	mu.Lock()
 	defer mu.Unlock()
@@ -144,10 +146,10 @@ func extendHolding[T []byte | string](b *Buffer, off, end int, p T) (m *mapping,
 	if n <= 0 {
 		return nil, false, false, nil
 	}
-	was := b.buf.cap
+	was := b.buf.Cap
 	if err = b.reserve(n); err == nil {
 		b.lastRead = opInvalid
 		written = extend(b, b.off+off, b.off+end, p)
 	}
-	return b.m, b.buf.cap > was, written, err
+	return b.m, b.buf.Cap > was, written, err
 }

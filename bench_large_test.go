@@ -9,6 +9,8 @@ import (
 	"runtime"
 	"testing"
 	"time"
+
+	"github.com/mmapbuf/mmapbuf/internal/mapping"
 )
 
 // large is the size of what these benchmarks work on: 1 GiB, with -short less.
@@ -58,7 +60,7 @@ func timed(f func()) time.Duration {
 // BenchmarkFloor is filling beside the least that can be done, in turn, for the
 // two are too close for BenchmarkFill to tell apart.
 func BenchmarkFloor(b *testing.B) {
-	if !canMap() {
+	if !mapping.Available() {
 		b.Skip("no mappings here")
 	}
 	chunk := bytes.Repeat([]byte("mmapbuf\n"), 64*kiB/8)
@@ -304,7 +306,7 @@ func BenchmarkLife(b *testing.B) {
 				}
 				t3 := time.Now()
 				for range rounds {
-					if canMap() && size >= 2*miB {
+					if mapping.Available() && size >= 2*miB {
 						fillMapping(size, chunk, true)
 					}
 				}
@@ -319,7 +321,7 @@ func BenchmarkLife(b *testing.B) {
 			b.ReportMetric(median(std), "bytes.Buffer-ns")
 			b.ReportMetric(median(drop), "dropped-ratio")
 			b.ReportMetric(median(closed), "closed-ratio")
-			if canMap() && size >= 2*miB {
+			if mapping.Available() && size >= 2*miB {
 				b.ReportMetric(median(floor), "floor-ratio")
 			}
 		})

@@ -10,6 +10,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/mmapbuf/mmapbuf/internal/mapping"
+	"github.com/mmapbuf/mmapbuf/internal/vm"
 )
 
 // The benchmarks run every implementation side by side, so that a ratio comes
@@ -67,17 +70,18 @@ var fillers = []filler{
 // fillMapping is the least that can be done: a mapping of the right size and
 // plain copies into it, where memory for ordinary pages is had for each at once.
 func fillMapping(n int, chunk []byte, huge bool) {
-	p, err := mapPages(n, huge)
+	n, _ = vm.Round(n)
+	mem, err := vm.Map(n, huge)
 	if err != nil {
 		return
 	}
 	for i := 0; i < n; i += len(chunk) {
 		if !huge {
-			p.populateAround(i, i+len(chunk))
+			_ = vm.Populate(mem[i:min(i+len(chunk), n)])
 		}
-		copy(p.mem[i:], chunk)
+		copy(mem[i:], chunk)
 	}
-	_ = p.unmap()
+	_ = vm.Unmap(mem)
 }
 
 func fillBuffer(b *Buffer, n int, chunk []byte) {
@@ -94,7 +98,7 @@ func BenchmarkFill(b *testing.B) {
 		for _, f := range fillers {
 			b.Run("size="+sizeName(size)+"/impl="+f.name, func(b *testing.B) {
 				needBench(b, size)
-				if strings.HasPrefix(f.name, "floor") && (!canMap() || size < 2*miB) {
+				if strings.HasPrefix(f.name, "floor") && (!mapping.Available() || size < 2*miB) {
 					b.Skip("no mapping of this size here")
 				}
 				chunk := bytes.Repeat([]byte("mmapbuf\n"), 64*kiB/8)
@@ -149,14 +153,15 @@ const maxWarm = 5 << 30
 func equalChance(n int64) {
 	sink = nil
 	debug.FreeOSMemory()
-	p, err := mapPages(int(min(n, maxWarm, math.MaxInt)), true)
+	size, _ := vm.Round(int(min(n, maxWarm, math.MaxInt)))
+	mem, err := vm.Map(size, true)
 	if err != nil {
 		return
 	}
-	for i := 0; i < len(p.mem); i += 4 * kiB {
-		p.mem[i] = 1
+	for i := 0; i < len(mem); i += 4 * kiB {
+		mem[i] = 1
 	}
-	_ = p.unmap()
+	_ = vm.Unmap(mem)
 }
 
 // BenchmarkOp measures single operations on storage that is there already: of

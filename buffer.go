@@ -142,6 +142,9 @@ import (
 	"bytes"
 	"errors"
 	"io"
+
+	"github.com/mmapbuf/mmapbuf/internal/mapping"
+	"github.com/mmapbuf/mmapbuf/internal/vm"
 )
 
 // A Buffer is a variable-sized buffer of bytes with all methods of
@@ -167,11 +170,11 @@ type Buffer struct {
 	// ordinary pages in any case, unless they are later written in order.
 	NoHugePages bool
 
-	lastRead readOp   // last read operation, for UnreadByte and UnreadRune
-	gen      uint32   // generation of m that buf and off belong to; 0 if m is nil
-	buf      region   // contents are buf[off:len(buf)]; storage is Go memory, or the cleared part of m.mem
-	off      int      // read at &buf[off], write at &buf[len(buf)]
-	m        *mapping // mapping of buf; nil for Go memory; kept until adopt if it was published
+	lastRead readOp           // last read operation, for UnreadByte and UnreadRune
+	gen      uint32           // generation of m that buf and off belong to; 0 if m is nil
+	buf      vm.Region        // contents are buf[off:len(buf)]; Go memory, or the window of m
+	off      int              // read at &buf[off], write at &buf[len(buf)]
+	m        *mapping.Mapping // nil for Go memory; kept until adopt if it was published
 }
 
 // readOp is the last operation on a Buffer, as needed by UnreadByte and
@@ -316,7 +319,7 @@ func (b *Buffer) String() (s string) {
 }
 
 // Len returns the number of unread bytes.
-func (b *Buffer) Len() int { return b.buf.len - b.off }
+func (b *Buffer) Len() int { return b.buf.Len - b.off }
 
 // Cap returns the capacity of the storage in bytes, including consumed bytes.
 // Pages of a mapping that have not been written use address space but no
@@ -328,14 +331,14 @@ func (b *Buffer) Len() int { return b.buf.len - b.off }
 // the Buffer is next modified.
 func (b *Buffer) Cap() int {
 	if b.m != nil {
-		return int(b.m.capacity.Load())
+		return b.m.Capacity()
 	}
-	return b.buf.cap
+	return b.buf.Cap
 }
 
 // Available returns the number of bytes that can be written without enlarging
 // the storage. See [Buffer.Cap] for an exception.
-func (b *Buffer) Available() int { return b.Cap() - b.buf.len }
+func (b *Buffer) Available() int { return b.Cap() - b.buf.Len }
 
 // Truncate discards all but the first n unread bytes. It keeps the storage;
 // [Buffer.Shrink] releases what is not needed. Truncate panics if n is negative
@@ -409,12 +412,12 @@ func (b *Buffer) Shrink() {
 	mu := b.atLock()
 	mu.Lock()
 	defer mu.Unlock()
-	switch mapped := live > mapThreshold && (b.m != nil || canMap()); {
-	case !mapped && (b.m != nil || live < b.buf.cap):
-		b.copyTo(make([]byte, live))
+	switch mapped := live > mapThreshold && (b.m != nil || mapping.Available()); {
+	case !mapped && (b.m != nil || live < b.buf.Cap):
+		b.copyToSlice(make([]byte, live))
 	case mapped && b.m == nil:
-		if c, ok := pageRound(live); ok && c < b.buf.cap {
-			_ = b.move(c, live) // if it fails, the storage stays
+		if c, ok := vm.Round(live); ok && c < b.buf.Cap {
+			_ = b.copyToNew(c, live) // if it fails, the storage stays
 		}
 	case mapped:
 		b.shrinkMapping()
@@ -440,22 +443,22 @@ func (b *Buffer) Close() error {
 	if m == nil {
 		return nil
 	}
-	return m.release(gen) // without the lock of ReadAt, which others share: it may wait
+	return m.Release(gen) // without the lock of ReadAt, which others share: it may wait
 }
 
 // fits reports whether n more bytes fit into buf and no other work is needed. It
 // is small enough to be inlined.
 func (b *Buffer) fits(n int) bool {
-	return n <= b.buf.cap-b.buf.len && b.MaxLen <= 0
+	return n <= b.buf.Cap-b.buf.Len && b.MaxLen <= 0
 }
 
 // paceFor calls pace if n more bytes may take memory: if more of a mapping will be
 // committed, or if a slice may become one. Other writes, which come here if MaxLen
 // is set, and small Buffers do not need it.
 func (b *Buffer) paceFor(n int) {
-	used := b.buf.len
-	if b.m != nil && n > b.m.committedTo()-used || b.m == nil && n > b.buf.cap-used && n > min(idleMin, mapThreshold)-used {
-		pace(b.m)
+	used := b.buf.Len
+	if b.m != nil && n > b.m.Committed()-used || b.m == nil && n > b.buf.Cap-used && n > min(mapping.IdleMin, mapThreshold)-used {
+		mapping.Pace(b.m)
 	}
 }
 
@@ -702,7 +705,7 @@ func (b *Buffer) Read(p []byte) (n int, err error) {
 		return b.adopt().Read(p)
 	}
 	b.lastRead = opInvalid
-	if b.off >= b.buf.len {
+	if b.off >= b.buf.Len {
 		b.rewind() // the consumed bytes are room again
 		if len(p) == 0 {
 			return 0, nil
@@ -734,7 +737,7 @@ func (b *Buffer) ReadByte() (byte, error) {
 		return b.adopt().ReadByte()
 	}
 	i := b.off
-	if uint(i) >= uint(b.buf.len) {
+	if uint(i) >= uint(b.buf.Len) {
 		return 0, b.eof()
 	}
 	c := b.at(i)
@@ -755,7 +758,7 @@ func (b *Buffer) eof() error {
 // size 1.
 func (b *Buffer) ReadRune() (r rune, size int, err error) {
 	b.refresh()
-	if b.off >= b.buf.len {
+	if b.off >= b.buf.Len {
 		b.rewind()
 		return 0, 0, io.EOF
 	}

@@ -21,6 +21,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/mmapbuf/mmapbuf/internal/vm"
 )
 
 // childInGroup is inChild for a child in a control group of n bytes of memory.
@@ -123,7 +125,7 @@ func groupMemoryFollows(t *testing.T) {
 		_, _ = io.CopyN(io.Discard, &bufs[i], 3*miB)
 		bufs[i].Shrink()
 	}
-	unit := 2 * max(pageUnit(), mapThreshold)
+	unit := 2 * max(vm.Unit(), mapThreshold)
 	requireGroupMemory(t, was, len(bufs)*(2*miB+unit), "Shrink of many", idle)
 	for i := range bufs {
 		require.NoError(t, bufs[i].Close())

@@ -32,7 +32,7 @@ func TestWithoutSys(t *testing.T) {
 	require.NoDirExists(t, "/sys/kernel")
 	b, _ := mapped(t, 16*miB)
 	requireOneVMA(t, b, "without /sys")
-	require.NotZero(t, vmas(t, b.m.mem)[0].huge)
+	require.NotZero(t, vmas(t, b.m.Inspect().Mem)[0].huge)
 	require.NoError(t, b.Close())
 	useAll(t)
 }

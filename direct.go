@@ -4,6 +4,8 @@ import (
 	"io"
 	"os"
 	"reflect"
+
+	"github.com/mmapbuf/mmapbuf/internal/mapping"
 )
 
 // Only this package and the kernel access the memory of a mapping: a Reader
@@ -68,7 +70,7 @@ func direct(w io.Writer) bool {
 
 // fromCopies reports whether w is better given copies of parts of the contents of m
 // than a view: if it copies them, but takes locks that come before that of m.
-func fromCopies(w io.Writer, m *mapping) bool {
+func fromCopies(w io.Writer, m *mapping.Mapping) bool {
 	var b *Buffer
 	switch w := w.(type) {
 	case *Buffer:

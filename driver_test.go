@@ -304,9 +304,9 @@ func changed(views []seen) error {
 // endViews is called after the contents may have changed. A view of storage
 // that the Buffer still has, or adopts with its next change, shows what it likes.
 func (p *pair) endViews() {
-	buf := p.got.buf.slice()
+	buf := p.got.buf.Slice()
 	if m := p.got.m; m != nil && !p.got.current() {
-		buf = m.publishedFor(p.got.gen, p.got.off, p.got.buf.len).mem
+		buf, _ = m.Published(p.got.gen, p.got.off, p.got.buf.Len)
 	}
 	for _, s := range p.live {
 		if !overlap(s.view, buf) {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -21,6 +22,9 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/mmapbuf/mmapbuf/internal/mapping"
+	"github.com/mmapbuf/mmapbuf/internal/vm"
 )
 
 // A fault is a call that fails. One that replaces what is mapped at an address
@@ -46,6 +50,9 @@ var faultyCalls = []faulty{
 	{name: "madvise"},
 	{name: "mincore"},
 }
+
+// permanent are the errnos of mmap(2) after which it is not called again.
+var permanent = []unix.Errno{unix.ENOSYS, unix.EPERM, unix.EACCES, unix.EINVAL, unix.EFAULT}
 
 var faultyErrnos = []unix.Errno{
 	unix.ENOMEM, unix.EAGAIN, unix.EFAULT, unix.EINVAL, unix.EPERM, unix.ENOSYS, unix.EACCES,
@@ -342,19 +349,19 @@ var scenarios = []scenario{
 		s.write(5 * s.mb)
 		s.close()
 		s.write(s.mb) // to what was written before
-		decay(time.Now().Add(time.Hour))
+		twoTicks()
 		s.check("the rest of it is gone")
 		s.write(3 * s.mb)
 		s.view("Bytes")
 		s.write(5 * s.mb)
 		s.close()
-		decay(time.Now().Add(idleFor * 3 / 4))
+		mapping.Tick()
 		s.write(3 * s.mb)
 		s.truncate(s.mb)
 		s.shrink()
 		s.write(3 * s.mb)
 		s.close()
-		decay(time.Now().Add(time.Hour))
+		twoTicks()
 	}},
 	{"shrink", func(s *subject) {
 		s.write(5 * s.mb)
@@ -631,9 +638,9 @@ func requireMapped(t *testing.T, p *plan, b *Buffer) {
 		return
 	}
 	require.EqualValues(t, 1, s.Mappings, "%s", p)
-	mem := b.m.mem[:cap(b.m.mem)]
+	mem := b.m.Inspect().Mem[:cap(b.m.Inspect().Mem)]
 	require.EqualValues(t, len(mem), s.MappedBytes, "%s", p)
-	require.Equal(t, len(b.m.mem), b.Cap(), "%s", p)
+	require.Equal(t, len(b.m.Inspect().Mem), b.Cap(), "%s", p)
 	_, others := anonymous(t)
 	require.Empty(t, minus([]span{spanOf(mem)}, others), "%s: parts of the mapping are not mapped", p)
 }
@@ -659,26 +666,24 @@ func leaks(t *testing.T, p *plan, was []span) []span {
 			holes = append(holes, minus([]span{h}, heap)...)
 		}
 	}
-	lost.Lock()
-	defer lost.Unlock()
-	require.GreaterOrEqual(t, len(lost.objects), min(len(holes), 1), "%s: a hole in the heap", p)
+	require.GreaterOrEqual(t, vm.Lost(), min(len(holes), 1), "%s: a hole in the heap", p)
 	require.Zero(t, (sum(heap)+sum(holes))%arena, "%s: a hole in the heap", p)
 	if p.name != "mremap fixed" {
-		require.Empty(t, lost.objects, "%s: objects kept", p)
+		require.Zero(t, vm.Lost(), "%s: objects kept", p)
 	}
-	require.LessOrEqual(t, len(lost.objects), 1, "%s: objects kept", p)
+	require.LessOrEqual(t, vm.Lost(), 1, "%s: objects kept", p)
 	for _, h := range holes {
 		_, _, errno := unix.Syscall6(unix.SYS_MMAP, h.lo, uintptr(h.len()), unix.PROT_READ|unix.PROT_WRITE,
 			unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_FIXED_NOREPLACE, ^uintptr(0), 0)
 		require.Zero(t, errno)
 	}
-	lost.objects = nil
+	vm.ForgetLost()
 	return unexplained
 }
 
 // A setting is what scenarios run with.
 type setting struct {
-	mb, threshold, copied int // copied is copiedView
+	mb, threshold, copied int // copied is mapping.CopiedView
 	noHugePages           bool
 }
 
@@ -698,21 +703,21 @@ func withFaults(t *testing.T, p *plan, set setting, run func(s *subject)) {
 func withFaultsOnce(t *testing.T, p *plan, set setting, run func(s *subject)) []span {
 	t.Helper()
 	p.seen, p.hits, p.over, p.left, p.holes = make(map[string]int), 0, false, nil, nil
-	emptyIdle()
+	mapping.EmptyIdle()
 	_, was := anonymous(t)
 	s := &subject{t: t, plan: p, want: scratch()[:0], mb: set.mb}
 	s.b.NoHugePages = set.noHugePages
 	decide := p.decide
-	onCall.Store(&decide)
-	defer onCall.Store(nil)
+	vm.OnCall.Store(&decide)
+	defer vm.OnCall.Store(nil)
 	run(s)
 	p.end() // from here on nothing may fail
 	s.check("at the end")
 	requireMapped(t, p, &s.b)
-	require.Equal(t, mmapRefused.Load(), mmapRefused.Load() && p.hits > 0 && permanent(p.errno), "%s", p)
-	require.Equal(t, copyViews.Load(), copyViews.Load() && p.hits > 0 && p.name == "mremap fixed", "%s", p)
-	mmapRefused.Store(false)
-	copyViews.Store(false)
+	require.Equal(t, !vm.Available(), !vm.Available() && p.hits > 0 && slices.Contains(permanent, p.errno), "%s", p)
+	require.Equal(t, vm.MovesRefused(), vm.MovesRefused() && p.hits > 0 && p.name == "mremap fixed", "%s", p)
+	vm.RefuseMaps(false)
+	vm.RefuseMoves(false)
 
 	s.write(2 * s.mb)
 	s.read(s.mb)
@@ -722,7 +727,7 @@ func withFaultsOnce(t *testing.T, p *plan, set setting, run func(s *subject)) []
 	s.close()
 	requireMapped(t, p, &s.b)
 	s.collect()
-	emptyIdle()
+	mapping.EmptyIdle()
 	return leaks(t, p, was)
 }
 
@@ -751,7 +756,7 @@ func TestFaults(t *testing.T) {
 // TestFaultsAtFullSize does so with pages and contents as they are in earnest.
 func TestFaultsAtFullSize(t *testing.T) {
 	needMemory(t, giB)
-	set := setting{miB, miB, copiedView, false}
+	set := setting{miB, miB, mapping.CopiedView, false}
 	faults := allFaults(t, append(largeScenarios, scenarios...), []unix.Errno{unix.ENOMEM}, []bool{false}, set)
 	t.Logf("%d cases", faults)
 	assert.GreaterOrEqual(t, faults, 100)
@@ -762,10 +767,10 @@ func TestFaultsAtFullSize(t *testing.T) {
 func allFaults(t *testing.T, scenarios []scenario, errnos []unix.Errno, forGood []bool, set setting) (cases int) {
 	t.Helper()
 	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // when it runs is for collect to say
-	eventually(t, func() bool { return stats.mappings.Load() == 0 })
+	eventually(t, func() bool { return mapping.Counters.Mappings.Load() == 0 })
 	manyThreads()
-	defer func(n int) { copiedView = n }(copiedView)
-	copiedView = set.copied
+	defer func(n int) { mapping.CopiedView = n }(mapping.CopiedView)
+	mapping.CopiedView = set.copied
 	_ = make([]byte, 256*miB) // so that the runtime's tables of the heap are there
 	hits := make(map[faulty]int)
 	for _, sc := range scenarios {
@@ -861,9 +866,9 @@ func TestFaultCollections(t *testing.T) {
 		func() {
 			b := new(Buffer)
 			fill(b, i, n)
-			lo = uintptr(base(b.m.mem))
-			onCall.Store(&hook)
-			defer onCall.Store(nil)
+			lo = uintptr(base(b.m.Inspect().Mem))
+			vm.OnCall.Store(&hook)
+			defer vm.OnCall.Store(nil)
 			require.True(t, call(b, i, n), "call %d", i)
 		}()
 		runtime.GC()

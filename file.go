@@ -8,6 +8,8 @@ import (
 	"math"
 	"os"
 	"sync/atomic"
+
+	"github.com/mmapbuf/mmapbuf/internal/vm"
 )
 
 // A File reads and writes the contents of a [Buffer] at an offset, as an
@@ -69,7 +71,7 @@ type File struct {
 }
 
 // chunkSize is the number of bytes that ReadFrom copies at a time.
-const chunkSize = 64 * kiB
+const chunkSize = 64 * vm.KiB
 
 var (
 	errNegativeOffset = fmt.Errorf("negative offset: %w", os.ErrInvalid)

@@ -35,6 +35,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/mmapbuf/mmapbuf/internal/mapping"
 )
 
 // TestRequestBody has a server answer before it has read the body, or all of it.
@@ -99,7 +101,7 @@ func TestRequestBody(t *testing.T) {
 // withoutMemory leaves the process no memory while f runs.
 func withoutMemory(t *testing.T, f func()) {
 	t.Helper()
-	emptyIdle()
+	mapping.EmptyIdle()
 	_ = make([]byte, 64*miB) // the runtime dies of a lack of memory; let it have some
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	restore := limit(t, unix.RLIMIT_AS, "VmSize", 0)
@@ -376,29 +378,18 @@ func TestForeignSweepOfClobberedMemory(t *testing.T) {
 // nor idle memory. It fails if the code does, or panics.
 func sealed(t *testing.T, code func()) {
 	t.Helper()
-	idle.freeing.Lock() // nothing is unmapped meanwhile
-	defer idle.freeing.Unlock()
-	var mems [][]byte
-	pacer.mu.Lock()
-	for p := range pacer.live {
-		mems = append(mems, p.mem[:cap(p.mem)])
-	}
-	pacer.mu.Unlock()
-	idle.mu.Lock()
-	for _, e := range idle.list {
-		mems = append(mems, e.mem)
-	}
-	idle.mu.Unlock()
-	protect := func(prot int) {
-		for _, mem := range mems {
-			require.NoError(t, unix.Mprotect(mem, prot))
+	mapping.All(func(mems [][]byte) {
+		protect := func(prot int) {
+			for _, mem := range mems {
+				require.NoError(t, unix.Mprotect(mem, prot))
+			}
 		}
-	}
-	require.NotEmpty(t, mems)
-	protect(unix.PROT_NONE)
-	err := sound(code)
-	protect(unix.PROT_READ | unix.PROT_WRITE)
-	require.NoError(t, err, "foreign code has a slice of a mapping")
+		require.NotEmpty(t, mems)
+		protect(unix.PROT_NONE)
+		err := sound(code)
+		protect(unix.PROT_READ | unix.PROT_WRITE)
+		require.NoError(t, err, "foreign code has a slice of a mapping")
+	})
 }
 
 // TestForeignCodeHasNoMapping makes mappings inaccessible while a Reader or Writer
@@ -411,7 +402,7 @@ func TestForeignCodeHasNoMapping(t *testing.T) {
 			for _, n := range []int{100 * kiB, 3 * miB, 6 * miB} {
 				// of returns a Buffer with n bytes, from idle memory if warm is set.
 				of := func(t *testing.T, seed int) *Buffer {
-					emptyIdle()
+					mapping.EmptyIdle()
 					if warm {
 						var other Buffer
 						fill(&other, 9, 16*miB)
@@ -661,7 +652,7 @@ func TestDirectTypes(t *testing.T) {
 				continue
 			}
 			b, _ := mapped(t, n)
-			mem, was := &b.m.mem[0], ReadStats()
+			mem, was := &b.m.Inspect().Mem[0], ReadStats()
 			s := mk(t)
 			k, err := write(b, s.w)
 			require.NoError(t, err, name)
@@ -672,7 +663,7 @@ func TestDirectTypes(t *testing.T) {
 				require.Equal(t, was.Views, ReadStats().Views, name)
 				require.NotNil(t, b.m, name)
 				require.True(t, b.current(), name)
-				require.Same(t, mem, &b.m.mem[0], name)
+				require.Same(t, mem, &b.m.Inspect().Mem[0], name)
 			} else {
 				require.Equal(t, was.Views+1, ReadStats().Views, name)
 				require.True(t, b.m == nil || !b.current(), name)

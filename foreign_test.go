@@ -20,6 +20,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/mmapbuf/mmapbuf/internal/mapping"
 )
 
 // Readers and Writers that keep what they were given, and use it when they please.
@@ -52,7 +54,7 @@ func still(p []byte, seed, n int) (err error) {
 // requireMapping fails if n bytes in b should be in a mapping and are not.
 func requireMapping(t *testing.T, b *Buffer, n int) {
 	t.Helper()
-	if n > mapThreshold && canMap() {
+	if n > mapThreshold && mapping.Available() {
 		require.NotNil(t, b.m, "not in a mapping")
 	}
 }
@@ -489,7 +491,7 @@ func foreignSweep(t *testing.T, rounds int) {
 		}
 	}
 	others.check(t)
-	if canMap() {
+	if mapping.Available() {
 		require.Positive(t, mapped)
 	}
 }

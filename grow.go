@@ -4,6 +4,9 @@ import (
 	"fmt"
 	"math"
 	"unicode/utf8"
+
+	"github.com/mmapbuf/mmapbuf/internal/mapping"
+	"github.com/mmapbuf/mmapbuf/internal/vm"
 )
 
 // mapThreshold is the capacity, in bytes, beyond which new storage is a mapping
@@ -15,10 +18,6 @@ const (
 	smallSize   = 64       // least capacity of a slice
 	slideMax    = 4 << 20  // largest contents that are copied down within a mapping
 	discardStep = 32 << 20 // a consumed prefix is unmapped in steps of this size, a power of two
-
-	// maxSlice bounds storage, in bytes. No process has a larger address
-	// space, and a larger allocation is fatal in Go.
-	maxSlice = min(math.MaxInt/2+1, 1<<46)
 )
 
 // grow makes Available at least n. It may drop the consumed prefix, even if it
@@ -28,9 +27,9 @@ func (b *Buffer) grow(n int) error {
 	if live == 0 && b.off != 0 {
 		b.rewind()
 	}
-	used, size, c := b.buf.len, b.Cap(), b.buf.cap
+	used, size, c := b.buf.Len, b.Cap(), b.buf.Cap
 	if b.m != nil { // buf is only what was cleared
-		c = b.m.committedTo()
+		c = b.m.Committed()
 	}
 	switch {
 	case n <= c-used:
@@ -49,7 +48,7 @@ func (b *Buffer) grow(n int) error {
 		return nil
 	case size > math.MaxInt-size-n:
 		return ErrTooLarge
-	case b.m != nil && b.m.growCapacity(used+n):
+	case b.m != nil && b.m.GrowCapacity(used+n):
 		return nil
 	case b.m != nil && b.remap(n) == nil:
 		return nil
@@ -58,10 +57,10 @@ func (b *Buffer) grow(n int) error {
 	// bytes.Buffer, the consumed prefix adds to the new capacity, so that a
 	// Buffer that is also read has room to slide its contents.
 	size, mapped := b.Cap(), b.m != nil // remap may have cut the front
-	err := b.move(b.limitToMaxLen(max(2*(size-b.off), live+b.off+n), n), live+n)
+	err := b.copyToNew(b.limitToMaxLen(max(2*(size-b.off), live+b.off+n), n), live+n)
 	switch {
 	case err == nil && mapped:
-		countCopy(live)
+		mapping.CountCopy(live)
 	case err != nil && err != ErrTooLarge:
 		err = newMemoryError(fmt.Sprintf("grow %s to %s", sizeString(size), sizeString(live+n)), err)
 	}
@@ -72,10 +71,10 @@ func (b *Buffer) grow(n int) error {
 // ReadAt, in case that another goroutine reads the Buffer against the rules,
 // unless the storage is a small slice and remains one.
 func (b *Buffer) makeRoom(n int) error {
-	if b.off == 0 && n <= b.Cap()-b.buf.len {
+	if b.off == 0 && n <= b.Cap()-b.buf.Len {
 		return nil
 	}
-	if b.m != nil || n > idleMin || 2*b.buf.cap+n > min(idleMin, mapThreshold) {
+	if b.m != nil || n > mapping.IdleMin || 2*b.buf.Cap+n > min(mapping.IdleMin, mapThreshold) {
 		mu := b.atLock()
 		mu.Lock()
 		defer mu.Unlock()
@@ -92,36 +91,45 @@ const recycleMin = 8
 // n more bytes.
 func (b *Buffer) canRecycle(n int) bool {
 	k := b.consumed()
-	return n <= k && k >= b.Len()/4+recycleMin*pageUnit() && b.m.needsMemory(b.buf.len+n)
+	return n <= k && k >= b.Len()/4+recycleMin*vm.Unit() && b.m.NeedsMemory(b.buf.Len+n)
 }
 
 // consumed returns the number of bytes at the start of the storage that will
 // not be read again, not even after UnreadRune, rounded down to a multiple of
 // pageUnit.
-func (b *Buffer) consumed() int { return pageFloor(max(b.off-utf8.UTFMax, 0)) }
+func (b *Buffer) consumed() int { return vm.Floor(max(b.off-utf8.UTFMax, 0)) }
 
 // recycle moves the consumed prefix, or a part of it, behind the contents, or
 // unmaps it. It reports whether it has done either.
 func (b *Buffer) recycle() (done bool) {
-	k := b.consumed()
-	_ = b.remapStorage(func(p *pages) (int, error) {
-		cut := p.recycle(k)
-		done = cut > 0
-		return cut, nil
-	})
-	return done
+	cut := b.m.Recycle(b.consumed())
+	b.afterCut(cut)
+	return cut > 0
+}
+
+// unmapConsumed unmaps the consumed prefix but for a part that recycle may need.
+func (b *Buffer) unmapConsumed() {
+	k := b.consumed() - vm.Ceil(b.Len()/4) - discardStep
+	if b.m == nil || k < discardStep {
+		return
+	}
+	mu := b.atLock()
+	mu.Lock()
+	defer mu.Unlock()
+	b.afterCut(b.m.CutFront(vm.Floor(k)))
 }
 
 // remap makes room for n more bytes in a mapping with mremap(2), as grow does.
 func (b *Buffer) remap(n int) error {
 	drop, want := remapPlan(b.Len(), b.off, b.Cap(), n)
 	want = b.limitToMaxLen(want+drop, n) - drop
-	return b.remapStorage(func(p *pages) (int, error) {
-		if drop > 0 && p.cutFront(drop) != nil {
-			drop = 0 // it stays
-		}
-		return drop, tryCapacities(want, b.buf.len-drop+n, p.grow)
-	})
+	want, need, ok := roundCapacities(want, b.buf.Len-drop+n)
+	if !ok {
+		return ErrTooLarge
+	}
+	cut, err := b.m.Grow(drop, want, need)
+	b.afterCut(cut)
+	return err
 }
 
 // remapPlan decides how a mapping of c bytes makes room for n more, if its
@@ -129,7 +137,7 @@ func (b *Buffer) remap(n int) error {
 // number of bytes to cut from the prefix, and the length that the mapping
 // should have then.
 func remapPlan(live, off, c, n int) (drop, want int) {
-	drop = pageFloor(off)
+	drop = vm.Floor(off)
 	if drop < live/4 {
 		// Moving page-table entries has a cost. Do not do it for a
 		// prefix of less than a quarter of the contents.
@@ -142,40 +150,48 @@ func remapPlan(live, off, c, n int) (drop, want int) {
 	return drop, max(2*c, need)
 }
 
-// move copies the contents to new storage with a capacity of about c bytes, or
+// copyToNew copies the contents to new storage with a capacity of about c bytes, or
 // of need bytes if there is not enough memory for a mapping of c.
-func (b *Buffer) move(c, need int) error {
-	if c <= mapThreshold || !canMap() {
-		if c >= idleMin {
-			if m := idleMapping(c, !b.NoHugePages); m != nil {
-				m.setCapacity(c)
+func (b *Buffer) copyToNew(c, need int) error {
+	huge := !b.NoHugePages
+	if c <= mapThreshold || !mapping.Available() {
+		if c >= mapping.IdleMin {
+			if m := mapping.FromIdle(c, huge); m != nil {
+				m.LimitCapacity(c)
 				b.copyToMapping(m)
 				return nil
 			}
 		}
-		return b.moveToSlice(c)
+		return b.copyToNewSlice(c)
 	}
-	return tryCapacities(c, need, func(c int) error {
-		m, err := newMapping(c, !b.NoHugePages)
-		if err != nil {
-			if !canMap() { // permanently refused, or too many mappings
-				return b.moveToSlice(c)
-			}
-			return err
-		}
-		b.copyToMapping(m)
-		return nil
-	})
-}
 
-// moveToSlice copies the contents to a new slice of c bytes, rounded up to the
-// size of an allocation.
-func (b *Buffer) moveToSlice(c int) (err error) {
-	if c > maxSlice {
+	want, least, ok := roundCapacities(c, need)
+	if !ok {
 		return ErrTooLarge
 	}
-	if c > miB { // the runtime ends the program if it gets no memory
-		if err := probeHeap(c); err != nil {
+	m, err := mapping.New(want, huge)
+	if err != nil && mapping.Available() && least < want {
+		want = least
+		m, err = mapping.New(want, huge)
+	}
+	switch {
+	case err == nil:
+		b.copyToMapping(m)
+		return nil
+	case !mapping.Available(): // refused for good, or too many mappings
+		return b.copyToNewSlice(want)
+	}
+	return err
+}
+
+// copyToNewSlice copies the contents to a new slice of c bytes, rounded up to the
+// size of an allocation.
+func (b *Buffer) copyToNewSlice(c int) (err error) {
+	if c > vm.MaxSize {
+		return ErrTooLarge
+	}
+	if c > vm.MiB { // the runtime ends the program if it gets no memory
+		if err := vm.ProbeHeap(c); err != nil {
 			return err
 		}
 	}
@@ -185,28 +201,25 @@ func (b *Buffer) moveToSlice(c int) (err error) {
 		}
 	}()
 	p := append([]byte(nil), make([]byte, c)...)
-	b.copyTo(p[:cap(p)])
+	b.copyToSlice(p[:cap(p)])
 	return nil
 }
 
-// tryCapacities calls try with a capacity of want bytes, and if that fails, of
-// need bytes, both rounded up to a multiple of pageUnit.
-func tryCapacities(want, need int, try func(c int) error) error {
-	least, ok := pageRound(need)
-	if !ok {
-		return ErrTooLarge
+// roundCapacities returns the capacities want and need, need if it is more, rounded
+// up to a multiple of vm.Unit. It reports false if need is too large for that.
+func roundCapacities(want, need int) (roundWant, roundNeed int, ok bool) {
+	roundNeed, ok = vm.Round(need)
+	if roundWant, wantOK := vm.Round(want); wantOK && roundWant > roundNeed {
+		return roundWant, roundNeed, ok
 	}
-	if c, ok := pageRound(want); ok && c > least && try(c) == nil {
-		return nil
-	}
-	return try(least)
+	return roundNeed, roundNeed, ok
 }
 
 // limitToMaxLen lowers the capacity c to what MaxLen allows to be filled, but
 // not below what n more bytes need.
 func (b *Buffer) limitToMaxLen(c, n int) int {
-	if more := max(b.roomToMax(), n); more < c-b.buf.len {
-		return b.buf.len + more
+	if more := max(b.roomToMax(), n); more < c-b.buf.Len {
+		return b.buf.Len + more
 	}
 	return c
 }
@@ -234,13 +247,6 @@ func (b *Buffer) reserve(n int) error {
 // shrinkMapping cuts the mapping to the pages of the contents. It ignores
 // failures, after which the rest stays mapped.
 func (b *Buffer) shrinkMapping() {
-	_ = b.remapStorage(func(p *pages) (cut int, err error) {
-		if cut = pageFloor(b.off); cut > 0 && p.cutFront(cut) != nil {
-			cut = 0
-		}
-		if end, _ := pageRound(b.buf.len - cut); end < len(p.mem) {
-			_ = p.cutBack(end)
-		}
-		return cut, nil
-	})
+	back, _ := vm.Round(b.buf.Len)
+	b.afterCut(b.m.Shrink(vm.Floor(b.off), back))
 }

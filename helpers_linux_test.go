@@ -24,6 +24,9 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/mmapbuf/mmapbuf/internal/mapping"
+	"github.com/mmapbuf/mmapbuf/internal/vm"
 )
 
 var soak = flag.Duration("soak", 0, "run the tests of lifetimes for `duration` and with more memory")
@@ -51,7 +54,7 @@ func noRace(t *testing.T) {
 // needMoves skips a test of what comes of it that views are moved.
 func needMoves(t *testing.T) {
 	t.Helper()
-	if copyViews.Load() {
+	if vm.MovesRefused() {
 		t.Skip("views are copied")
 	}
 }
@@ -137,7 +140,7 @@ func mapped(t testing.TB, n int) (*Buffer, []byte) {
 // split makes the mapping of b several VMAs, which mremap(2) refuses to grow.
 func split(t *testing.T, b *Buffer) {
 	t.Helper()
-	require.NoError(t, unix.Madvise(b.m.mem[pageUnit():2*pageUnit()], unix.MADV_DONTFORK))
+	require.NoError(t, unix.Madvise(b.m.Inspect().Mem[vm.Unit():2*vm.Unit()], unix.MADV_DONTFORK))
 }
 
 // underPressure runs f while other Buffers grow, are closed and forgotten, and
@@ -207,7 +210,7 @@ func useAll(t *testing.T) {
 	var want bytes.Buffer
 	chunk := randomBytes(8, 3*miB/2)
 	var views [][]byte
-	was := stats.mappings.Load()
+	was := mapping.Counters.Mappings.Load()
 	for i := range byLength(16, 16, 24) {
 		_, _ = b.Write(chunk[i:])
 		want.Write(chunk[i:])
@@ -233,7 +236,7 @@ func useAll(t *testing.T) {
 	require.Equal(t, "x", b.String())
 	require.NoError(t, b.Close())
 	views = nil
-	eventually(t, func() bool { return stats.mappings.Load() <= was })
+	eventually(t, func() bool { return mapping.Counters.Mappings.Load() <= was })
 }
 
 // A vma is a line of /proc/self/smaps with what follows it, sizes in bytes.
@@ -286,12 +289,12 @@ func vmas(t testing.TB, mem []byte) []vma {
 func requireOneVMA(t *testing.T, b *Buffer, when string) {
 	t.Helper()
 	require.NotNil(t, b.m, when)
-	vs := vmas(t, b.m.mem)
+	vs := vmas(t, b.m.Inspect().Mem)
 	require.Len(t, vs, 1, when)
-	require.Equal(t, uintptr(base(b.m.mem)), vs[0].lo, when)
+	require.Equal(t, uintptr(base(b.m.Inspect().Mem)), vs[0].lo, when)
 	require.Equal(t, vs[0].lo+uintptr(b.Cap()), vs[0].hi, when)
-	require.Zero(t, vs[0].lo%uintptr(pageUnit()), when)
-	require.Zero(t, vs[0].hi%uintptr(pageUnit()), when)
+	require.Zero(t, vs[0].lo%uintptr(vm.Unit()), when)
+	require.Zero(t, vs[0].hi%uintptr(vm.Unit()), when)
 	runtime.KeepAlive(b)
 }
 
@@ -379,7 +382,7 @@ func requireWithin(t *testing.T, was, more footprint) {
 	ok := func() bool {
 		is = footprintNow(t)
 		// Pages that were published part the heap for good.
-		return is.maps <= was.maps+more.maps+int(heapSplits.count()) && (raceEnabled || is.data <= was.data+more.data && is.rss <= was.rss+more.rss)
+		return is.maps <= was.maps+more.maps+int(vm.HeapSplits()) && (raceEnabled || is.data <= was.data+more.data && is.rss <= was.rss+more.rss)
 	}
 	for range 500 {
 		if ok() {
@@ -451,3 +454,28 @@ func writeSetting(path, value string) error {
 	_, err = f.WriteString(value)
 	return errors.Join(err, f.Close())
 }
+
+// base returns the address of mem.
+func base(mem []byte) unsafe.Pointer { return unsafe.Pointer(unsafe.SliceData(mem)) }
+
+// noIdle has no idle memory, and no garbage of other tests that could become it.
+func noIdle(t testing.TB) {
+	t.Helper()
+	eventually(t, func() bool { return ReadStats().Mappings == 0 })
+	mapping.EmptyIdle()
+}
+
+// setIdleMax sets the maximum of idle memory for the length of a test.
+func setIdleMax(t testing.TB, n int) {
+	t.Helper()
+	t.Cleanup(mapping.SetIdleMax(n))
+}
+
+// twoTicks has idle memory become old.
+func twoTicks() {
+	mapping.Tick()
+	mapping.Tick()
+}
+
+// idleFor is how long memory is idle at most.
+const idleFor = 1500 * time.Millisecond

@@ -14,6 +14,15 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/mmapbuf/mmapbuf/internal/mapping"
+	"github.com/mmapbuf/mmapbuf/internal/vm"
+)
+
+const (
+	kiB = vm.KiB
+	miB = vm.MiB
+	giB = vm.GiB
 )
 
 // TestMain lets CI run all tests a second time with all storage mapped:
@@ -86,16 +95,16 @@ func atSizes(t *testing.T, f func(t *testing.T, n int)) {
 	}
 }
 
-// setUnit replaces pageUnit for the length of a test.
+// setUnit replaces vm.Unit for the length of a test.
 func setUnit(t testing.TB, n int) {
 	t.Helper()
-	old := pageUnit
+	old := vm.Unit
 	t.Cleanup(func() {
-		emptyIdle() // of units of n bytes
-		pageUnit = old
+		mapping.EmptyIdle() // of units of n bytes
+		vm.Unit = old
 	})
-	emptyIdle()
-	pageUnit = func() int { return n }
+	mapping.EmptyIdle()
+	vm.Unit = func() int { return n }
 }
 
 // procBytes returns a figure of a file in /proc, in bytes, and 0 if there is

@@ -6,9 +6,12 @@ import (
 	"bytes"
 	"runtime"
 	"testing"
+	"unsafe"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/mmapbuf/mmapbuf/internal/vm"
 )
 
 // TestSuccessThatMovesNothing has mremap(2) as the Linux layer of FreeBSD does:
@@ -29,7 +32,7 @@ func TestSuccessThatMovesNothing(t *testing.T) {
 			}
 			install(t, filter{unix.SYS_MREMAP, 0, flags, unix.MREMAP_FIXED}) // the last one decides
 			useAll(t)
-			require.True(t, copyViews.Load(), "no view was to be moved")
+			require.True(t, vm.MovesRefused(), "no view was to be moved")
 			require.Positive(t, ReadStats().Copies)
 		})
 	}
@@ -100,7 +103,8 @@ func TestMoveAfterFork(t *testing.T) {
 	page := unix.Getpagesize()
 	tests := map[string]func(t *testing.T, b *Buffer){
 		"growth": func(t *testing.T, b *Buffer) {
-			require.NoError(t, b.remapStorage(func(p *pages) (int, error) { return 0, p.moveAligned(giB, 0) }))
+			require.NoError(t, b.m.MoveAligned(giB))
+			b.afterCut(0)
 			require.NoError(t, b.Reserve(giB))
 		},
 		"publishing": func(t *testing.T, b *Buffer) {
@@ -109,17 +113,11 @@ func TestMoveAfterFork(t *testing.T) {
 		},
 		// Where the address has no alignment, huge pages are moved in parts.
 		"without alignment": func(t *testing.T, b *Buffer) {
-			n := cap(b.m.mem)
-			to, err := mapAnywhere(n+2*page, unix.PROT_NONE, unix.MAP_NORESERVE)
+			n := cap(b.m.Inspect().Mem)
+			to, err := unix.MmapPtr(-1, 0, nil, uintptr(n+2*page), unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
 			require.NoError(t, err)
-			require.NoError(t, b.remapStorage(func(p *pages) (int, error) {
-				to = to[page : page+n : page+n]
-				err := moveOnto(to, p.mem[:n])
-				if err == nil {
-					p.setMem(to)
-				}
-				return 0, err
-			}))
+			require.NoError(t, b.m.MoveTo(unsafe.Slice((*byte)(to), n+page)[page:]))
+			b.afterCut(0)
 		},
 	}
 	for name, move := range tests {
@@ -129,7 +127,7 @@ func TestMoveAfterFork(t *testing.T) {
 				return
 			}
 			b, want := mapped(t, size)
-			at := uintptr(base(b.m.mem))
+			at := uintptr(base(b.m.Inspect().Mem))
 			pid := fork(t)
 
 			// Every other page becomes this process's own, so that a huge page is

@@ -328,7 +328,7 @@ func TestUnreachableIsUnmapped(t *testing.T) {
 			fill := func() (any, []byte) {
 				keep, b := mk()
 				_, _ = b.Write(randomBytes(2, 3*miB))
-				return keep, b.m.mem
+				return keep, b.m.Inspect().Mem
 			}
 			keep, mem := fill()
 			lo, n := uintptr(base(mem)), cap(mem)

@@ -14,6 +14,9 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/mmapbuf/mmapbuf/internal/mapping"
+	"github.com/mmapbuf/mmapbuf/internal/vm"
 )
 
 // TestLockedMemoryLimit has all mappings locked in memory, within RLIMIT_MEMLOCK.
@@ -424,9 +427,7 @@ func TestMoreViewsThanMappings(t *testing.T) {
 // TestVMABudgetUsedUp lives with few mappings.
 func TestVMABudgetUsedUp(t *testing.T) {
 	eventually(t, func() bool { return ReadStats().Mappings == 0 })
-	old := vmaBudget
-	defer func() { vmaBudget = old }()
-	vmaBudget = func() int64 { return heapSplits.count() + 3 }
+	defer mapping.SetBudget(vm.HeapSplits() + 3)()
 
 	p := randomBytes(9, 5*miB) // what is shorter is copied
 	bufs := make([]Buffer, 5)
@@ -435,10 +436,10 @@ func TestVMABudgetUsedUp(t *testing.T) {
 		assert.Equal(t, i < 3, bufs[i].m != nil)
 	}
 	_ = bufs[1].Close()
-	was := heapSplits.count()
-	vmaBudget = func() int64 { return was }
+	was := vm.HeapSplits()
+	mapping.SetBudget(was)
 	assert.True(t, bytes.Equal(p, bufs[2].Bytes()), "published by copying")
-	assert.Equal(t, was, heapSplits.count())
+	assert.Equal(t, was, vm.HeapSplits())
 	m := bufs[0].m
 	bufs[0].Shrink()
 	assert.Same(t, m, bufs[0].m, "cut, not copied to a slice")

@@ -13,6 +13,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/mmapbuf/mmapbuf/internal/vm"
 )
 
 func TestPeakMemoryIsPayload(t *testing.T) {
@@ -68,14 +70,14 @@ func TestQueueMemoryFollowsItsBacklog(t *testing.T) {
 				_, err := io.ReadFull(&b, chunk)
 				require.NoError(t, err)
 				if i%(8*miB/step+1) == 0 {
-					most = max(most, vmas(t, b.m.mem)[0].rss)
+					most = max(most, vmas(t, b.m.Inspect().Mem)[0].rss)
 				}
 			}
 			assert.LessOrEqual(t, most, backlog*5/4+64*miB)
 			// and all of it goes when it is drained
 			_, err := io.ReadFull(&b, make([]byte, b.Len()-miB))
 			require.NoError(t, err)
-			assert.Less(t, vmas(t, b.m.mem)[0].rss, 80*miB)
+			assert.Less(t, vmas(t, b.m.Inspect().Mem)[0].rss, 80*miB)
 		})
 	}
 }
@@ -102,7 +104,7 @@ func TestReadBytesGivesMemoryBack(t *testing.T) {
 	}
 	require.Zero(t, b.Len())
 	require.NotNil(t, b.m)
-	assert.LessOrEqual(t, residentAt(t, uintptr(base(b.m.mem)), len(b.m.mem)), 3*discardStep)
+	assert.LessOrEqual(t, residentAt(t, uintptr(base(b.m.Inspect().Mem)), len(b.m.Inspect().Mem)), 3*discardStep)
 }
 
 func TestSparseWriteAtTouchesNothing(t *testing.T) {
@@ -112,7 +114,7 @@ func TestSparseWriteAtTouchesNothing(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 3, n)
 	require.Equal(t, 8*giB+3, b.Len())
-	require.Less(t, vmas(t, b.m.mem)[0].rss, 8*miB)
+	require.Less(t, vmas(t, b.m.Inspect().Mem)[0].rss, 8*miB)
 	p := make([]byte, 5)
 	_, err = b.ReadAt(p, 8*giB-2)
 	require.NoError(t, err)
@@ -133,7 +135,7 @@ func TestMemoryIsGivenBack(t *testing.T) {
 			fill(&b, 1, size)
 			_, _ = io.CopyN(io.Discard, &b, size-miB)
 			b.Shrink()
-			require.LessOrEqual(t, b.Cap(), 2*pageUnit())
+			require.LessOrEqual(t, b.Cap(), 2*vm.Unit())
 			t.Cleanup(func() { require.True(t, isFilled(b.Bytes(), 1, size-miB)) })
 		},
 		"Shrink of spare": func(t *testing.T) {
@@ -291,29 +293,29 @@ func TestHolesStaySmall(t *testing.T) {
 		_, err := f.WriteAt(noise()[:block], random.Int64N(size/block)*block)
 		require.NoError(t, err)
 	}
-	vs := vmas(t, b.m.mem)
+	vs := vmas(t, b.m.Inspect().Mem)
 	require.Len(t, vs, 1)
 	require.Contains(t, vs[0].flags, " nh ", "huge pages are enabled")
 	assert.LessOrEqual(t, vs[0].rss, blocks*block*3/2)
-	require.GreaterOrEqual(t, b.m.held.Load(), int64(vs[0].rss))
+	require.GreaterOrEqual(t, b.m.Inspect().Held, int64(vs[0].rss))
 
 	writes := []func(off int){
 		func(off int) { _, _ = f.WriteAt(noise()[:block], int64(off)) },
 		func(off int) { _, _ = f.Seek(int64(off), io.SeekStart); _, _ = f.Write(noise()[:block]) },
 		func(int) { _, _ = b.Write(noise()[:block]) }, // at the end
 	}
-	if b.m.populate(0, pageUnit()) != nil {
+	if vm.Populate(b.m.Inspect().Mem[:vm.Unit()]) != nil {
 		writes = nil // before Linux 5.14, there is no way
 	}
 	for i, write := range writes {
 		require.NoError(t, b.Close())
 		require.NoError(t, f.Truncate(64*miB))
-		was := vmas(t, b.m.mem)[0].huge
+		was := vmas(t, b.m.Inspect().Mem)[0].huge
 		for off := miB; off < 33*miB; off += block {
 			write(off)
 		}
-		assert.GreaterOrEqual(t, vmas(t, b.m.mem)[0].huge-was, 24*miB, "written in order, %d", i)
-		vs := vmas(t, b.m.mem)
+		assert.GreaterOrEqual(t, vmas(t, b.m.Inspect().Mem)[0].huge-was, 24*miB, "written in order, %d", i)
+		vs := vmas(t, b.m.Inspect().Mem)
 		require.Len(t, vs, 1)
 		require.Contains(t, vs[0].flags, " nh ", "huge pages are still enabled")
 		require.NoError(t, invariants(&b))
@@ -326,12 +328,12 @@ func TestHolesStaySmall(t *testing.T) {
 		_, err := far.WriteAt([]byte{1}, int64(i)*65*miB)
 		require.NoError(t, err)
 	}
-	assert.LessOrEqual(t, vmas(t, far.m.mem)[0].rss, 3*miB) // the first one gets a huge page
+	assert.LessOrEqual(t, vmas(t, far.m.Inspect().Mem)[0].rss, 3*miB) // the first one gets a huge page
 
 	// Without holes, all is as before.
 	for off := 0; off < b.Len(); off += block {
 		_, err := b.WriteAt([]byte{1}, int64(off))
 		require.NoError(t, err)
 	}
-	require.NotContains(t, vmas(t, b.m.mem)[0].flags, " nh ", "huge pages are still disabled")
+	require.NotContains(t, vmas(t, b.m.Inspect().Mem)[0].flags, " nh ", "huge pages are still disabled")
 }

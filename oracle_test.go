@@ -5,9 +5,10 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"time"
 	"unicode/utf8"
 	"unsafe"
+
+	"github.com/mmapbuf/mmapbuf/internal/vm"
 )
 
 // An oracle is a bytes.Buffer with what Buffer has beyond it.
@@ -136,34 +137,12 @@ func (o *oracle) Close() error {
 	return nil
 }
 
-// pagesAreRight checks I3 to I5 of a mapping, of which the caller holds the lock.
-func pagesAreRight(p *pages) error {
-	units := 0
-	for _, flag := range p.touched {
-		units += int(flag)
-	}
-	for i, at := range p.seams {
-		if at <= 0 || at >= cap(p.mem) || i > 0 && at <= p.seams[i-1] {
-			return fmt.Errorf("seams %v in a mapping of %d bytes", p.seams, cap(p.mem))
-		}
-	}
-	switch {
-	case p.cleared < 0 || p.cleared > p.committed || p.committed > p.dirty || p.dirty > cap(p.mem) || p.committed > len(p.mem):
-		return fmt.Errorf("committed %d, dirty %d, len(mem) %d, cap(mem) %d", p.committed, p.dirty, len(p.mem), cap(p.mem))
-	case len(p.touched) != pageCeil(p.dirty)/pageUnit():
-		return fmt.Errorf("%d flags for %d dirty bytes", len(p.touched), p.dirty)
-	case int(p.held.Load()) != units*pageUnit():
-		return fmt.Errorf("held %d, %d units are touched", p.held.Load(), units)
-	}
-	return nil
-}
-
 // invariants says what is wrong with the fields of b, between calls of its
 // methods.
 func invariants(b *Buffer) error {
 	switch {
-	case b.off < 0 || b.off > b.buf.len:
-		return fmt.Errorf("off = %d, len(buf) = %d", b.off, b.buf.len)
+	case b.off < 0 || b.off > b.buf.Len:
+		return fmt.Errorf("off = %d, len(buf) = %d", b.off, b.buf.Len)
 	case b.lastRead < opRead || b.lastRead > utf8.UTFMax:
 		return fmt.Errorf("lastRead = %d", b.lastRead)
 	case (b.m == nil) != (b.gen == 0):
@@ -175,42 +154,16 @@ func invariants(b *Buffer) error {
 	if b.m == nil {
 		return nil
 	}
-	for start := time.Now(); !b.m.mu.TryLock(); time.Sleep(time.Millisecond) { // tick holds it for a moment
-		if time.Since(start) > 10*time.Second {
-			return fmt.Errorf("the lock of the mapping is held")
-		}
-	}
-	b.m.mu.Unlock()
-	if !b.current() { // published, and the Buffer is still to adopt that
-		p := b.m.pub.Load()
-		switch {
-		case p == nil || p.gen != b.gen:
-			return fmt.Errorf("generation %d of the mapping, the Buffer is of %d", b.m.gen.Load(), b.gen)
-		case b.m.mem != nil:
-			return fmt.Errorf("published, and still mapped")
-		case b.off < p.lo || b.buf.len-p.lo > len(p.mem):
-			return fmt.Errorf("[%d:%d] of the mapping was published, contents are at [%d:%d]", p.lo, p.lo+len(p.mem), b.off, b.buf.len)
-		}
-		return nil
-	}
-	b.m.mu.RLock() // for tick
-	defer b.m.mu.RUnlock()
-	if err := pagesAreRight(b.m.pages); err != nil {
+	if err := b.m.Check(b.gen, b.off, b.buf.Len, b.buf.Cap); err != nil || !b.current() {
 		return err
 	}
-	mem, s := b.m.mem, ReadStats()
+	mem := b.m.Inspect().Mem
 	at := uintptr(unsafe.Pointer(unsafe.SliceData(mem)))
 	switch {
-	case int(b.m.capacity.Load()) != len(mem) && len(mem) != pageUnit() || b.Cap() > len(mem):
-		return fmt.Errorf("a mapping of %d bytes, size = %d", len(mem), b.m.capacity.Load())
-	case len(mem) == 0 || len(mem)%pageUnit() != 0 || cap(mem)%pageUnit() != 0:
-		return fmt.Errorf("a mapping of %d, %d bytes, the unit is %d", len(mem), cap(mem), pageUnit())
-	case at%uintptr(min(pageUnit(), mostAlignment)) != 0:
-		return fmt.Errorf("the mapping is at %#x, the unit is %d", at, pageUnit())
-	case unsafe.SliceData(b.buf.slice()) != unsafe.SliceData(mem) || b.buf.cap > b.m.cleared:
-		return fmt.Errorf("buf, of %d bytes, is not the mapping, of which %d are in use", b.buf.cap, b.m.cleared)
-	case s.Mappings < 1 || s.MappedBytes < int64(len(mem)) || s.Created < s.Mappings || profile.Count() < 1:
-		return fmt.Errorf("a mapping of %d bytes and %+v", len(mem), s)
+	case at%uintptr(min(vm.Unit(), mostAlignment)) != 0:
+		return fmt.Errorf("the mapping is at %#x, the unit is %d", at, vm.Unit())
+	case !vm.SameStart(b.buf.Slice(), mem):
+		return fmt.Errorf("buf is not the mapping")
 	}
 	return nil
 }

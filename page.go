@@ -1,502 +1,599 @@
 package mmapbuf
 
 import (
-	"math"
+	"bytes"
+	"errors"
+	"io"
 	"os"
-	"slices"
+	"runtime"
 	"sync"
-	"sync/atomic"
+	"unicode/utf8"
+
+	"github.com/mmapbuf/mmapbuf/internal/mapping"
+	"github.com/mmapbuf/mmapbuf/internal/vm"
 )
 
-// A pages is the page layer's part of a mapping: memory outside of the Go heap,
-// and what is known about its pages. page_linux.go has the system calls:
-// mmap(2), mremap(2) and madvise(2). On other systems, page_other.go makes no
-// mappings, and Buffers use Go slices.
+// This file has what a Buffer knows of its pages. Its storage is buf: Go memory, or
+// the memory of a mapping. Only this file reads or writes it. Other files use only
+// its length and capacity, as TestOnlyPagesTouchMemory checks. The functions below
+// keep the mapping reachable while they use its memory.
 //
-//	len(buf) <= cap(buf) <= cleared <= committed <= len(mem) <= cap(mem)
-//
-//	0         cleared      committed         dirty           cap(mem)
-//	|------------|-------------|---------------|-----------------|
-//	 zero, or     may have bytes of earlier     reads as zero and
-//	 written by   owners; the owner may write   has no memory
-//	 the owner    mem[:committed]
-//
-//	I1  mem[:cleared] is zero or was written by the owner
-//	I2  mem[dirty:] reads as zero and has no memory
-//	I3  0 <= cleared <= committed <= dirty <= cap(mem), committed <= len(mem)
-//	I4  len(touched) == units of mem[:dirty]; a unit that has memory is touched;
-//	    held is the sum of the touched units
-//	I5  seams ascend, inside of mem; a mapping with seams is not moved
-//
-// A unit that is not touched is (part of) a hole: WriteAt has left it in a gap, and
-// nothing was written to it. A mapping with holes gets no more huge pages, because
-// a few bytes here and there would make all of each hole resident; what is written
-// in order gets them all the same. As held counts units, it is up to a unit for
-// each small page too large then; it must not be too small.
-//
-// Unless a method says otherwise, its arguments are numbers of bytes or offsets
-// in mem and multiples of pageUnit, the caller holds mu for writing if the
-// method changes mem or one of the fields below, and on failure the contents are
-// unchanged.
-//
-// moveToHeap publishes a mapping: it makes its pages part of the Go heap by
-// moving them to the addresses of a new object. See "Publishing" in DESIGN.md.
-type pages struct {
-	// mem is the part of the mapping that the owner may use. The mapping is
-	// mem[:cap(mem)]; mem is nil if there is none.
-	mem   []byte
-	seams []int // offsets in mem at which one VMA ends and the next begins
-	huge  bool  // huge pages were requested; while there are holes, they are disabled
+//	m == nil                 buf is Go memory
+//	m.Generation() == gen    buf is m's window: what is cleared of its memory
+//	otherwise                m was published for gen, and the Buffer adopts that at
+//	                         its next change; or a copy has moved m, and the Buffer
+//	                         is stale
 
-	// mu is held for reading by methods that read and write bytes of mem, and
-	// for writing by methods that move, cut, publish or commit it.
-	mu sync.RWMutex
+// errStale is the error of ReadAt and WriteAt, and the value with which other
+// methods panic, if the storage was moved or released through another copy of
+// the Buffer, or by a goroutine that used the Buffer at the same time.
+var errStale = errors.New("mmapbuf: the storage of the Buffer was moved or released by another goroutine, or through a copy of the Buffer")
 
-	committed int
-	dirty     int
-	touched   []uint32 // a flag for each unit; set while mu is held for reading, too
+// current reports whether buf refers to the contents. Callers must ensure this
+// before they access buf; see refresh.
+func (b *Buffer) current() bool { return b.m == nil || b.m.Generation() == b.gen }
 
-	// The owner changes cleared while mu is held for reading. Anybody may read
-	// the others.
-	cleared int
-	held    atomic.Int64
-	sparse  atomic.Bool // whether there are holes
+// refresh makes buf current. Each method that modifies the Buffer begins with
+// refresh, or as adopt says. It panics if b is stale.
+func (b *Buffer) refresh() {
+	if b.m != nil && b.m.Generation() != b.gen { // !b.current(), written out to be inlined
+		b.adopt()
+	}
 }
 
-// Memory is cleared in steps of clearStep bytes, but for what is written. Larger
-// steps take longer (64 KiB: a loop of 4 MiB took 1.25 times the CPU time of 32
-// KiB). It is committed in larger steps, because that takes locks.
-const clearStep = 32 * kiB
-
-// write calls f to write mem[lo:hi] or less, and returns the number of bytes that f
-// has written. lo is not greater than cleared, and hi not greater than committed.
-// The owner calls it, who holds mu for reading.
-func (p *pages) write(lo, hi int, f func(mem []byte) int) int {
-	if !p.huge {
-		p.populateAround(max(lo, p.cleared), min(stepCeil(hi), p.committed))
+// adopt makes the published memory the storage and returns b. Where nanoseconds
+// count, a method begins with
+//
+//	if !b.current() {
+//		return b.adopt().Method(args)
+//	}
+//
+// instead of refresh, because its arguments can stay in registers then.
+func (b *Buffer) adopt() *Buffer {
+	if err := b.tryRefresh(); err != nil {
+		panic(err)
 	}
-	n := f(p.mem[lo:hi:hi])
-	p.clearTo(lo + n)
+	return b
+}
+
+// tryRefresh is refresh, but returns errStale if b is stale.
+func (b *Buffer) tryRefresh() error {
+	if b.current() {
+		return nil
+	}
+	mu := b.atLock()
+	mu.Lock()
+	defer mu.Unlock()
+	return b.adoptLocked()
+}
+
+// adoptLocked is adopt for callers that hold the lock of ReadAt. It returns
+// errStale if b is stale.
+func (b *Buffer) adoptLocked() error {
+	mem, lo := b.m.Published(b.gen, b.off, b.buf.Len)
+	if mem == nil {
+		return errStale
+	}
+	b.setSlice(mem[:b.buf.Len-lo], b.off-lo)
+	return nil
+}
+
+// setSlice makes p, which is Go memory, the storage, with the contents at
+// p[off:]. The caller holds the lock of ReadAt if the storage was a mapping.
+func (b *Buffer) setSlice(p []byte, off int) {
+	b.buf.Set(p)
+	b.off, b.m, b.gen = off, nil, 0
+}
+
+// setMapping makes m the storage, with the contents from offset off to end. The
+// caller holds the lock of ReadAt.
+func (b *Buffer) setMapping(m *mapping.Mapping, off, end int) {
+	mem, gen := m.Window(end)
+	b.buf.Set(mem)
+	b.off, b.m, b.gen = off, m, gen
+	runtime.KeepAlive(m)
+}
+
+// setEnd makes the contents end at offset n, at most cap(buf).
+func (b *Buffer) setEnd(n int) { b.buf.Len = n }
+
+// The following methods require that buf is current.
+
+// rewind empties the Buffer and keeps its storage.
+func (b *Buffer) rewind() {
+	if b.m != nil {
+		b.rewindMapping()
+	}
+	b.buf.Len, b.off, b.lastRead = 0, 0, opInvalid
+}
+
+// rewindMapping is the part of rewind for a mapping.
+//
+//go:noinline
+func (b *Buffer) rewindMapping() { b.shorten(0) }
+
+// shorten makes the contents end at buf[n].
+func (b *Buffer) shorten(n int) {
+	b.setEnd(n)
+	if m := b.m; m != nil && m.Sparse() {
+		m.Shorten(n)
+		b.setMapping(m, b.off, n)
+	}
+}
+
+// appendSlow appends p, for which there is room within Cap. A method whose bytes
+// fit into buf calls append, which is inlined.
+func appendSlow[T []byte | string](b *Buffer, p T) {
+	i := b.buf.Len
+	if len(p) <= b.buf.Cap-i {
+		copy(b.buf.Slice()[i:i+len(p)], p)
+		b.setEnd(i + len(p))
+		runtime.KeepAlive(b)
+		return
+	}
+	b.appendToMapping(len(p), func(mem []byte) int { return copy(mem, p) })
+}
+
+// appendToMapping calls f to append n bytes or less, which it returns. There is room
+// within Cap.
+func (b *Buffer) appendToMapping(n int, f func(mem []byte) int) {
+	mem, ok := b.m.Append(b.gen, b.buf.Len, n, f)
+	if !ok {
+		panic(errStale)
+	}
+	b.buf.Set(mem)
+}
+
+// append appends p, for which there is room. The contents become longer only
+// after the copy, which panics if p is memory that faults (debug.SetPanicOnFault).
+func (b *Buffer) append(p []byte) {
+	i := b.buf.Len
+	copy(b.buf.Slice()[i:i+len(p)], p)
+	b.setEnd(i + len(p))
+	runtime.KeepAlive(b)
+}
+
+// appendString is append for a string.
+func (b *Buffer) appendString(s string) {
+	i := b.buf.Len
+	copy(b.buf.Slice()[i:i+len(s)], s)
+	b.setEnd(i + len(s))
+	runtime.KeepAlive(b)
+}
+
+// appendByte is append for a byte.
+func (b *Buffer) appendByte(c byte) {
+	i := b.buf.Len
+	b.buf.Slice()[:i+1][i] = c
+	b.buf.Len = i + 1
+	runtime.KeepAlive(b)
+}
+
+// WriteRune appends the UTF-8 encoding of r and returns the number of bytes
+// written. If MaxLen leaves too little room for all of it, WriteRune writes
+// nothing and returns an error that wraps ErrTooLarge. It panics as
+// [Buffer.Write] does.
+func (b *Buffer) WriteRune(r rune) (n int, err error) { // in this file: appending in a helper takes half as long again
+	if uint32(r) < utf8.RuneSelf { // unsigned, so that negative runes are not ASCII
+		if err := b.WriteByte(byte(r)); err != nil {
+			return 0, err
+		}
+		return 1, nil
+	}
+	if !b.current() {
+		return b.adopt().WriteRune(r)
+	}
+	b.lastRead = opInvalid
+	if b.fits(utf8.UTFMax) {
+		i := b.buf.Len
+		b.buf.Len = len(utf8.AppendRune(b.buf.Slice(), r))
+		runtime.KeepAlive(b)
+		return b.buf.Len - i, nil
+	}
+	var p [utf8.UTFMax]byte
+	n = utf8.EncodeRune(p[:], r)
+	if n > b.roomToMax() {
+		return 0, b.maxLenError(n)
+	}
+	_, _ = b.roomFor(n)
+	appendSlow(b, p[:n])
+	return n, nil
+}
+
+// get copies the contents to p, up to its length, and returns the number of
+// bytes copied.
+func (b *Buffer) get(p []byte) int {
+	n := copy(p, b.buf.Slice()[b.off:])
+	runtime.KeepAlive(b)
 	return n
 }
 
-// clearTo makes cleared at least n, which the owner has written up to, and clears
-// the rest of the step.
-func (p *pages) clearTo(n int) {
-	if from, to := max(n, p.cleared), min(stepCeil(n), p.committed); to > p.cleared {
-		clear(p.mem[from:to])
-		p.cleared = to
-	}
+// at returns buf[i].
+func (b *Buffer) at(i int) byte {
+	c := b.buf.Slice()[i]
+	runtime.KeepAlive(b)
+	return c
 }
 
-func stepCeil(n int) int { return (n + clearStep - 1) &^ (clearStep - 1) }
+// unread returns the contents, which must be in Go memory.
+func (b *Buffer) unread() []byte { return b.buf.Slice()[b.off:] }
 
-// commit makes committed at least n, any number, for bytes that will be written in
-// order.
-func (p *pages) commit(n int) {
-	if n > p.committed {
-		n = min(coarse(n), len(p.mem))
-		p.prepare(p.committed, n)
-		p.committed = n
+// rune decodes the first rune of the contents, which must not be empty.
+func (b *Buffer) rune() (r rune, size int) {
+	r, size = rune(b.buf.Slice()[b.off]), 1
+	if r >= utf8.RuneSelf {
+		r, size = utf8.DecodeRune(b.buf.Slice()[b.off:])
 	}
+	runtime.KeepAlive(b)
+	return r, size
 }
 
-// committedTo returns committed, for an owner who does not hold mu.
-//
-// Without the lock, the race detector would not see that this happens before the
-// mapping is found unreachable and freed.
-func (p *pages) committedTo() int {
-	p.mu.RLock()
-	defer p.mu.RUnlock()
-	return p.committed
+// find makes buf current. It returns the number of bytes up to and including
+// the first delim, or Len and io.EOF if there is none.
+func (b *Buffer) find(delim byte) (n int, err error) {
+	b.refresh()
+	i := bytes.IndexByte(b.buf.Slice()[b.off:], delim)
+	runtime.KeepAlive(b)
+	if i < 0 {
+		return b.Len(), io.EOF
+	}
+	return i + 1, nil
 }
 
-// coarse returns n, any number, rounded up to a multiple of 128 KiB, or of about
-// n if that is more, up to 4 MiB.
-func coarse(n int) int {
-	step := 4 * miB
-	for step > 128*kiB && step/2 >= n {
-		step /= 2
-	}
-	return (n + step - 1) &^ (step - 1)
-}
-
-// prepare prepares mem[lo:hi], any range, for being written in order after
-// mem[:lo].
-func (p *pages) prepare(lo, hi int) {
-	p.touch(lo, hi)
-	if unit := pageCeil(lo); p.huge && unit < hi && p.sparse.Load() {
-		p.populateUnits(unit, pageCeil(hi))
-	}
-}
-
-// populateUnits makes mem[lo:hi] resident in huge pages, though there are holes.
-func (p *pages) populateUnits(lo, hi int) {
-	mem := p.mem[:cap(p.mem)]
-	adviseHuge(mem, true)
-	_ = p.populate(lo, hi) // else, they become small pages when they are written
-	adviseHuge(mem, !p.sparse.Load())
-}
-
-// populateAround makes the pages of mem[lo:hi], any range, resident with one
-// system call, which takes less time than a fault for each.
-func (p *pages) populateAround(lo, hi int) {
-	if lo, hi = systemFloor(lo), systemCeil(hi); lo < hi {
-		_ = p.populate(lo, hi) // not supported before Linux 5.14
-	}
-}
-
-// willWrite prepares mem[lo:hi], any range of what is committed, for being
-// written, which may fill holes. It reports whether it did. The caller holds mu for
-// reading.
-func (p *pages) willWrite(lo, hi int) (filled bool) {
-	if !p.sparse.Load() {
-		return false
-	}
-	unit := p.hole(pageCeil(lo), hi)
-	filled = p.touch(lo, hi) > 0
-	switch {
-	case unit < hi && p.huge && lo > 0 && p.resident(lo-1): // in order
-		p.populateUnits(unit, pageCeil(hi))
-	case hi-lo >= populateMin && !p.resident(hi-1):
-		p.populateAround(lo, hi)
-	}
-	return filled
-}
-
-// populateMin is the least size of a write to a hole, in bytes, that is worth a
-// system call.
-const populateMin = 16 * kiB
-
-// commitGap commits mem[:end], zeroes mem[lo:hi], and clears bytes of earlier
-// owners in mem[hi:end], which will be written. The owner has written all of
-// mem[:lo]. lo, hi and end are any numbers.
-func (p *pages) commitGap(lo, hi, end int) {
-	clean, to := p.dirty, min(stepCeil(end), len(p.mem))
-	if first, last := pageCeil(lo), pageFloor(hi); first < last && p.punch(first, last) == nil {
-		if p.hole(pageFloor(lo), first) == first { // else, it is zero
-			p.zero(lo, first, clean)
-		}
-		lo = last
-		p.touch(lo, to)
-		p.committed = max(p.committed, to)
-	} else {
-		p.commit(to)
-	}
-	p.zero(lo, hi, clean)
-	if to = min(to, clean); hi < to {
-		clear(p.mem[hi:to])
-	}
-	p.cleared = max(p.cleared, min(stepCeil(end), len(p.mem)))
-}
-
-// punch makes mem[lo:hi] a hole.
-func (p *pages) punch(lo, hi int) error {
-	if lo < p.dirty {
-		if err := p.discard(lo, min(hi, pageCeil(p.dirty))); err != nil {
-			return err
-		}
-	}
-	p.untouch(lo, hi)
-	p.extendDirty(hi)
-	p.noteHoles()
-	return nil
-}
-
-// zero zeroes mem[lo:hi], any range. mem[clean:] reads as zero. If there are
-// holes, and thus small pages, zero returns whole pages to the kernel.
-func (p *pages) zero(lo, hi, clean int) {
-	hi = min(hi, clean)
-	first, last := systemCeil(lo), systemFloor(hi)
-	if first < last && p.sparse.Load() && p.discard(first, last) == nil {
-		clear(p.mem[last:hi])
-		hi = first
-	}
-	if lo < hi {
-		clear(p.mem[lo:hi])
-	}
-}
-
-// hasHoles reports whether there are holes.
-func (p *pages) hasHoles() bool { return int(p.held.Load()) < len(p.touched)*pageUnit() }
-
-// noteHoles is called after a change that can have made holes, or removed them.
-func (p *pages) noteHoles() { p.setSparse(p.hasHoles()) }
-
-// setSparse records whether there are holes. If that has changed, and huge pages
-// were requested, it disables them, or requests them again, for all of the
-// mapping, so that it remains one VMA. What is resident keeps its pages.
-func (p *pages) setSparse(sparse bool) {
-	if p.sparse.Swap(sparse) != sparse && p.huge && p.mem != nil {
-		adviseHuge(p.mem[:cap(p.mem)], !sparse)
-	}
-}
-
-// hole returns the offset of the first unit in mem[lo:hi] that is not touched, or
-// hi. hi is any number up to dirty.
-func (p *pages) hole(lo, hi int) int {
-	for ; lo < hi; lo += pageUnit() {
-		if atomic.LoadUint32(&p.touched[lo/pageUnit()]) == 0 {
-			return lo
-		}
-	}
-	return hi
-}
-
-// touch records that mem[lo:hi], any range, may get memory, and returns how many
-// units had none. If hi is at most dirty, the caller may hold mu for reading.
-func (p *pages) touch(lo, hi int) (units int) {
-	if lo >= hi {
-		return 0
-	}
-	p.extendDirty(hi)
-	for i := lo / pageUnit(); i*pageUnit() < hi; i++ {
-		if atomic.LoadUint32(&p.touched[i]) == 0 && atomic.CompareAndSwapUint32(&p.touched[i], 0, 1) {
-			units++
-		}
-	}
-	p.account(units)
-	if units > 0 && !p.hasHoles() {
-		p.setSparse(false) // not to true, which others may have undone meanwhile
-	}
-	return units
-}
-
-// extendDirty makes dirty at least n, any number.
-func (p *pages) extendDirty(n int) {
-	if n > p.dirty {
-		p.dirty = n
-		if more := pageCeil(n)/pageUnit() - len(p.touched); more > 0 {
-			p.touched = append(p.touched, make([]uint32, more)...)
-		}
-	}
-}
-
-// untouch records that the units of mem[lo:hi] have no memory.
-func (p *pages) untouch(lo, hi int) {
-	units := 0
-	for i := lo / pageUnit(); i < min(hi/pageUnit(), len(p.touched)); i++ {
-		units += int(p.touched[i])
-		p.touched[i] = 0
-	}
-	p.account(-units)
-}
-
-// cutDirty makes dirty n, any number not less than committed, if it is greater.
-func (p *pages) cutDirty(n int) {
-	if n < p.dirty {
-		p.untouch(pageCeil(n), math.MaxInt)
-		p.dirty, p.touched = n, p.touched[:pageCeil(n)/pageUnit()]
-		p.noteHoles()
-	}
-}
-
-// uncommit makes dirty, committed and cleared at most n, any number.
-func (p *pages) uncommit(n int) {
-	p.committed, p.cleared = min(p.committed, n), min(p.cleared, n)
-	p.cutDirty(n)
-}
-
-// account adds units, which may be negative, to what is held.
-func (p *pages) account(units int) {
-	if units != 0 {
-		n := units * pageUnit()
-		p.held.Add(int64(n))
-		addHeld(n)
-	}
-}
-
-// shorten is called when mem[n:], any number, will be appended to again. If there
-// are holes, it uncommits them, and reports that, so that they are touched then.
-func (p *pages) shorten(n int) bool {
-	hole := p.hole(pageFloor(n), p.committed)
-	if hole >= p.committed {
-		return false
-	}
-	p.committed = max(n, hole)
-	p.cleared = min(p.cleared, p.committed)
-	return true
-}
-
-// cutFront unmaps mem[:k]. On success, mem begins k bytes later.
-func (p *pages) cutFront(k int) error {
-	err := p.unmapFront(k)
-	if err == nil {
-		p.shift(k)
-	}
-	return err
-}
-
-// shift adjusts the fields after mem[:k] was cut.
-func (p *pages) shift(k int) {
-	p.untouch(0, k)
-	p.touched = p.touched[min(k/pageUnit(), len(p.touched)):]
-	for _, n := range []*int{&p.cleared, &p.committed, &p.dirty} {
-		*n = max(*n-k, 0)
-	}
-	for i := range p.seams {
-		p.seams[i] -= k
-	}
-	p.cutSeams()
-	p.noteHoles()
-}
-
-// cutSeams removes seams that are not inside the mapping.
-func (p *pages) cutSeams() {
-	p.seams = slices.DeleteFunc(p.seams, func(at int) bool { return at <= 0 || at >= cap(p.mem) })
-}
-
-// needsMemory reports whether mem[:n], n being any number, ends beyond what has
-// been written. It locks mu.
-func (p *pages) needsMemory(n int) bool {
-	p.mu.RLock()
-	defer p.mu.RUnlock()
-	return n > p.dirty
-}
-
-// maxSeams is the number of seams from which on recycle makes no more.
-const maxSeams = 16
-
-// recycle moves the pages of mem[:k], which is consumed, behind all that may be
-// resident, or unmaps them if there are holes or they cannot be moved. It handles
-// fewer bytes if mem[:k] is several VMAs. It returns the number of bytes by which
-// mem begins later, or 0 if it failed.
-func (p *pages) recycle(k int) (cut int) {
-	if len(p.seams) > 0 {
-		k = min(k, p.seams[0]) // mremap(2) does not move several VMAs
-	}
-	end := pageCeil(p.dirty)
-	if p.sparse.Load() || len(p.seams) >= maxSeams || p.moveBehind(k, end) != nil {
-		if p.cutFront(k) != nil {
-			return 0
-		}
-		return k
-	}
-	p.shift(k)
-	p.touch(p.dirty, end)
-	return k
-}
-
-// cutBack makes mem[k:cap(mem)] idle memory or unmaps it. On success, the
-// length and capacity of mem are k.
-func (p *pages) cutBack(k int) error {
-	mem := p.mem[:cap(p.mem)]
-	one := len(p.seams) == 0 || p.seams[len(p.seams)-1] <= k // VMA
-	if one && !p.sparse.Load() && keepIdle(idlePages{mem: mem[k:], dirty: p.dirty - k, huge: p.huge}) {
-		p.setMem(mem[:k:k])
-	} else if err := p.unmapBack(k); err != nil {
-		return err
-	}
-	p.uncommit(k)
-	p.cutSeams()
-	return nil
-}
-
-// free makes all of mem idle memory or unmaps it. If there is no mapping, it
-// does nothing. In any case mem is nil afterwards. The error is that of
-// munmap(2).
-func (p *pages) free() error {
-	if p.mem == nil {
-		return nil
-	}
-	forgetReused(p)
-	for _, at := range slices.Backward(slices.Clone(p.seams)) {
-		_ = p.cutBack(at) // idle memory consists of single VMAs
-	}
-	if len(p.seams) == 0 && !p.sparse.Load() && keepIdle(idlePages{mem: p.mem[:cap(p.mem)], dirty: p.dirty, huge: p.huge}) {
-		p.setMem(nil)
-		return nil
-	}
-	return p.unmap()
-}
-
-// freeExcess returns memory that mem had as idle memory, and that the owner has
-// not committed, to the kernel. It reports false, and does nothing, if mu is
-// locked; the caller must not hold mu.
-func (p *pages) freeExcess() bool {
-	if !p.mu.TryLock() {
-		return false
-	}
-	defer p.mu.Unlock()
-	const step = 64 * kiB // a multiple of any page
-	if end := (p.committed + step - 1) &^ (step - 1); p.mem != nil && end < p.dirty {
-		if p.discard(end, systemCeil(p.dirty)) == nil { // fails for locked memory (mlock(2))
-			p.cutDirty(end)
-		}
-	}
-	return true
-}
-
-// freeUnreachable frees mem, if that was not done before, after the collector
-// has found the mapping unreachable. It locks mu.
-func (p *pages) freeUnreachable() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.mem != nil {
-		stats.collected.Add(1)
-		_ = p.free()
-		foundGarbage()
-	}
-}
-
-// newPages returns the pages of the mapping mem[:cap(mem)], of one VMA, of which
-// mem[dirty:] reads as zero. huge reports whether huge pages were requested for
-// it.
-func newPages(mem []byte, dirty int, huge bool) *pages {
-	p := &pages{huge: huge}
-	p.setMem(mem)
-	p.touch(0, dirty)
+// clone returns a copy of the first n bytes of the contents.
+func (b *Buffer) clone(n int) []byte {
+	p := append([]byte(nil), b.buf.Slice()[b.off:b.off+n]...)
+	runtime.KeepAlive(b)
 	return p
 }
 
-const (
-	kiB = 1 << 10
-	miB = 1 << 20
-	giB = 1 << 30
-)
-
-// pageUnit returns the unit of mappings, in bytes: their lengths, and if
-// possible their addresses, are multiples of it. It is the size of a huge page,
-// unless chooseUnit rejects that, so that the kernel can fill, move and unmap
-// whole huge pages. Only tests replace it.
-var pageUnit = sync.OnceValue(systemPageUnit)
-
-// chooseUnit returns the unit for a system with pages of page bytes and huge
-// pages of huge bytes, 0 if it has none, and whether to request huge pages.
-// Huge pages of more than 4 MiB (32 MiB or 512 MiB on arm64 with larger pages)
-// could waste more memory than the contents use.
-func chooseUnit(page, huge int) (unit int, advise bool) {
-	if page <= huge && huge <= 4*miB {
-		return huge, true
-	}
-	return max(page, 2*miB), false
+// cloneString is like clone but returns a string.
+func (b *Buffer) cloneString(n int) string {
+	s := string(b.buf.Slice()[b.off : b.off+n])
+	runtime.KeepAlive(b)
+	return s
 }
 
-// alignment returns the preferred alignment of a mapping of n bytes. mremap(2)
-// can move page tables in units of 1 GiB if addresses are aligned to that.
-func alignment(n int) int {
-	if n >= giB {
-		return giB
-	}
-	return pageUnit()
+// slide moves the contents to the start of the storage.
+func (b *Buffer) slide() {
+	n := b.Len()
+	b.overwrite(0, n, func(mem []byte) { copy(mem, b.buf.Slice()[b.off:]) })
+	b.off = 0
+	b.shorten(n)
+	runtime.KeepAlive(b)
 }
 
-// pageCeil returns n, an offset in a mapping, rounded up to a multiple of
-// pageUnit.
-func pageCeil(n int) int { return pageFloor(n + pageUnit() - 1) }
+// overwrite calls f to write buf[i:i+n]. It reports whether that has filled holes.
+func (b *Buffer) overwrite(i, n int, f func(mem []byte)) (filled bool) {
+	if m := b.m; m != nil && m.Sparse() {
+		filled, ok := m.Overwrite(b.gen, i, n, b.buf.Len, f)
+		if !ok {
+			panic(errStale)
+		}
+		return filled
+	}
+	f(b.buf.Slice()[i : i+n])
+	runtime.KeepAlive(b)
+	return false
+}
 
-// pageFloor returns n rounded down to a multiple of pageUnit.
-func pageFloor(n int) int { return n &^ (pageUnit() - 1) }
+// put copies p to the contents at offset off.
+func put[T []byte | string](b *Buffer, off int, p T) {
+	if b.overwrite(b.off+off, len(p), func(mem []byte) { copy(mem, p) }) {
+		mapping.Pace(b.m)
+	}
+}
 
-// systemFloor and systemCeil round to multiples of the system page, which is
-// smaller.
-func systemFloor(n int) int { return n &^ (os.Getpagesize() - 1) }
-func systemCeil(n int) int  { return systemFloor(n + os.Getpagesize() - 1) }
+// extend makes the contents end at buf[end], at most Cap, and zeroes the new
+// bytes before offset i. The others, buf[i:end], will be p. As p may be a slice
+// of the bytes that are zeroed (see AvailableBuffer), extend copies it before,
+// and reports that; otherwise the caller does it. Whole pages of a mapping are
+// zeroed by returning them to the kernel, so that they use no memory until they
+// are written.
+func extend[T []byte | string](b *Buffer, i, end int, p T) (written bool) {
+	old := b.buf.Len
+	if b.m != nil {
+		b.buf.Set(b.m.Extend(old, max(i, old), end))
+		return false
+	}
+	if written = old < i; written {
+		buf := b.buf.Slice()[:end]
+		copy(buf[i:], p)
+		clear(buf[old:i])
+	}
+	b.setEnd(end)
+	return written
+}
 
-// pageRound returns n rounded up to a multiple of pageUnit, but at least one
-// unit. It reports false if n is negative or the result overflows.
-func pageRound(n int) (int, bool) {
-	u := pageUnit()
-	r := max(n+u-1, u) &^ (u - 1)
-	return r, n >= 0 && r >= n
+// copyToSlice copies the contents to p, which is new Go memory, and makes it the
+// storage.
+func (b *Buffer) copyToSlice(p []byte) {
+	n := b.get(p)
+	m, gen := b.m, b.gen
+	b.setSlice(p[:n], 0)
+	if m != nil {
+		_ = m.Release(gen) // if munmap(2) fails, the memory stays mapped, but unused
+	}
+}
+
+// copyToMapping is like copyToSlice for a new mapping.
+func (b *Buffer) copyToMapping(m *mapping.Mapping) {
+	n := b.Len()
+	m.Append(m.Generation(), 0, n, b.get)
+	old, gen := b.m, b.gen
+	b.setMapping(m, 0, n)
+	if old != nil {
+		_ = old.Release(gen)
+	}
+}
+
+// afterCut makes buf current after memory was moved, and cut bytes of it were cut
+// from the front.
+func (b *Buffer) afterCut(cut int) { b.setMapping(b.m, b.off-cut, b.buf.Len-cut) }
+
+// readSlice calls r.Read with the spare capacity of buf, which is Go memory, up
+// to most bytes, and appends the bytes read. r may use the Buffer.
+func (b *Buffer) readSlice(r io.Reader, most int) (n int, err error) {
+	i := b.buf.Len
+	j := i + min(b.buf.Cap-i, most)
+	p := b.buf.Slice()[i:j:j]
+	n, err = r.Read(p)
+	if n < 0 {
+		panic(errNegativeRead)
+	}
+	p = p[:n] // a count beyond len(p) panics as any slice would
+	b.refresh()
+	if b.m == nil && i < b.buf.Cap && vm.SameStart(b.buf.Slice()[i:i], p) {
+		b.setEnd(i + n) // even if r has changed the contents, as in bytes.Buffer
+		b.off = min(b.off, b.buf.Len)
+		return n, err
+	}
+	b.mustAppend(p) // r has made the contents grow, which moved them
+	return n, err
+}
+
+// readFile is readSlice for a mapping, to whose memory the kernel reads. There
+// must be room for most bytes.
+func (b *Buffer) readFile(f *os.File, most int) (n int, err error) {
+	b.appendToMapping(most, func(mem []byte) int {
+		n, err = f.Read(mem)
+		return n
+	})
+	return n, err
+}
+
+// The following methods do not modify the Buffer. They may run concurrently
+// with each other.
+
+// view returns the contents as Go memory. If it is the first view of a mapping,
+// it publishes the mapping, and the slice has spare bytes of spare capacity, or
+// none if there is not enough memory for that. If there is not enough memory for
+// the contents, view returns an error and changes nothing.
+func (b *Buffer) view(spare int) ([]byte, error) {
+	if b.m == nil {
+		return b.buf.Slice()[b.off:], nil
+	}
+	if b.current() {
+		err := b.m.Publish(b.gen, b.consumed(), b.buf.Len, spare)
+		if err != nil && spare > 0 {
+			err = b.m.Publish(b.gen, b.consumed(), b.buf.Len, 0)
+		}
+		if err != nil {
+			return nil, newMemoryError("publish "+sizeString(b.Len()), err)
+		}
+	}
+	mem, lo := b.m.Published(b.gen, b.off, b.buf.Len)
+	if mem == nil {
+		return nil, errStale
+	}
+	return mem[b.off-lo : b.buf.Len-lo], nil
+}
+
+// mustView is view with viewSpare bytes of spare capacity. It panics on error.
+//
+//go:noinline
+func (b *Buffer) mustView() []byte {
+	p, err := b.view(b.viewSpare())
+	if err != nil {
+		panicFor(err)
+	}
+	return p
+}
+
+// viewSpare returns the spare capacity of a view for which none was requested.
+// Programs use it, after Grow and otherwise, so it is all that there is, but for
+// reservations that are far larger than the contents: it counts as heap.
+func (b *Buffer) viewSpare() int { return min(b.Available(), max(b.Len(), spareMax)) }
+
+// spareMax is the spare capacity, in bytes, that a view has of any reservation.
+const spareMax = 64 * vm.MiB
+
+// peek is Peek for a mapping.
+func (b *Buffer) peek(n int) (p []byte, err error) {
+	if n > b.Len() {
+		n, err = b.Len(), io.EOF
+	}
+	return b.viewOf(n), err
+}
+
+// viewOf returns the first n bytes of the contents as Go memory. If there is
+// not enough memory to publish all of the contents, they are a copy.
+func (b *Buffer) viewOf(n int) []byte {
+	p, err := b.view(b.viewSpare())
+	if err == nil {
+		return p[:n]
+	}
+	if n > smallView && vm.ProbeHeap(n) != nil {
+		panicFor(err)
+	}
+	b.withContents(func(contents []byte) { p = append(p, contents[:n]...) })
+	return p
+}
+
+// smallView is the size, in bytes, up to which a view is allocated without a
+// probe of the heap.
+const smallView = 64 * vm.KiB
+
+// spare returns all of the spare capacity as Go memory.
+func (b *Buffer) spare() []byte {
+	n := b.Available()
+	if b.m.Publish(b.gen, b.consumed(), b.buf.Len, n) == nil {
+		mem, lo := b.m.Published(b.gen, b.off, b.buf.Len)
+		if mem == nil {
+			panic(errStale)
+		}
+		if k := b.buf.Len - lo; cap(mem)-k >= n {
+			return mem[k : k : k+n]
+		}
+	}
+	// A view with less spare capacity was published before, or there is not
+	// enough memory to publish all of it. Write copies from this slice.
+	if err := vm.ProbeHeap(n); err != nil {
+		panicFor(newMemoryError("allocate "+sizeString(n), err))
+	}
+	return make([]byte, 0, n)
+}
+
+// withContents calls f with the contents. f must not retain them.
+func (b *Buffer) withContents(f func(contents []byte)) {
+	if b.m == nil {
+		f(b.buf.Slice()[b.off:])
+	} else if !b.m.Read(b.gen, b.off, b.buf.Len, f) {
+		panic(errStale)
+	}
+}
+
+// writeOut writes the contents from offset off on to w, in one call if possible.
+// It returns how many they are and the results of w, of which the count may be
+// invalid, or errStale. If direct is set, there is a mapping, and w may access it.
+// Otherwise w may modify the Buffer that b is a copy of.
+func (b *Buffer) writeOut(w io.Writer, off int, direct bool) (total, n int, err error) {
+	total = b.Len() - off
+	for direct && n < total {
+		k, took, err, ok := b.writeDirect(w, off+n)
+		if !ok {
+			break
+		}
+		if took < 0 || took > k {
+			return total, -1, err
+		}
+		if n += took; err != nil || took < k {
+			return total, n, err
+		}
+	}
+	if n == total {
+		return total, n, nil
+	}
+	if b.m != nil && fromCopies(w, b.m) {
+		return b.writeCopies(w, off, make([]byte, min(chunkMax, total)))
+	}
+	p, err := b.view(0)
+	if err != nil && n > 0 {
+		return total, n, err
+	}
+	if err != nil {
+		return b.writeCopies(w, off, nil)
+	}
+	k, err := w.Write(p[off+n : len(p) : len(p)])
+	if k < 0 || k > total-n {
+		return total, -1, err
+	}
+	return total, n + k, err
+}
+
+// directMax is the number of bytes, at most, that are written to w while the lock
+// of the mapping is held.
+const directMax = 4 * vm.MiB
+
+// writeDirect writes contents from offset off on to w, and returns how many, and
+// the results of w. It reports false, and does nothing, if b is stale.
+func (b *Buffer) writeDirect(w io.Writer, off int) (k, n int, err error, ok bool) {
+	k = min(b.Len()-off, directMax)
+	ok = b.m.Read(b.gen, b.off+off, b.off+off+k, func(contents []byte) { n, err = w.Write(contents) })
+	return k, n, err, ok
+}
+
+// writeCopies is writeOut in several calls, with copies of parts of the contents:
+// in p, or if p is nil, in new memory for each, because w may keep it.
+func (b *Buffer) writeCopies(w io.Writer, off int, p []byte) (total, n int, err error) {
+	total = b.Len() - off
+	for n < total && err == nil {
+		q := p
+		if q == nil {
+			q = make([]byte, min(chunkMin, total-n)) // memory is scarce
+		}
+		var k, took int
+		if k, err = b.copyAt(q, int64(off+n)); k == 0 {
+			break
+		}
+		took, err = w.Write(q[:k])
+		if took < 0 || took > k {
+			return total, -1, err
+		}
+		if n += took; took < k {
+			break
+		}
+	}
+	return total, n, err
+}
+
+// copyAt copies contents to p, beginning at offset off. The caller holds the
+// lock of ReadAt, so that the storage is not exchanged. If another goroutine
+// uses the Buffer against the rules, copyAt finds some of its bytes, or none.
+func (b *Buffer) copyAt(p []byte, off int64) (n int, err error) {
+	if off >= int64(b.Len()) {
+		err = io.EOF
+		if !b.intact() {
+			err = errStale
+		}
+		return 0, err
+	}
+	from := b.off + int(off)
+	switch {
+	case b.m == nil:
+		n = copy(p, b.buf.Slice()[from:])
+	case !b.m.Read(b.gen, from, b.buf.Len, func(contents []byte) { n = copy(p, contents) }):
+		return 0, errStale
+	}
+	if n < len(p) {
+		err = io.EOF
+	}
+	return n, err
+}
+
+// intact reports whether b is not stale.
+func (b *Buffer) intact() bool {
+	if b.current() {
+		return true
+	}
+	mem, _ := b.m.Published(b.gen, b.off, b.buf.Len)
+	return mem != nil
+}
+
+// overwriteAt copies p over the contents at offset off. It reports false, and
+// does nothing, if the contents end before off+len(p) or were published. mu is
+// the lock of ReadAt.
+func overwriteAt[T []byte | string](b *Buffer, mu *sync.RWMutex, p T, off int) bool {
+	m, filled, done := overwriteHolding(b, mu, p, off)
+	if filled {
+		mapping.Pace(m) // after releasing the lock, because it may wait
+	}
+	return done
+}
+
+// overwriteHolding is overwriteAt without pacing. It also returns the mapping and
+// whether holes were filled.
+func overwriteHolding[T []byte | string](b *Buffer, mu *sync.RWMutex, p T, off int) (m *mapping.Mapping, filled, done bool) {
+	mu.RLock()
+	defer mu.RUnlock()
+	i, m := b.off+off, b.m
+	switch {
+	case b.Len() < off+len(p):
+		return m, false, false
+	case m == nil:
+		copy(b.buf.Slice()[i:], p)
+		return nil, false, true
+	}
+	filled, done = m.Overwrite(b.gen, i, len(p), b.buf.Len, func(mem []byte) { copy(mem, p) })
+	return m, filled, done
 }

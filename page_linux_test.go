@@ -16,10 +16,13 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/mmapbuf/mmapbuf/internal/mapping"
+	"github.com/mmapbuf/mmapbuf/internal/vm"
 )
 
 func TestMappingIsOneVMA(t *testing.T) {
-	emptyIdle()
+	mapping.EmptyIdle()
 	runtime.GC() // mappings that other tests left could lie next to ours and merge with it
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	var b Buffer
@@ -44,18 +47,18 @@ func TestMappingIsOneVMA(t *testing.T) {
 	require.LessOrEqual(t, b.Cap(), 256*miB, "consumed bytes are not dropped")
 	b.Shrink()
 	requireOneVMA(t, &b, "after Shrink")
-	require.LessOrEqual(t, b.Cap(), b.Len()+2*pageUnit())
+	require.LessOrEqual(t, b.Cap(), b.Len()+2*vm.Unit())
 	b.Grow(2 * giB)
 	requireOneVMA(t, &b, "after Grow")
-	require.Zero(t, uintptr(base(b.m.mem))%giB, "not aligned to 1 GiB")
+	require.Zero(t, uintptr(base(b.m.Inspect().Mem))%giB, "not aligned to 1 GiB")
 	b.Truncate(30 * miB)
 	b.Shrink()
-	emptyIdle() // what was cut off
+	mapping.EmptyIdle() // what was cut off
 	requireOneVMA(t, &b, "after Truncate and Shrink")
 
-	mem := b.m.mem
+	mem := b.m.Inspect().Mem
 	require.NoError(t, b.Close())
-	emptyIdle()
+	mapping.EmptyIdle()
 	require.Empty(t, vmas(t, mem), "after Close")
 }
 
@@ -66,7 +69,7 @@ func TestHugePagesAreUsed(t *testing.T) {
 		for b.Len() < 16*miB {
 			_, _ = b.Write(make([]byte, 64*kiB))
 		}
-		vs := vmas(t, b.m.mem)
+		vs := vmas(t, b.m.Inspect().Mem)
 		require.Len(t, vs, 1)
 		if no {
 			assert.Zero(t, vs[0].huge)
@@ -75,52 +78,6 @@ func TestHugePagesAreUsed(t *testing.T) {
 		}
 		require.NoError(t, b.Close())
 	}
-}
-
-// TestHugePagesOfNoSensibleSize has huge pages of 512 MiB: they are not asked
-// for.
-func TestHugePagesOfNoSensibleSize(t *testing.T) {
-	old := hugePageSize
-	defer func() { hugePageSize = old }()
-	hugePageSize = func() int { return 512 * miB }
-	p, err := mapPages(4*pageUnit(), true)
-	require.NoError(t, err)
-	defer p.unmap()
-	vs := vmas(t, p.mem)
-	require.Len(t, vs, 1)
-	assert.NotContains(t, vs[0].flags, " hg ")
-	assert.NotContains(t, vs[0].flags, " nh ")
-}
-
-func TestPopulate(t *testing.T) {
-	page := os.Getpagesize()
-	p, err := mapPages(4*pageUnit(), false)
-	require.NoError(t, err)
-	defer func() { _ = p.unmap() }()
-	resident := func() int { return residentAt(t, uintptr(base(p.mem)), len(p.mem)) / page }
-
-	last := p.mem[len(p.mem)-page:]
-	if err := madvise(last, unix.MADV_POPULATE_WRITE); err != nil || residentAt(t, uintptr(base(last)), page) == 0 {
-		t.Skip("the kernel does not do MADV_POPULATE_WRITE", err)
-	}
-	require.NoError(t, madvise(last, unix.MADV_DONTNEED))
-
-	p.populateAround(page/2, 3*page-1)
-	require.Equal(t, 3, resident())
-	p.populateAround(3*page-1, 9*page)
-	require.Equal(t, 9, resident())
-	require.NoError(t, p.cutFront(pageUnit()))
-	require.Zero(t, resident())
-	p.touch(0, len(p.mem))
-	p.populateAround(0, len(p.mem))
-	require.Equal(t, len(p.mem)/page, resident(), "to the end")
-	require.EqualValues(t, len(p.mem), p.held.Load())
-
-	huge, err := mapPages(pageUnit(), true)
-	require.NoError(t, err)
-	defer func() { _ = huge.unmap() }()
-	huge.prepare(0, len(huge.mem))
-	require.Zero(t, residentAt(t, uintptr(base(huge.mem)), len(huge.mem)), "of huge pages")
 }
 
 // TestHugePagesDisabled and TestNoHugePagesWhereAlwaysEnabled: what the system says is what
@@ -132,7 +89,7 @@ func TestHugePagesDisabled(t *testing.T) {
 	require.NoError(t, unix.Prctl(unix.PR_SET_THP_DISABLE, 1, 0, 0, 0))
 	b, want := mapped(t, 16*miB)
 	requireOneVMA(t, b, "without huge pages")
-	require.Zero(t, vmas(t, b.m.mem)[0].huge)
+	require.Zero(t, vmas(t, b.m.Inspect().Mem)[0].huge)
 	require.True(t, bytes.Equal(want, b.Bytes()))
 	useAll(t)
 }
@@ -148,7 +105,7 @@ func TestNoHugePagesWhereAlwaysEnabled(t *testing.T) {
 	setSystem(t, path, "always", now)
 	b := Buffer{NoHugePages: true}
 	fill(&b, 1, 8*miB)
-	require.Zero(t, vmas(t, b.m.mem)[0].huge)
+	require.Zero(t, vmas(t, b.m.Inspect().Mem)[0].huge)
 	require.NoError(t, b.Close())
 	useAll(t)
 }

@@ -2,82 +2,16 @@ package mmapbuf
 
 import (
 	"math"
-	"strconv"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/mmapbuf/mmapbuf/internal/vm"
 )
 
 // units are sizes of pages and huge pages that there are.
 var units = []int{4 * kiB, 16 * kiB, 64 * kiB, 2 * miB, 32 * miB, 512 * miB}
-
-func TestChooseUnit(t *testing.T) {
-	tests := []struct {
-		name       string
-		page, huge int
-		unit       int
-		advise     bool
-	}{
-		{"x86-64", 4 * kiB, 2 * miB, 2 * miB, true},
-		{"no huge pages", 4 * kiB, 0, 2 * miB, false},
-		{"arm64, 16 KiB pages", 16 * kiB, 32 * miB, 2 * miB, false},
-		{"arm64, 64 KiB pages", 64 * kiB, 512 * miB, 2 * miB, false},
-		{"s390x", 4 * kiB, 1 * miB, 1 * miB, true},
-		{"sparc64, for its 8 KiB pages", 8 * kiB, 8 * miB, 2 * miB, false},
-		{"a page larger than the unit", 4 * miB, 0, 4 * miB, false},
-		{"a page larger than the huge page", 64 * kiB, 4 * kiB, 2 * miB, false},
-		{"the largest that is sensible", 4 * kiB, 4 * miB, 4 * miB, true},
-		{"no larger than the page", 4 * kiB, 4 * kiB, 4 * kiB, true},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			unit, advise := chooseUnit(tt.page, tt.huge)
-			assert.Equal(t, tt.unit, unit)
-			assert.Equal(t, tt.advise, advise)
-		})
-	}
-}
-
-func TestPageRounding(t *testing.T) {
-	for _, u := range units {
-		t.Run(sizeString(u), func(t *testing.T) {
-			setUnit(t, u)
-			for _, k := range []int{0, 1, 2, 3} {
-				for _, d := range []int{-1, 0, 1} {
-					n := k*u + d
-					if n < 0 || n > math.MaxInt&^(u-1) {
-						continue
-					}
-					up, ok := pageRound(n)
-					assert.True(t, ok)
-					assert.Equal(t, max((n+u-1)/u*u, u), up, "up %d", n)
-					assert.Equal(t, n/u*u, pageFloor(n), "down %d", n)
-				}
-			}
-			last := math.MaxInt &^ (u - 1) // the last multiple of u
-			up, ok := pageRound(last)
-			assert.True(t, ok)
-			assert.Equal(t, last, up, "the last")
-			for _, n := range []int{last + 1, math.MaxInt - 1, math.MaxInt, -1, math.MinInt} {
-				_, ok := pageRound(n)
-				assert.False(t, ok, "%d", n)
-			}
-		})
-	}
-}
-
-func TestAlignment(t *testing.T) {
-	for _, u := range units {
-		t.Run(sizeString(u), func(t *testing.T) {
-			setUnit(t, u)
-			assert.Equal(t, u, alignment(u))
-			assert.Equal(t, u, alignment(giB-u))
-			assert.Equal(t, giB, alignment(giB))
-			assert.Equal(t, giB, alignment(giB+u))
-		})
-	}
-}
 
 func TestRemapPlan(t *testing.T) {
 	// In units.
@@ -115,7 +49,7 @@ func TestRemapPlan(t *testing.T) {
 // imagine returns a Buffer of sizes that no machine has, for arithmetic alone.
 func imagine(off, end, c int) *Buffer {
 	b := &Buffer{off: off}
-	b.buf.len, b.buf.cap = end, c
+	b.buf.Len, b.buf.Cap = end, c
 	return b
 }
 
@@ -138,8 +72,8 @@ func TestGrowthAtEdges(t *testing.T) {
 	for _, u := range units {
 		t.Run(sizeString(u), func(t *testing.T) {
 			setUnit(t, u)
-			for _, size := range []int{u, 2 * u, 31 * u, pageFloor(math.MaxInt / 3), maxSlice} {
-				if size < u || size > maxSlice {
+			for _, size := range []int{u, 2 * u, 31 * u, vm.Floor(math.MaxInt / 3), vm.MaxSize} {
+				if size < u || size > vm.MaxSize {
 					continue // 32 bits
 				}
 				for _, end := range []int{size, size - 1, size - u, size / 2, 0} {
@@ -160,11 +94,6 @@ func TestGrowthAtEdges(t *testing.T) {
 					}
 				}
 			}
-			for k := range strconv.IntSize {
-				for d := -1; d <= 1; d++ {
-					checkRounding(t, max(0, math.MaxInt>>k+min(d, k)))
-				}
-			}
 		})
 	}
 }
@@ -175,11 +104,8 @@ func FuzzGrowth(f *testing.F) {
 	f.Add(uint8(3), int64(0), int64(0), int64(0), int64(0), int64(0))
 	f.Fuzz(func(t *testing.T, unit uint8, a, b, c, d, e int64) {
 		setUnit(t, units[int(unit)%len(units)])
-		checkRounding(t, edge(a))
-		checkUnit(t, 1<<(10+a&15), 1<<(b&31))
-
 		// A full mapping, as grow hands it to remap.
-		size := pageFloor(min(edge(a), maxSlice))
+		size := vm.Floor(min(edge(a), vm.MaxSize))
 		end := size - min(edge(b)>>1, size)
 		off := min(edge(c), end)
 		n, most := edge(d), edge(e)
@@ -189,28 +115,6 @@ func FuzzGrowth(f *testing.F) {
 		checkBounds(t, off, end, size, n, most)
 		checkRemap(t, off, end, size, n, most)
 	})
-}
-
-func checkRounding(t *testing.T, n int) {
-	t.Helper()
-	u := pageUnit()
-	down := pageFloor(n)
-	require.True(t, down%u == 0 && down <= n && n-down < u, "pageFloor(%d) = %d", n, down)
-	up, ok := pageRound(n)
-	if !ok {
-		require.Greater(t, n, math.MaxInt-u, "pageRound")
-		return
-	}
-	require.True(t, up%u == 0 && up >= n && (up-n < u || n == 0 && up == u), "pageRound(%d) = %d", n, up)
-	at := alignment(n)
-	require.True(t, at%u == 0 && at&(at-1) == 0 && at <= max(u, giB), "alignment(%d) = %d", n, at)
-}
-
-func checkUnit(t *testing.T, page, huge int) {
-	t.Helper()
-	unit, advise := chooseUnit(page, huge)
-	require.True(t, unit%page == 0 && unit&(unit-1) == 0 && unit <= max(page, 4*miB), "chooseUnit(%d, %d) = %d", page, huge, unit)
-	require.True(t, !advise || unit == huge, "chooseUnit(%d, %d): %d, %t", page, huge, unit, advise)
 }
 
 // checkBounds checks what MaxLen, most, makes of capacities.
@@ -239,7 +143,7 @@ func checkRemap(t *testing.T, off, end, size, n, most int) {
 	t.Helper()
 	live := end - off
 	drop, want := remapPlan(live, off, size, n)
-	require.True(t, 0 <= drop && drop <= off && drop%pageUnit() == 0, "drop %d of %d consumed", drop, off)
+	require.True(t, 0 <= drop && drop <= off && drop%vm.Unit() == 0, "drop %d of %d consumed", drop, off)
 	require.True(t, drop == 0 || drop >= live/4, "drop %d for %d", drop, live)
 	need := end - drop + n
 	require.True(t, want >= need && want <= max(2*size, need), "want %d for %d", want, need)
@@ -249,26 +153,19 @@ func checkRemap(t *testing.T, off, end, size, n, most int) {
 	b.MaxLen = most
 	c := b.limitToMaxLen(want, n)
 	require.True(t, need <= c && c <= want, "bounded(%d, %d) = %d, need %d", want, n, c, need)
-	var tried []int
-	err := tryCapacities(c, need, func(c int) error { tried = append(tried, c); return errTest })
-	least, ok := pageRound(need)
-	if !ok {
-		require.ErrorIs(t, err, ErrTooLarge)
-		require.Empty(t, tried)
+	large, least, ok := roundCapacities(c, need)
+	if _, fits := vm.Round(need); !fits {
+		require.False(t, ok)
 		return
 	}
-	require.ErrorIs(t, err, errTest)
-	require.LessOrEqual(t, len(tried), 2)
-	require.Equal(t, least, tried[len(tried)-1], "not the least that does")
-	for _, c := range tried {
-		require.True(t, c%pageUnit() == 0 && c >= need && c > b.Cap(), "%d for %d, beyond %d", c, need, b.Cap())
+	require.True(t, ok)
+	for _, n := range []int{large, least} {
+		require.True(t, n%vm.Unit() == 0 && n >= need && n > b.Cap(), "%d for %d, beyond %d", n, need, b.Cap())
 	}
-	if up, ok := pageRound(c); ok {
-		require.Equal(t, up, tried[0], "not what was wanted")
+	require.Less(t, least-need, vm.Unit(), "not the least that does")
+	if up, ok := vm.Round(c); ok {
+		require.Equal(t, max(up, least), large, "not what was wanted")
 	}
-	first := 0
-	require.NoError(t, tryCapacities(c, need, func(c int) error { first = c; return nil }))
-	require.Equal(t, tried[0], first)
 }
 
 func TestSizeString(t *testing.T) {

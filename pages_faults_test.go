@@ -11,6 +11,9 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/mmapbuf/mmapbuf/internal/mapping"
+	"github.com/mmapbuf/mmapbuf/internal/vm"
 )
 
 // failing has the calls of these names fail while f runs.
@@ -21,8 +24,8 @@ func failing(names []string, f func()) {
 		}
 		return nil
 	}
-	onCall.Store(&hook)
-	defer onCall.Store(nil)
+	vm.OnCall.Store(&hook)
+	defer vm.OnCall.Store(nil)
 	f()
 }
 
@@ -31,9 +34,9 @@ func failing(names []string, f func()) {
 func TestPagesAtRandomFault(t *testing.T) {
 	defer func(n int) { mostAlignment = n }(mostAlignment)
 	mostAlignment = os.Getpagesize()
-	defer copyViews.Store(copyViews.Load())
+	defer vm.RefuseMoves(vm.MovesRefused())
 	pagesAtRandom(t, func(r *rand.Rand) func() {
-		copyViews.Store(false)
+		vm.RefuseMoves(false)
 		if r.IntN(2) == 0 {
 			return func() {}
 		}
@@ -44,8 +47,8 @@ func TestPagesAtRandomFault(t *testing.T) {
 			}
 			return nil
 		}
-		onCall.Store(&hook)
-		return func() { onCall.Store(nil) }
+		vm.OnCall.Store(&hook)
+		return func() { vm.OnCall.Store(nil) }
 	})
 }
 
@@ -58,7 +61,7 @@ func TestFaultOfRecycling(t *testing.T) {
 	b.Grow(100 * miB)
 	fill(&b, 1, 60*miB)
 	_, _ = b.Read(make([]byte, 31*miB))
-	n := b.m.dirty - b.buf.len + 1
+	n := b.m.Inspect().Dirty - b.buf.Len + 1
 	require.True(t, b.canRecycle(n))
 	failing([]string{"mremap", "mremap fixed", "munmap"}, func() { _, _ = b.Write(noise()[:n]) })
 	require.True(t, isFilled(contents(&b)[:29*miB], 1, 31*miB))
@@ -79,9 +82,7 @@ func TestFaultInReadFromAFile(t *testing.T) {
 	b.Grow(100 * miB)
 	fill(&b, 1, 60*miB-kiB)
 	_, _ = b.Read(make([]byte, 31*miB))
-	old := vmaBudget
-	vmaBudget = func() int64 { return 0 }
-	defer func() { vmaBudget = old }()
+	defer mapping.SetBudget(0)()
 	failing([]string{"mremap", "mremap fixed"}, func() {
 		n, err := b.ReadFrom(f)
 		require.NoError(t, err)
@@ -102,8 +103,8 @@ func TestAdviceAfterAMoveFaultless(t *testing.T) {
 	_, err := b.WriteAt([]byte("x"), 40*miB)
 	require.NoError(t, err)
 	b.Truncate(len(noise()))
-	require.True(t, b.m.sparse.Load())
-	at, moved, other := uintptr(base(b.m.mem)), false, false
+	require.True(t, b.m.Sparse())
+	at, moved, other := uintptr(base(b.m.Inspect().Mem)), false, false
 	const n = 6 * miB
 	hook := func(call string, target, source []byte) error {
 		moved = moved || call == "mremap fixed"
@@ -115,9 +116,9 @@ func TestAdviceAfterAMoveFaultless(t *testing.T) {
 		}
 		return nil
 	}
-	onCall.Store(&hook)
+	vm.OnCall.Store(&hook)
 	v, err := b.view(0)
-	onCall.Store(nil)
+	vm.OnCall.Store(nil)
 	require.NoError(t, err)
 	require.True(t, moved && other)
 	require.NoError(t, diffBytes(v, noise()))

@@ -16,6 +16,9 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/mmapbuf/mmapbuf/internal/mapping"
+	"github.com/mmapbuf/mmapbuf/internal/vm"
 )
 
 const foreign = 0xee // what earlier owners of idle memory have written; noise has no run of it
@@ -30,9 +33,10 @@ func leaveForeign(n int, noHugePages bool) {
 // untouchedResident returns the offset of a page that is resident in a unit that is
 // not touched, or -1. Pages that were only read are those of the kernel's zero
 // page, which mincore(2) takes for resident as well: such a unit is all zero.
-func untouchedResident(p *pages) int {
+func untouchedResident(m *mapping.Mapping) int {
 	page := os.Getpagesize()
-	mem := p.mem[:cap(p.mem)]
+	p := m.Inspect()
+	mem := p.Mem[:cap(p.Mem)]
 	vec := make([]byte, len(mem)/page)
 	_, _, errno := unix.Syscall(unix.SYS_MINCORE, uintptr(base(mem)), uintptr(len(mem)), uintptr(unsafe.Pointer(unsafe.SliceData(vec))))
 	if errno != 0 {
@@ -40,8 +44,8 @@ func untouchedResident(p *pages) int {
 	}
 	for i, v := range vec {
 		off := i * page
-		u := off / pageUnit()
-		if v&1 != 0 && (u >= len(p.touched) || p.touched[u] == 0) && bytes.Count(mem[off:off+page], []byte{0}) < page {
+		u := off / vm.Unit()
+		if v&1 != 0 && (u >= len(p.Touched) || p.Touched[u] == 0) && bytes.Count(mem[off:off+page], []byte{0}) < page {
 			return off
 		}
 	}
@@ -61,7 +65,7 @@ func pagesAtRandom(t *testing.T, before func(r *rand.Rand) (after func())) {
 	require.NoError(t, os.WriteFile(name, noise()[:3*miB], 0o600))
 	for _, unit := range []int{64 * kiB, 2 * miB} {
 		t.Run(fmt.Sprint("unit=", unit), func(t *testing.T) {
-			if unit != pageUnit() {
+			if unit != vm.Unit() {
 				setUnit(t, unit)
 			}
 			r := rand.New(rand.NewPCG(testSeed(t), 0))
@@ -150,7 +154,7 @@ func (w *pageWalk) step() {
 			w.b.Reset()
 			w.want = nil
 		} else if w.b.m != nil {
-			w.b.m.freeExcess()
+			w.b.m.FreeExcess()
 		}
 	case 4:
 		_, _ = w.b.Write(p)
@@ -209,11 +213,11 @@ func (w *pageWalk) check() error {
 	if err := invariants(&w.b); err != nil || w.b.m == nil || !w.b.current() {
 		return err
 	}
-	p := w.b.m.pages
-	if bytes.Contains(p.mem[:p.cleared], bytes.Repeat([]byte{foreign}, 16)) {
+	p := w.b.m.Inspect()
+	if bytes.Contains(p.Mem[:p.Cleared], bytes.Repeat([]byte{foreign}, 16)) {
 		return fmt.Errorf("bytes of an earlier owner in what is cleared")
 	}
-	if off := untouchedResident(p); off >= 0 {
+	if off := untouchedResident(w.b.m); off >= 0 {
 		return fmt.Errorf("%#x is resident, and its unit is not touched", off)
 	}
 	return nil
@@ -231,7 +235,7 @@ func TestGapFromWithinAHole(t *testing.T) {
 		b.Truncate(unit*2*miB + 100)
 		_, err := b.WriteAt([]byte("x"), int64(unit*2*miB+4*miB+50))
 		require.NoError(t, err)
-		require.Equal(t, -1, untouchedResident(b.m.pages))
+		require.Equal(t, -1, untouchedResident(b.m))
 	}
 }
 
@@ -247,12 +251,12 @@ func TestHugePagesAgain(t *testing.T) {
 	_ = b.WriteByte('x')
 	_, err := b.WriteAt([]byte("x"), 12*miB)
 	require.NoError(t, err)
-	require.True(t, b.m.sparse.Load())
+	require.True(t, b.m.Sparse())
 	b.Reset()
-	decay(time.Now().Add(2 * idleFor))
+	twoTicks()
 	fill(&b, 1, 16*miB)
 	require.NoError(t, invariants(&b))
-	assert.GreaterOrEqual(t, vmas(t, b.m.mem)[0].huge, 12*miB)
+	assert.GreaterOrEqual(t, vmas(t, b.m.Inspect().Mem)[0].huge, 12*miB)
 	require.NoError(t, b.Close())
 
 	const n = 40 * miB
@@ -262,19 +266,19 @@ func TestHugePagesAgain(t *testing.T) {
 		"File.Write": func(b *Buffer, f *File) { _, _ = f.Write(block) },
 		"WriteAt":    func(b *Buffer, f *File) { _, _ = b.WriteAt(block, int64(b.Len())) },
 	} {
-		emptyIdle()
+		mapping.EmptyIdle()
 		var b Buffer
 		b.Grow(100 * miB)
 		_ = b.WriteByte('x')
 		_, err := b.WriteAt([]byte("x"), 20*miB)
 		require.NoError(t, err)
-		if b.m.populate(0, os.Getpagesize()) != nil {
+		if vm.Populate(b.m.Inspect().Mem[:os.Getpagesize()]) != nil {
 			t.Skip("before Linux 5.14, there is no way")
 		}
 		for f := atItsEnd(&b); b.Len() < 20*miB+n; {
 			write(&b, f)
 		}
-		assert.GreaterOrEqual(t, vmas(t, b.m.mem)[0].huge, n-4*miB, name)
+		assert.GreaterOrEqual(t, vmas(t, b.m.Inspect().Mem)[0].huge, n-4*miB, name)
 		require.NoError(t, b.Close())
 	}
 }
@@ -298,13 +302,13 @@ func TestTickBesideOwner(t *testing.T) {
 			leaveForeign(16*miB, false)
 			var b Buffer
 			fill(&b, i, miB)
-			if b.m.dirty > 8*miB {
+			if b.m.Inspect().Dirty > 8*miB {
 				reached++
 			}
 			done := make(chan bool)
 			go func() {
 				time.Sleep(time.Duration(rand.N(500)) * time.Microsecond)
-				decay(time.Now().Add(2 * idleFor))
+				twoTicks()
 				close(done)
 			}()
 			use(&b)

@@ -7,6 +7,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/mmapbuf/mmapbuf/internal/vm"
 )
 
 // TestFailedViewKeepsTheMapping refuses to move the pages of a view, and memory
@@ -32,9 +34,9 @@ func TestFailedViewKeepsTheMapping(t *testing.T) {
 		}
 		return nil
 	}
-	onCall.Store(&hook)
+	vm.OnCall.Store(&hook)
 	err, panicked := caught(func() error { b.Bytes(); return nil })
-	onCall.Store(nil)
+	vm.OnCall.Store(nil)
 	require.True(t, panicked)
 	require.ErrorIs(t, err, ErrTooLarge)
 	require.True(t, isFilled(contents(&b), 1, 0))
@@ -69,9 +71,9 @@ func TestFailedViewOfShorterCopy(t *testing.T) {
 		}
 		return nil
 	}
-	onCall.Store(&hook)
+	vm.OnCall.Store(&hook)
 	err, _ := caught(func() error { short.Bytes(); return nil })
-	onCall.Store(nil)
+	vm.OnCall.Store(nil)
 	require.ErrorIs(t, err, ErrTooLarge)
 	got := contents(&b)
 	require.Equal(t, 6*miB, len(got))

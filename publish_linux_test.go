@@ -14,6 +14,9 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/mmapbuf/mmapbuf/internal/mapping"
+	"github.com/mmapbuf/mmapbuf/internal/vm"
 )
 
 func TestPublishMovesPages(t *testing.T) {
@@ -22,7 +25,7 @@ func TestPublishMovesPages(t *testing.T) {
 	const size = 256 * miB
 	needMemory(t, 4*size)
 	b, want := mapped(t, size)
-	before := vmas(t, b.m.mem)[0]
+	before := vmas(t, b.m.Inspect().Mem)[0]
 	require.Greater(t, before.huge, size/2, "the kernel has no huge pages to spare")
 
 	debug.FreeOSMemory()
@@ -108,30 +111,30 @@ func TestMappingsDoNotPileUp(t *testing.T) {
 		}
 		garbage[i%16] = bytes.Repeat([]byte{1}, 16<<rand.N(19))
 		if i%16 == 0 {
-			require.LessOrEqual(t, mapCount(t), was.maps+64+int(heapSplits.count()))
+			require.LessOrEqual(t, mapCount(t), was.maps+64+int(vm.HeapSplits()))
 		}
 	}
-	t.Logf("%d published, the heap is parted at %d places", published, heapSplits.count())
+	t.Logf("%d published, the heap is parted at %d places", published, vm.HeapSplits())
 	// A place is a huge page; the heap was never larger than this.
 	var ms runtime.MemStats
 	runtime.ReadMemStats(&ms)
-	require.LessOrEqual(t, heapSplits.count(), int64(ms.HeapSys)/int64(pageUnit())+1)
-	require.LessOrEqual(t, heapSplits.count(), vmaBudget()/2+2)
+	require.LessOrEqual(t, vm.HeapSplits(), int64(ms.HeapSys)/int64(vm.Unit())+1)
+	require.LessOrEqual(t, vm.HeapSplits(), mapping.Budget()/2+2)
 }
 
 // TestCopiedViewShowsNoOldHeapBytes has publishing copy where the heap has old objects of the
 // same size: the spare capacity of a view shows nothing of them.
 func TestCopiedViewShowsNoOldHeapBytes(t *testing.T) {
-	defer copyViews.Store(copyViews.Load())
+	defer vm.RefuseMoves(vm.MovesRefused())
 	b, want := mapped(t, 3*miB)
 	b.Grow(5 * miB)
 	var old [8][]byte
 	for i := range old {
-		old[i] = bytes.Repeat([]byte{0xee}, b.Cap()+i%2*pageUnit()) // as large as a slice, or a heapObject
+		old[i] = bytes.Repeat([]byte{0xee}, b.Cap()+i%2*vm.Unit()) // as large as a slice, or a heapObject
 	}
 	clear(old[:])
 	runtime.GC()
-	copyViews.Store(true)
+	vm.RefuseMoves(true)
 	spare := b.AvailableBuffer()
 	require.False(t, b.current())
 	require.GreaterOrEqual(t, cap(spare), 5*miB)

@@ -274,7 +274,7 @@ func TestReadBeyondInsideReader(t *testing.T) {
 		require.NoError(t, invariants(b))
 		require.Equal(t, left, b.Len())
 		for range 3 {
-			b.Grow(b.buf.cap/2 + n)
+			b.Grow(b.buf.Cap/2 + n)
 			writeAllOf(t, b, noise()[:n])
 		}
 		require.NoError(t, invariants(b))

@@ -11,6 +11,9 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/mmapbuf/mmapbuf/internal/mapping"
+	"github.com/mmapbuf/mmapbuf/internal/vm"
 )
 
 // A filter refuses a system call, as sandboxes do.
@@ -83,10 +86,10 @@ func TestWorksUnderSeccomp(t *testing.T) {
 			install(t, tt.filter)
 			useAll(t)
 			needMoves(t)
-			require.Equal(t, tt.copying, copyViews.Load())
+			require.Equal(t, tt.copying, vm.MovesRefused())
 			require.Equal(t, tt.copying, ReadStats().Copies > 0)
-			require.LessOrEqual(t, len(lost.objects), 1, "the first refusal is the last")
-			require.False(t, mmapRefused.Load())
+			require.LessOrEqual(t, vm.Lost(), 1, "the first refusal is the last")
+			require.False(t, !vm.Available())
 		})
 	}
 }
@@ -144,12 +147,12 @@ func TestRefusedCallsAreReplacedByCopies(t *testing.T) {
 	_ = c.Close()
 	require.Positive(t, ReadStats().Copies)
 
-	mmapRefused.Store(true)
+	vm.RefuseMaps(true)
 	for range 20 {
 		step(miB + 54321)
 	}
 	require.Nil(t, b.m)
-	require.ErrorIs(t, b.Reserve(maxSlice), ErrTooLarge)
+	require.ErrorIs(t, b.Reserve(vm.MaxSize), ErrTooLarge)
 	require.True(t, bytes.Equal(want.Bytes(), contents(&b)))
 }
 
@@ -157,8 +160,8 @@ func TestRefusedCallsAreReplacedByCopies(t *testing.T) {
 // nothing leaks.
 func TestRefusedPublishCopies(t *testing.T) {
 	was := settled(t)
-	defer copyViews.Store(copyViews.Load())
-	copyViews.Store(true)
+	defer vm.RefuseMoves(vm.MovesRefused())
+	vm.RefuseMoves(true)
 	for seed := range 20 {
 		var b Buffer
 		fill(&b, seed, 20*miB)
@@ -182,9 +185,9 @@ func TestRefusalConcernsOneMapping(t *testing.T) {
 	}
 	for name, trick := range tricks {
 		t.Run(name, func(t *testing.T) {
-			emptyIdle() // b is to be a mapping of its own, which must grow
+			mapping.EmptyIdle() // b is to be a mapping of its own, which must grow
 			b, want := mapped(t, 5*miB)
-			if err := trick(b.m.mem[pageUnit() : 2*pageUnit()]); err != nil {
+			if err := trick(b.m.Inspect().Mem[vm.Unit() : 2*vm.Unit()]); err != nil {
 				t.Skip(err)
 			}
 			copies := ReadStats().Copies
@@ -192,7 +195,7 @@ func TestRefusalConcernsOneMapping(t *testing.T) {
 			require.True(t, bytes.Equal(want, contents(b)))
 			require.Greater(t, ReadStats().Copies, copies, "nothing was refused")
 
-			emptyIdle()
+			mapping.EmptyIdle()
 			c, want := mapped(t, 5*miB)
 			moves := ReadStats()
 			c.Grow(100 * miB)
@@ -200,21 +203,4 @@ func TestRefusalConcernsOneMapping(t *testing.T) {
 			require.True(t, bytes.Equal(want, contents(c)))
 		})
 	}
-}
-
-// TestFailedMoveToHeap has mremap(2) fail after it has unmapped its target, which
-// may be: views are copied from then on, and the runtime does not get the
-// addresses back, where something else may be mapped by now.
-func TestFailedMoveToHeap(t *testing.T) {
-	defer copyViews.Store(copyViews.Load())
-	copyViews.Store(false)
-	kept := len(lost.objects)
-	from, err := mmap(8*miB, pageUnit(), unix.PROT_READ) // a source that is not mapped
-	require.NoError(t, err)
-	require.NoError(t, munmap(from))
-	for range 5 {
-		require.Nil(t, (&pages{mem: from}).moveToHeap(0, len(from)))
-	}
-	require.True(t, copyViews.Load())
-	require.Len(t, lost.objects, kept+1)
 }

@@ -4,24 +4,9 @@ import (
 	"fmt"
 	"reflect"
 	"testing"
-	"unsafe"
 
 	"github.com/stretchr/testify/assert"
-	"github.com/stretchr/testify/require"
 )
-
-func TestRegionIsASlice(t *testing.T) {
-	require.Equal(t, unsafe.Sizeof([]byte(nil)), unsafe.Sizeof(region{}))
-	p := make([]byte, 3, 5)
-	var r region
-	r.set(p)
-	require.Equal(t, region{unsafe.Pointer(&p[0]), 3, 5}, r)
-	q := r.slice()
-	require.True(t, &p[0] == &q[0] && len(q) == 3 && cap(q) == 5)
-	r.set(nil)
-	require.Equal(t, region{}, r)
-	require.Nil(t, r.slice())
-}
 
 // TestReflection prints and compares structs that have a Buffer as a field, also
 // after its memory has gone elsewhere: that read unmapped memory, or that of

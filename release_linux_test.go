@@ -6,25 +6,15 @@ import (
 	"os"
 	"runtime"
 	"testing"
-	_ "unsafe" // for go:linkname
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/mmapbuf/mmapbuf/internal/vm"
 )
 
 // MMAPBUF_TEST_PUBLISH=copy has all views copied.
 func init() {
-	copyViews.Store(os.Getenv("MMAPBUF_TEST_PUBLISH") == "copy")
-}
-
-// The runtime has this for packages that rely on it; see runtime/mgc.go.
-//
-//go:linkname heapObjectsCanMove runtime.heapObjectsCanMove
-func heapObjectsCanMove() bool
-
-// TestHeapObjectsDoNotMove is about the release of Go, not about the package. If
-// it fails, or no longer links, copyViews must be set for that release.
-func TestHeapObjectsDoNotMove(t *testing.T) {
-	require.False(t, heapObjectsCanMove(), "pages must not be moved to the heap of %s", runtime.Version())
+	vm.RefuseMoves(os.Getenv("MMAPBUF_TEST_PUBLISH") == "copy")
 }
 
 // TestCopiedViewTouchesNoSpare copies a view with a spare capacity of a GiB, which
@@ -35,7 +25,7 @@ func TestCopiedViewTouchesNoSpare(t *testing.T) {
 	if !inChild(t) {
 		return
 	}
-	copyViews.Store(true)
+	vm.RefuseMoves(true)
 	var b Buffer
 	fill(&b, 1, 8*miB)
 	b.Grow(giB)

@@ -19,6 +19,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/mmapbuf/mmapbuf/internal/vm"
 )
 
 // TestSoak has all that Buffers are used for happen at once while, now and
@@ -124,12 +126,12 @@ func (s *soaking) fault() error {
 		undo, err = scarce(unix.RLIMIT_DATA, "VmData")
 		s.grants = noMemory
 	default:
-		copyViews.Store(true)
-		mmapRefused.Store(rand.N(2) == 0)
+		vm.RefuseMoves(true)
+		vm.RefuseMaps(rand.N(2) == 0)
 		s.grants = noCalls
 		undo = func() error {
-			copyViews.Store(false)
-			mmapRefused.Store(false)
+			vm.RefuseMoves(false)
+			vm.RefuseMaps(false)
 			return nil
 		}
 	}

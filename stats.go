@@ -1,8 +1,9 @@
 package mmapbuf
 
 import (
-	"runtime/pprof"
 	"sync/atomic"
+
+	"github.com/mmapbuf/mmapbuf/internal/mapping"
 )
 
 // Stats describes all Buffers of the process. Mappings, MappedBytes and
@@ -39,37 +40,35 @@ type Stats struct {
 	LastFailure string
 }
 
+// stats are the figures of Buffers. Those of mappings are mapping.Counters.
 var stats struct {
-	mappings, mappedBytes             atomic.Int64
-	maps, growsInPlace, moves         atomic.Int64
-	publishes, publishedBytes, copies atomic.Int64
-	collections                       atomic.Int64
-
-	copiedBytes, collected, peakMappedBytes, refusals atomic.Int64
-
-	failures    atomic.Int64
-	lastFailure atomic.Pointer[memoryError]
+	refusals, failures atomic.Int64
+	lastFailure        atomic.Pointer[memoryError]
 }
 
 // ReadStats returns the current figures. It only loads counters and may be
 // called often. The counters are not loaded at a single point in time, so they
 // may disagree slightly while Buffers are in use.
 func ReadStats() Stats {
+	c := &mapping.Counters
 	s := Stats{
-		Mappings:     stats.mappings.Load(),
-		MappedBytes:  stats.mappedBytes.Load(),
-		IdleBytes:    idle.bytes.Load(),
-		Created:      stats.maps.Load(),
-		GrowsInPlace: stats.growsInPlace.Load(),
-		Moves:        stats.moves.Load(),
-		Views:        stats.publishes.Load(),
-		ViewBytes:    stats.publishedBytes.Load(),
-		Copies:       stats.copies.Load(),
-		Collections:  stats.collections.Load(),
+		Mappings:    c.Mappings.Load(),
+		MappedBytes: c.MappedBytes.Load(),
+		IdleBytes:   mapping.IdleBytes(),
 
-		CopiedBytes:     stats.copiedBytes.Load(),
-		Collected:       stats.collected.Load(),
-		PeakMappedBytes: stats.peakMappedBytes.Load(),
+		Created:      c.Created.Load(),
+		GrowsInPlace: c.GrowsInPlace.Load(),
+		Moves:        c.Moves.Load(),
+
+		Views:       c.Views.Load(),
+		ViewBytes:   c.ViewBytes.Load(),
+		Copies:      c.Copies.Load(),
+		CopiedBytes: c.CopiedBytes.Load(),
+
+		Collections: c.Collections.Load(),
+		Collected:   c.Collected.Load(),
+
+		PeakMappedBytes: c.PeakMappedBytes.Load(),
 		MaxLenExceeded:  stats.refusals.Load(),
 		Failures:        stats.failures.Load(),
 	}
@@ -77,50 +76,4 @@ func ReadStats() Stats {
 		s.LastFailure = e.Error()
 	}
 	return s
-}
-
-// countCopy records that contents of n bytes are copied because their pages
-// could not be moved.
-func countCopy(n int) {
-	stats.copies.Add(1)
-	stats.copiedBytes.Add(int64(n))
-}
-
-// raise makes x at least n.
-func raise(x *atomic.Int64, n int64) {
-	for {
-		if was := x.Load(); was >= n || x.CompareAndSwap(was, n) {
-			return
-		}
-	}
-}
-
-// profile lists the live mappings. It refers to their *pages, which do not keep
-// Buffers alive. If a program has two copies of this package, such as a vendored
-// one, they share the profile.
-var profile = func() *pprof.Profile {
-	const name = "github.com/mmapbuf/mmapbuf"
-	if p := pprof.Lookup(name); p != nil {
-		return p
-	}
-	return pprof.NewProfile(name)
-}()
-
-// setMem makes mem[:cap(mem)] the mapping, or none if mem is nil, and updates
-// the statistics.
-func (p *pages) setMem(mem []byte) {
-	was := p.mem
-	p.mem = mem
-	raise(&stats.peakMappedBytes, stats.mappedBytes.Add(int64(cap(mem)-cap(was))))
-	switch {
-	case was == nil && mem != nil:
-		stats.maps.Add(1)
-		stats.mappings.Add(1)
-		profile.Add(p, 1)
-	case was != nil && mem == nil:
-		stats.mappings.Add(-1)
-		profile.Remove(p)
-		untrack(p)
-		p.uncommit(0)
-	}
 }

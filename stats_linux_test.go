@@ -11,6 +11,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/mmapbuf/mmapbuf/internal/vm"
 )
 
 // TestStatsAgreeWithTheKernel compares the figures with /proc/self/smaps at
@@ -50,7 +52,7 @@ func TestStatsAgreeWithTheKernel(t *testing.T) {
 			b.Bytes()
 		case 11: // leave one behind
 			if b.m != nil && b.current() {
-				mem, was := b.m.mem, ReadStats()
+				mem, was := b.m.Inspect().Mem, ReadStats()
 				at, n := uintptr(base(mem)), int64(cap(mem))
 				*b = Buffer{}
 				eventually(t, func() bool { return ReadStats().MappedBytes == was.MappedBytes-n })
@@ -67,22 +69,22 @@ func TestStatsAgreeWithTheKernel(t *testing.T) {
 				continue
 			}
 			count++
-			sum += int64(cap(b.m.mem))
+			sum += int64(cap(b.m.Inspect().Mem))
 			covered := 0
-			lo := uintptr(base(b.m.mem))
-			hi := lo + uintptr(len(b.m.mem))
+			lo := uintptr(base(b.m.Inspect().Mem))
+			hi := lo + uintptr(len(b.m.Inspect().Mem))
 			for _, v := range all {
 				if v.lo < hi && lo < v.hi {
 					covered += int(min(v.hi, hi) - max(v.lo, lo))
 				}
 			}
-			require.Equal(t, len(b.m.mem), covered)
+			require.Equal(t, len(b.m.Inspect().Mem), covered)
 		}
 		require.Equal(t, count, s.Mappings)
 		require.Equal(t, sum, s.MappedBytes)
-		require.Equal(t, int(count), profile.Count())
+		require.Equal(t, int(count), pprof.Lookup("github.com/mmapbuf/mmapbuf").Count())
 		require.Equal(t, viewed, s.Views-start.Views)
-		require.True(t, copyViews.Load() || s.Copies == start.Copies)
+		require.True(t, vm.MovesRefused() || s.Copies == start.Copies)
 	}
 	s := ReadStats()
 	assert.Positive(t, s.Created-start.Created)
@@ -117,8 +119,8 @@ func TestStatsCountEachEvent(t *testing.T) {
 	require.Zero(t, since())
 
 	func() {
-		defer copyViews.Store(copyViews.Load())
-		copyViews.Store(true)
+		defer vm.RefuseMoves(vm.MovesRefused())
+		vm.RefuseMoves(true)
 		split(t, b)
 		b.Grow(8 * miB)
 		require.Equal(t, Stats{Copies: 1, CopiedBytes: 5 * miB}, since())

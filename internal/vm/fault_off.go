@@ -1,6 +1,6 @@
-//go:build linux && !nommap && (amd64 || arm64 || loong64 || mips64 || mips64le || ppc64 || ppc64le || riscv64 || s390x) && !mmapbuf_faults
+//go:build linux && !nommap && !386 && !arm && !mips && !mipsle && !mmapbuf_faults
 
-package mmapbuf
+package vm
 
 // fault lets tests inject errors of system calls in builds with the tag
 // mmapbuf_faults. In other builds it is inlined to nothing.

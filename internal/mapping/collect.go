@@ -1,4 +1,4 @@
-package mmapbuf
+package mapping
 
 import (
 	"math"
@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"weak"
+
+	"github.com/mmapbuf/mmapbuf/internal/vm"
 )
 
 // The collector does not account for the memory of mappings. This file starts
@@ -14,36 +16,32 @@ import (
 // have taken more memory since the last collection, without freeing it, than
 // GOGC or the memory limit allows the heap to grow by.
 //
-// A program that closes its Buffers does not need these collections. So an
-// increase that the program has had before, and then freed by itself, starts
-// none, until garbage is found.
+// A program that closes its Buffers does not need these collections. So after one
+// that has found little, the next is due at twice the increase.
 
 const (
 	// collectMin is the least increase, in bytes, that starts a collection.
-	collectMin = 16 * miB
+	collectMin = 16 * vm.MiB
 
-	// dueMin and dueMinGarbage are the least thresholds, in bytes, that
-	// follow from GOGC; the latter applies after garbage was found.
-	dueMinGarbage = 128 * miB
-	dueMin        = 192 * miB
+	// stepMin is the least increase, in bytes, that starts a collection unless
+	// the memory limit is near: below it, collections take more time than the
+	// memory that they save is worth.
+	stepMin = 128 * vm.MiB
 )
 
 // pacer decides when to collect. It counts the resident bytes of mappings.
 var pacer struct {
 	mu        sync.Mutex
-	held      int64 // sum of pages.held
-	least     int64 // minimum of held since the last collection: what survived it, or less
-	before    int64 // what survived the collection before, or less
-	peak      int64 // maximum of held since it last fell nearly to least
-	proven    int64 // largest increase that the program has then freed by itself
-	falling   bool  // the last change of held was a decrease
-	found     bool  // garbage was found since the last peak
-	garbage   bool  // the program was last seen to leave garbage, not to free a peak by itself
-	live      map[*pages]weak.Pointer[mapping]
-	armed     bool                   // next is set
-	next      weak.Pointer[sentinel] // nil after the next collection
-	forced    int64                  // collections that the program has requested
-	sinceLast atomic.Int64           // held - least, readable without mu
+	held      int64        // sum of pages.held
+	least     int64        // minimum of held since the last collection: what survived it, or less
+	step      int64        // the increase at which a collection is due, or less
+	garbage   bool         // the last collection has found at least a quarter of the increase
+	sinceLast atomic.Int64 // held - least, readable without mu
+
+	live  map[*pages]weak.Pointer[Mapping]
+	armed bool                   // next is set
+	next  weak.Pointer[sentinel] // nil after the next collection
+	asked int64                  // collections that the program has requested
 
 	collecting sync.Mutex // held during a collection of the package, and while unreachable mappings are freed
 }
@@ -53,26 +51,19 @@ func addHeld(n int) {
 	p := &pacer
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if n > 0 && p.falling && p.held-p.least <= (p.peak-p.least)/8 {
-		if !p.found {
-			p.proven = max(p.proven, p.peak-p.held)
-			p.garbage = false
-		}
-		p.peak, p.found = p.held, false
-	}
-	p.falling = n < 0
 	p.held += int64(n)
-	p.least, p.peak = min(p.least, p.held), max(p.peak, p.held)
+	p.least = min(p.least, p.held)
 	p.sinceLast.Store(p.held - p.least)
 }
 
 // track registers m, whose memory is p, to be freed by reap when it becomes
-// unreachable.
-func track(p *pages, m *mapping) {
+// unreachable. No slice of its memory is in use then: views are slices of published
+// memory.
+func track(p *pages, m *Mapping) {
 	pacer.mu.Lock()
 	defer pacer.mu.Unlock()
 	if pacer.live == nil {
-		pacer.live = make(map[*pages]weak.Pointer[mapping])
+		pacer.live = make(map[*pages]weak.Pointer[Mapping])
 	}
 	pacer.live[p] = weak.Make(m)
 	arm()
@@ -82,13 +73,6 @@ func track(p *pages, m *mapping) {
 func untrack(p *pages) {
 	pacer.mu.Lock()
 	delete(pacer.live, p)
-	pacer.mu.Unlock()
-}
-
-// foundGarbage is called when a mapping was freed that had become unreachable.
-func foundGarbage() {
-	pacer.mu.Lock()
-	pacer.proven, pacer.found, pacer.garbage = 0, true, true
 	pacer.mu.Unlock()
 }
 
@@ -120,27 +104,33 @@ func afterCollection(struct{}) {
 	// Collections of the package are counted before they run, so that they
 	// are never taken for those of the program.
 	pacer.mu.Lock()
-	forced := metric("/gc/cycles/forced:gc-cycles") - stats.collections.Load()
-	asked := forced > pacer.forced
-	pacer.forced = max(pacer.forced, forced)
+	forced := metric("/gc/cycles/forced:gc-cycles") - Counters.Collections.Load()
+	more := forced > pacer.asked
+	pacer.asked = max(pacer.asked, forced)
 	pacer.mu.Unlock()
-	if asked && idle.freeing.TryLock() { // the program wants memory to be freed
+	if more && idle.freeing.TryLock() { // the program wants memory to be freed
 		emptyIdleNow()
 		idle.freeing.Unlock()
 	}
 }
 
 // reap frees the mappings that a collection has found unreachable, if there was
-// one since the last call. Their cleanups would do it as well, but those run in
-// goroutines of the runtime, which fall behind when all processors are busy.
+// one since the last call. Cleanups call it, but they run in goroutines of the
+// runtime, which fall behind when all processors are busy; so new mappings call it
+// as well.
 func reap() {
-	pacer.mu.Lock()
-	ran := pacer.armed && pacer.next.Value() == nil
-	pacer.mu.Unlock()
-	if ran && pacer.collecting.TryLock() {
+	// Whoever holds the lock looks again after it.
+	for collected() && pacer.collecting.TryLock() {
 		reapNow()
 		pacer.collecting.Unlock()
 	}
+}
+
+// collected reports whether there was a collection since the last call of reapNow.
+func collected() bool {
+	pacer.mu.Lock()
+	defer pacer.mu.Unlock()
+	return pacer.armed && pacer.next.Value() == nil
 }
 
 // reapNow is reap after a collection. The caller holds pacer.collecting,
@@ -150,51 +140,64 @@ func reapNow() {
 	p := &pacer
 	p.mu.Lock()
 	p.armed = p.armed && p.next.Value() != nil
+	if len(p.live) > 0 || idle.bytes.Load() > 0 {
+		arm() // before looking: the next collection may end meanwhile
+	}
+	increase := p.held - p.least
 	var dead []*pages
 	for q, m := range p.live {
 		if m.Value() == nil {
 			dead = append(dead, q)
 		}
 	}
-	if len(p.live) > 0 || idle.bytes.Load() > 0 {
-		arm()
-	}
 	p.mu.Unlock()
+
+	var freed int64
 	for _, q := range dead {
-		q.freeUnreachable()
+		freed += q.freeUnreachable()
 	}
+
 	p.mu.Lock()
-	p.before, p.least = p.least, p.held // the survivors
+	defer p.mu.Unlock()
+	if increase > collectMin {
+		if p.garbage = freed >= increase/4; p.garbage {
+			p.step = stepMin
+		} else {
+			p.step = max(p.step, 2*increase)
+		}
+	}
+	p.least = p.held // the survivors
 	p.sinceLast.Store(0)
-	p.mu.Unlock()
 }
 
-// pace starts a collection if one is due. If the increase exceeds twice the
+// Pace starts a collection if one is due. If the increase exceeds twice the
 // threshold and is taken for garbage, it waits for the collection, so the
 // caller must not hold locks. m is the mapping of the caller, or nil; its
 // memory is not counted.
-func pace(m *mapping) {
+func Pace(m *Mapping) {
 	if pacer.sinceLast.Load() > collectMin {
 		collectIfDue(m)
 	}
 }
 
-// collectIfDue is pace for an increase of more than collectMin.
-func collectIfDue(m *mapping) {
+// collectIfDue is Pace for an increase of more than collectMin.
+func collectIfDue(m *Mapping) {
 	reap()
 	over, due, garbage := overdue(m)
 	switch {
 	case over <= due:
 	case garbage && over/2 > due:
 		pacer.collecting.Lock()
-		defer pacer.collecting.Unlock()
 		if over, due, _ := overdue(m); over/2 > due { // not collected by another goroutine
 			collect()
 		}
+		pacer.collecting.Unlock()
+		reap()
 	case pacer.collecting.TryLock():
 		go func() {
-			defer pacer.collecting.Unlock()
 			collect()
+			pacer.collecting.Unlock()
+			reap()
 		}()
 	}
 }
@@ -202,18 +205,15 @@ func collectIfDue(m *mapping) {
 // overdue returns the number of bytes that may be garbage, the threshold beyond
 // which a collection is due, and whether to assume that they are garbage. The
 // memory of m, which may be nil, is not counted.
-func overdue(m *mapping) (over, due int64, garbage bool) {
+func overdue(m *Mapping) (over, due int64, garbage bool) {
 	var own int64
 	if m != nil {
 		own = m.held.Load()
 	}
 	p := &pacer
 	p.mu.Lock()
-	over = p.held - own - p.least
-	// What was created during the last collection has survived it, garbage
-	// or not. So use the smaller of the last two results.
-	held, base, proven := p.held, min(p.least, p.before), p.proven
-	garbage = p.garbage
+	held, base, step := p.held, p.least, p.step
+	over, garbage = held-own-base, p.garbage
 	p.mu.Unlock()
 	if over <= collectMin {
 		return over, collectMin, garbage
@@ -221,17 +221,22 @@ func overdue(m *mapping) (over, due int64, garbage bool) {
 	heap := readHeap()
 	due = math.MaxInt64
 	if heap.percent >= 0 {
-		least := int64(dueMin)
-		if garbage {
-			least = dueMinGarbage
-		}
-		due = max((heap.live+base)/100*heap.percent, least, proven)
+		due = max((heap.live+base)/100*heap.percent, step, stepMin)
 	}
+	// A sixteenth is what a collection should not cost the program in memory,
+	// nor, at a collection for each, in time.
 	if heap.limit < noLimit && heap.total+held > heap.limit-heap.limit/16 {
 		due = min(due, max(heap.limit/16, collectMin))
 		garbage = true // not known, but near the limit the program must wait
 	}
 	return over, due, garbage
+}
+
+// nearLimit reports whether n bytes of idle memory more would make the memory of the
+// process exceed seven eighths of the memory limit.
+func nearLimit(n int) bool {
+	limit := metric("/gc/gomemlimit:bytes")
+	return limit < noLimit && readHeap().total+heldBytes()+idle.bytes.Load()+int64(n) > limit-limit/8
 }
 
 // heldBytes returns the estimated resident bytes of all mappings.
@@ -243,7 +248,7 @@ func heldBytes() int64 {
 
 // collect runs the collector. The caller holds pacer.collecting.
 func collect() {
-	stats.collections.Add(1)
+	Counters.Collections.Add(1)
 	runtime.GC()
 	reapNow()
 }

@@ -16,19 +16,14 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Only storage.go and publish.go, whose functions keep the mapping reachable, use
-// the memory of a Buffer, and the page layer that of a mapping. Elsewhere it is
-// only measured.
-var (
-	storageFiles = []string{"storage.go", "publish.go"}
-	pageLayer    = []string{"page.go", "page_linux.go", "page_other.go", "idle.go", "stats.go"}
-)
+// Only page.go, whose functions keep the mapping reachable, uses the memory of a
+// Buffer. Elsewhere it is only measured.
+const pageFile = "page.go"
 
-// mayGetMemory are the functions that storage.go and publish.go may pass memory
-// to, and why: "callee", or "caller: callee" where it is for one caller only.
+// mayGetMemory are the functions that page.go may pass memory to, and why: "callee",
+// or "caller: callee" where it is for one caller only.
 var mayGetMemory = map[string]string{
 	"len":             "measures",
-	"cap":             "measures",
 	"copy":            "keeps nothing",
 	"clear":           "keeps nothing",
 	"append":          "keeps nothing but its first argument, which the result is taken for",
@@ -36,12 +31,11 @@ var mayGetMemory = map[string]string{
 	"utf8.DecodeRune": "reads four bytes",
 	"utf8.AppendRune": "as append",
 	"bytes.IndexByte": "reads",
-	"heapCopy":        "of the page layer: copies",
-	"b.buf.set":       "is where a Buffer keeps it",
-
-	"adoptLocked: b.setSlice": "published memory, which is Go memory",
+	"vm.SameStart":    "compares addresses",
+	"b.buf.Set":       "is where a Buffer keeps it",
 
 	"withContents: f":         "a function literal, which this test looks into",
+	"overwrite: f":            "a function literal, which this test looks into",
 	"readSlice: r.Read":       "Go memory: ReadFrom calls it if there is no mapping",
 	"readSlice: b.mustAppend": "copies; Go memory as well",
 	"readFile: f.Read":        "an os.File: read(2) fills it",
@@ -51,19 +45,25 @@ var mayGetMemory = map[string]string{
 // mayReturnMemory are the functions that may return memory.
 var mayReturnMemory = map[string]string{
 	"unread": "Go memory: callers ask for it if there is no mapping",
-	"view":   "Go memory: a slice, or what was published",
-	"spare":  "what was published",
+	"view":   "Go memory: a slice",
 }
 
-// TestOnlyStorageTouchesMemory looks at the syntax tree for uses of memory
-// elsewhere, and for memory that leaves storage.go and publish.go.
-func TestOnlyStorageTouchesMemory(t *testing.T) {
+// literalsGetMemory are the functions that pass memory to the function literal that
+// is their last argument, and yieldMemory those that return it.
+var (
+	literalsGetMemory = []string{"withContents", "overwrite", "appendToMapping", "Append", "Read", "Overwrite"}
+	yieldMemory       = []string{".buf.Slice", "m.Window", "m.Append", "m.Extend"}
+)
+
+// TestOnlyPagesTouchMemory looks at the syntax tree for uses of memory elsewhere,
+// and for memory that leaves page.go.
+func TestOnlyPagesTouchMemory(t *testing.T) {
 	names, err := filepath.Glob("*.go")
 	require.NoError(t, err)
 	used := make(map[string]bool)
 	looked := 0
 	for _, name := range names {
-		if strings.HasSuffix(name, "_test.go") || slices.Contains(pageLayer, name) {
+		if strings.HasSuffix(name, "_test.go") {
 			continue
 		}
 		src, err := os.ReadFile(name)
@@ -73,7 +73,7 @@ func TestOnlyStorageTouchesMemory(t *testing.T) {
 		}
 		looked++
 	}
-	require.Greater(t, looked, len(storageFiles))
+	require.Greater(t, looked, 5)
 	for rule := range maps.Keys(mayGetMemory) {
 		require.True(t, used[rule], "no longer needed: %s", rule)
 	}
@@ -85,57 +85,58 @@ func TestOnlyStorageTouchesMemory(t *testing.T) {
 // TestMemoryLeaksAreFound adds functions with leaks, and without.
 func TestMemoryLeaksAreFound(t *testing.T) {
 	leaks := map[string]string{
-		"a Writer":           `func (b *Buffer) leak(w io.Writer) { w.Write(b.buf.slice()) }`,
-		"a part":             `func (b *Buffer) leak(w io.Writer) { w.Write(b.buf.slice()[b.off : b.buf.len-1]) }`,
-		"of a mapping":       `func (m *mapping) leak(w io.Writer) { w.Write(m.mem) }`,
-		"a variable":         `func (b *Buffer) leak(w io.Writer) { p := b.buf.slice()[b.off:]; w.Write(p) }`,
-		"variables":          `func (b *Buffer) leak(w io.Writer) { n, p := 1, b.buf.slice(); var q []byte; q = p[n:]; w.Write(q) }`,
-		"a conversion":       `func (b *Buffer) leak(w io.Writer) { w.Write([]byte(b.buf.slice())) }`,
-		"append":             `func (b *Buffer) leak(w io.Writer) { w.Write(append(b.buf.slice(), 'x')) }`,
-		"an address":         `func (b *Buffer) leak(f func(*byte)) { f(&b.buf.slice()[1]) }`,
-		"a slice of slices":  `func (b *Buffer) leak(f func([][]byte)) { f([][]byte{b.buf.slice()}) }`,
-		"a struct":           `func (b *Buffer) leak(f func(any)) { x := struct{ p []byte }{p: b.buf.slice()}; f(x) }`,
-		"a Reader":           `func (b *Buffer) leak(r io.Reader) { r.Read(b.buf.slice()[:b.buf.cap]) }`,
-		"a goroutine":        `func (b *Buffer) leak(f func([]byte)) { go f(b.buf.slice()) }`,
-		"deferred":           `func (b *Buffer) leak(f func([]byte)) { defer f(b.buf.slice()) }`,
-		"in a literal":       `func (b *Buffer) leak(w io.Writer) { p := b.buf.slice(); func() { w.Write(p) }() }`,
+		"a Writer":           `func (b *Buffer) leak(w io.Writer) { w.Write(b.buf.Slice()) }`,
+		"a part":             `func (b *Buffer) leak(w io.Writer) { w.Write(b.buf.Slice()[b.off : b.buf.Len-1]) }`,
+		"of a mapping":       `func (b *Buffer) leak(w io.Writer) { p, _ := b.m.Window(1); w.Write(p) }`,
+		"of Read":            `func (b *Buffer) leak(w io.Writer) { b.m.Read(1, 2, 3, func(p []byte) { w.Write(p) }) }`,
+		"a variable":         `func (b *Buffer) leak(w io.Writer) { p := b.buf.Slice()[b.off:]; w.Write(p) }`,
+		"variables":          `func (b *Buffer) leak(w io.Writer) { n, p := 1, b.buf.Slice(); var q []byte; q = p[n:]; w.Write(q) }`,
+		"a conversion":       `func (b *Buffer) leak(w io.Writer) { w.Write([]byte(b.buf.Slice())) }`,
+		"append":             `func (b *Buffer) leak(w io.Writer) { w.Write(append(b.buf.Slice(), 'x')) }`,
+		"an address":         `func (b *Buffer) leak(f func(*byte)) { f(&b.buf.Slice()[1]) }`,
+		"a slice of slices":  `func (b *Buffer) leak(f func([][]byte)) { f([][]byte{b.buf.Slice()}) }`,
+		"a struct":           `func (b *Buffer) leak(f func(any)) { x := struct{ p []byte }{p: b.buf.Slice()}; f(x) }`,
+		"a Reader":           `func (b *Buffer) leak(r io.Reader) { r.Read(b.buf.Slice()[:b.buf.Cap]) }`,
+		"a goroutine":        `func (b *Buffer) leak(f func([]byte)) { go f(b.buf.Slice()) }`,
+		"deferred":           `func (b *Buffer) leak(f func([]byte)) { defer f(b.buf.Slice()) }`,
+		"in a literal":       `func (b *Buffer) leak(w io.Writer) { p := b.buf.Slice(); func() { w.Write(p) }() }`,
 		"of withContents":    `func (b *Buffer) leak(w io.Writer) { b.withContents(func(p []byte) { w.Write(p[1:]) }) }`,
-		"of write":           `func (m *mapping) leak(w io.Writer) { m.write(1, 2, func(p []byte) int { n, _ := w.Write(p); return n }) }`,
+		"of write":           `func (b *Buffer) leak(w io.Writer) { b.appendToMapping(2, func(p []byte) int { n, _ := w.Write(p); return n }) }`,
 		"kept":               `func (b *Buffer) leak() { b.withContents(func(p []byte) { kept = p }) }`,
-		"a variable outside": `func (b *Buffer) leak() { kept = b.buf.slice() }`,
-		"a field":            `func (b *Buffer) leak(x *struct{ p []byte }) { x.p = b.buf.slice() }`,
-		"an element":         `func (b *Buffer) leak(x map[int][]byte) { x[1] = b.buf.slice() }`,
-		"a channel":          `func (b *Buffer) leak(c chan []byte) { c <- b.buf.slice() }`,
-		"a result":           `func (b *Buffer) leak() []byte { return b.buf.slice()[b.off:] }`,
-		"a named result":     `func (b *Buffer) leak() (p []byte) { p = b.buf.slice(); return }`,
-		"writeDirect's own":  `func (b *Buffer) writeDirect2(w io.Writer) { w.Write(b.buf.slice()) }`,
-		"another method":     `func (b *Buffer) writeDirect(w io.StringWriter, f *os.File) { f.Write(b.buf.slice()) }`,
+		"a variable outside": `func (b *Buffer) leak() { kept = b.buf.Slice() }`,
+		"a field":            `func (b *Buffer) leak(x *struct{ p []byte }) { x.p = b.buf.Slice() }`,
+		"an element":         `func (b *Buffer) leak(x map[int][]byte) { x[1] = b.buf.Slice() }`,
+		"a channel":          `func (b *Buffer) leak(c chan []byte) { c <- b.buf.Slice() }`,
+		"a result":           `func (b *Buffer) leak() []byte { return b.buf.Slice()[b.off:] }`,
+		"a named result":     `func (b *Buffer) leak() (p []byte) { p = b.buf.Slice(); return }`,
+		"writeDirect's own":  `func (b *Buffer) writeDirect2(w io.Writer) { w.Write(b.buf.Slice()) }`,
+		"another method":     `func (b *Buffer) writeDirect(w io.StringWriter, f *os.File) { f.Write(b.buf.Slice()) }`,
 	}
 	sound := map[string]string{
-		"measuring":       `func (b *Buffer) sound(f func(int)) { f(b.buf.len); f(b.buf.cap - b.buf.len) }`,
-		"a byte":          `func (b *Buffer) sound(f func(byte)) { f(b.buf.slice()[1]) }`,
-		"a string":        `func (b *Buffer) sound(f func(string)) { f(string(b.buf.slice())) }`,
+		"measuring":       `func (b *Buffer) sound(f func(int)) { f(b.buf.Len); f(b.buf.Cap - b.buf.Len) }`,
+		"a byte":          `func (b *Buffer) sound(f func(byte)) { f(b.buf.Slice()[1]) }`,
+		"a string":        `func (b *Buffer) sound(f func(string)) { f(string(b.buf.Slice())) }`,
 		"a copy":          `func (b *Buffer) sound(w io.Writer) { w.Write(append([]byte(nil), b.buf...)) }`,
-		"a comparison":    `func (b *Buffer) sound(f func(bool)) { f(&b.buf.slice()[0] == nil) }`,
+		"a comparison":    `func (b *Buffer) sound(f func(bool)) { f(&b.buf.Slice()[0] == nil) }`,
 		"withContents":    `func (b *Buffer) sound() (s string) { b.withContents(func(p []byte) { s = string(p) }); return s }`,
-		"what it gets":    `func (b *Buffer) sound(p []byte) { b.buf.set(p) }`,
-		"within a Buffer": `func (b *Buffer) sound() { p := b.buf.slice()[:1]; b.buf.set(p) }`,
+		"what it gets":    `func (b *Buffer) sound(p []byte) { b.buf.Set(p) }`,
+		"within a Buffer": `func (b *Buffer) sound() { p := b.buf.Slice()[:1]; b.buf.Set(p) }`,
 	}
-	storage, err := os.ReadFile("storage.go")
+	source, err := os.ReadFile(pageFile)
 	require.NoError(t, err)
 	for name, f := range leaks {
-		require.NotEmpty(t, memoryLeaks(t, "storage.go", string(storage)+"\n"+f, nil), name)
+		require.NotEmpty(t, memoryLeaks(t, pageFile, string(source)+"\n"+f, nil), name)
 		require.NotEmpty(t, memoryLeaks(t, "file.go", "package mmapbuf\n"+f, nil), name)
 	}
 	for name, f := range sound {
-		require.Empty(t, memoryLeaks(t, "storage.go", string(storage)+"\n"+f, nil), name)
+		require.Empty(t, memoryLeaks(t, pageFile, string(source)+"\n"+f, nil), name)
 	}
 	for _, f := range []string{
-		`func (b *Buffer) use() { p := b.buf.slice(); _ = p }`,
-		`func (b *Buffer) use() string { return string(b.buf.slice()) }`,
-		`func (b *Buffer) use() { b.buf.set(nil) }`,
+		`func (b *Buffer) use() { p := b.buf.Slice(); _ = p }`,
+		`func (b *Buffer) use() string { return string(b.buf.Slice()) }`,
+		`func (b *Buffer) use() { b.buf.Set(nil) }`,
 	} {
-		require.NotEmpty(t, memoryLeaks(t, "new.go", "package mmapbuf\n"+f, nil), "not in storage.go: %s", f)
+		require.NotEmpty(t, memoryLeaks(t, "new.go", "package mmapbuf\n"+f, nil), "not in page.go: %s", f)
 	}
 }
 
@@ -158,7 +159,7 @@ func memoryLeaks(t *testing.T, name, src string, used map[string]bool) (leaks []
 			more = len(f.names) > n
 		}
 		ast.Inspect(d, f.check)
-		if !slices.Contains(storageFiles, name) {
+		if name != pageFile {
 			f.checkMeasured()
 		}
 	}
@@ -193,8 +194,6 @@ type memoryUse struct {
 // mapping: not a byte or a copy of it.
 func (f *memoryUse) isMemory(e ast.Expr) bool {
 	switch e := e.(type) {
-	case *ast.SelectorExpr:
-		return e.Sel.Name == "mem"
 	case *ast.Ident:
 		return f.names[e.Name]
 	case *ast.SliceExpr:
@@ -219,8 +218,8 @@ func (f *memoryUse) isMemory(e ast.Expr) bool {
 		switch callee := types.ExprString(e.Fun); {
 		case callee == "append", callee == "utf8.AppendRune":
 			return f.isMemory(e.Args[0])
-		case strings.HasSuffix(callee, ".buf.slice"):
-			return true
+		default:
+			return slices.ContainsFunc(yieldMemory, func(f string) bool { return strings.HasSuffix(callee, f) })
 		}
 	}
 	return false
@@ -242,8 +241,8 @@ func (f *memoryUse) findNames(n ast.Node) bool {
 		for i, e := range n.Values {
 			name([]ast.Expr{n.Names[i]}, []ast.Expr{e})
 		}
-	case *ast.CallExpr: // what withContents and write call gets memory
-		if s, ok := n.Fun.(*ast.SelectorExpr); ok && (s.Sel.Name == "withContents" || s.Sel.Name == "write") {
+	case *ast.CallExpr:
+		if s, ok := n.Fun.(*ast.SelectorExpr); ok && slices.Contains(literalsGetMemory, s.Sel.Name) && len(n.Args) > 0 {
 			if lit, ok := n.Args[len(n.Args)-1].(*ast.FuncLit); ok {
 				f.names[lit.Type.Params.List[0].Names[0].Name] = true
 			}
@@ -295,8 +294,6 @@ func (f *memoryUse) allowed(rules map[string]string, mark string, names ...strin
 // to a variable of the function that it does not return.
 func (f *memoryUse) mayKeep(e ast.Expr) bool {
 	switch e := e.(type) {
-	case *ast.SelectorExpr:
-		return e.Sel.Name == "mem"
 	case *ast.Ident:
 		if e.Name == "_" {
 			return true
@@ -319,10 +316,10 @@ func (f *memoryUse) checkMeasured() {
 				measured[n.Args[0]] = true
 			}
 		case *ast.SelectorExpr:
-			if x, ok := n.X.(*ast.SelectorExpr); ok && x.Sel.Name == "buf" && (n.Sel.Name == "len" || n.Sel.Name == "cap") {
+			if x, ok := n.X.(*ast.SelectorExpr); ok && x.Sel.Name == "buf" && (n.Sel.Name == "Len" || n.Sel.Name == "Cap") {
 				measured[x] = true
 			}
-			if (f.isMemory(n) || n.Sel.Name == "buf") && !measured[n] {
+			if n.Sel.Name == "buf" && !measured[n] {
 				f.report(n, "uses %s", n.Sel.Name)
 			}
 		}

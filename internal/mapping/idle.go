@@ -1,0 +1,269 @@
+package mapping
+
+import (
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/mmapbuf/mmapbuf/internal/vm"
+)
+
+// The memory of freed mappings is kept for a while, as net/http keeps idle
+// connections: using a page again costs about a tenth of a page that the kernel
+// must allocate and clear.
+//
+// The kernel may take idle memory whenever it needs memory (MADV_FREE,
+// madvise(2)), so idle memory does not cause OOM kills. The package unmaps it
+// at the second tick, after a collection that the program requested, near the memory
+// limit, and when the kernel refuses memory. Its size is at most idleMax.
+//
+// Idle memory holds bytes of earlier Buffers. They are overwritten, or cleared
+// when they are committed.
+
+const (
+	// period is the time between two ticks. Memory is idle for one or two of
+	// them.
+	period = 750 * time.Millisecond
+
+	// IdleMin is the least capacity, in bytes, for which idle memory is
+	// used. For less, a slice is faster.
+	IdleMin = 32 * vm.KiB
+
+	// idleCount is the number of idle mappings at most: a sixteenth of those
+	// that Linux allows a process by default.
+	idleCount = 4096
+)
+
+// idlePages is a mapping of one VMA that is not in use.
+type idlePages struct {
+	mem   []byte
+	dirty int  // mem[dirty:] reads as zero
+	huge  bool // see pages
+	since int  // the tick before it became idle
+	rest  int  // the tick before what its last owner has not used became idle
+}
+
+var idle struct {
+	freeing sync.Mutex // held while mappings that were taken off the list are unmapped
+	mu      sync.Mutex
+	list    []idlePages    // oldest first
+	reused  map[*pages]int // mappings with unused idle memory: the tick before it became idle
+	ticks   int
+	ticking bool // tick is scheduled
+
+	bytes atomic.Int64 // sum of dirty
+}
+
+func init() { vm.Reclaim = EmptyIdle }
+
+// idleMax returns the maximum of idle memory, in bytes: a sixteenth of what the
+// process can have, so that idle memory hardly reduces what a program can use. Only
+// tests replace it.
+var idleMax = sync.OnceValue(func() int { return vm.Memory() / 16 })
+
+// takeIdle returns the pages of an idle mapping, with n bytes, rounded up to a
+// multiple of vm.Unit, in mem and perhaps more in its capacity. It returns nil
+// if there is none. huge is as in vm.Map. Some time later, freeExcess frees what
+// the new owner has not committed.
+func takeIdle(n int, huge bool) *pages {
+	if idle.bytes.Load() == 0 || inBubble() {
+		return nil
+	}
+	n, ok := vm.Round(n)
+	if !ok {
+		return nil
+	}
+	e := popIdle(n, huge)
+	if e.mem == nil {
+		return nil
+	}
+	p := newPages(e.mem[:n], e.dirty, huge)
+	idle.mu.Lock()
+	if idle.reused == nil {
+		idle.reused = make(map[*pages]int)
+	}
+	idle.reused[p] = e.rest
+	startTicking()
+	idle.mu.Unlock()
+	return p
+}
+
+// inBubble reports whether the caller is in a bubble of testing/synctest, whose time
+// is not that of the system. A timer that is started there ends with the bubble.
+func inBubble() bool { return time.Since(vm.Time()).Abs() > time.Second }
+
+// popIdle removes the most recent mapping of at least n bytes from the list and
+// returns it. If there is none among the last maxScan, mem is nil.
+func popIdle(n int, huge bool) (e idlePages) {
+	idle.mu.Lock()
+	defer idle.mu.Unlock()
+	const maxScan = 32 // at 10 ns each, a scan is less than a system call
+	for i := len(idle.list) - 1; i >= max(len(idle.list)-maxScan, 0); i-- {
+		if e = idle.list[i]; len(e.mem) >= n && e.huge == huge {
+			idle.list = slices.Delete(idle.list, i, i+1)
+			idle.bytes.Add(int64(-e.dirty))
+			return e
+		}
+	}
+	return idlePages{}
+}
+
+// keepIdle makes mem[k:cap(mem)] of p idle memory, or reports false and leaves it to
+// the caller. It may unmap the end of it, and the oldest idle memory. The caller
+// holds the lock of p and adjusts its fields.
+func keepIdle(p *pages, k int) bool {
+	e := idlePages{mem: p.mem[k:cap(p.mem)], dirty: p.dirty - k, huge: p.huge}
+	one := len(p.seams) == 0 || p.seams[len(p.seams)-1] <= k // VMA
+	most := vm.Floor(idleMax())
+	if e.dirty <= 0 || most == 0 || !one || p.sparse.Load() || inBubble() {
+		return false
+	}
+	if nearLimit(e.dirty) {
+		EmptyIdle()
+		return false
+	}
+
+	// What several owners in turn have not used does not stay because each of
+	// them has used a little.
+	var old bool
+	if e.since, e.rest, old = idleSince(p); old {
+		if used := vm.Ceil(max(p.committed-k, 0)); used < e.dirty && vm.Discard(e.mem[used:vm.Ceil(e.dirty)]) == nil {
+			if e.dirty = used; used == 0 {
+				return false
+			}
+		}
+		e.rest = e.since
+	}
+
+	if vm.LazyFree(e.mem[:vm.Ceil(e.dirty)]) != nil {
+		return false // locked (mlock(2)), or not supported by the kernel
+	}
+	// Keep some spare addresses for growth.
+	enough, _ := vm.Round(4 * e.dirty)
+	if most = min(most, enough); most < len(e.mem) {
+		_ = vm.Abandon(e.mem[most:])
+		e.mem, e.dirty = e.mem[:most:most], min(e.dirty, most)
+	}
+	idle.mu.Lock()
+	idle.list = append(idle.list, e)
+	idle.bytes.Add(int64(e.dirty))
+	excess := cutExcess()
+	startTicking()
+	idle.mu.Unlock()
+	freeIdle(excess)
+	watch()
+	return true
+}
+
+// idleSince returns the tick before now, and that before what the owner of p has not
+// used became idle, and whether that was so long ago that it is freed.
+func idleSince(p *pages) (now, rest int, old bool) {
+	idle.mu.Lock()
+	defer idle.mu.Unlock()
+	rest, reused := idle.reused[p]
+	if !reused {
+		rest = idle.ticks
+	}
+	return idle.ticks, rest, idle.ticks-rest >= 2
+}
+
+// EmptyIdle unmaps all idle memory, and waits for other goroutines that are
+// doing so. It reports whether memory may have been freed.
+func EmptyIdle() bool {
+	waited := !idle.freeing.TryLock()
+	if waited {
+		idle.freeing.Lock()
+	}
+	defer idle.freeing.Unlock()
+	return emptyIdleNow() || waited
+}
+
+// emptyIdleNow is EmptyIdle for callers that hold idle.freeing.
+func emptyIdleNow() bool {
+	idle.mu.Lock()
+	all := cutIdle(len(idle.list))
+	idle.mu.Unlock()
+	freeIdle(all)
+	return len(all) > 0
+}
+
+// cutIdle takes the first k mappings off the list. The caller holds idle.mu.
+func cutIdle(k int) []idlePages {
+	if k == 0 {
+		return nil
+	}
+	cut := slices.Clone(idle.list[:k])
+	idle.list = slices.Delete(idle.list, 0, k)
+	for _, e := range cut {
+		idle.bytes.Add(int64(-e.dirty))
+	}
+	return cut
+}
+
+// cutExcess removes the oldest mappings from the list until it is within idleMax
+// and idleCount, and returns them. The caller holds idle.mu.
+func cutExcess() []idlePages {
+	k, over := 0, idle.bytes.Load()-int64(idleMax())
+	for ; over > 0 || len(idle.list)-k > idleCount; k++ {
+		over -= int64(idle.list[k].dirty)
+	}
+	return cutIdle(k)
+}
+
+// freeIdle unmaps mappings that were taken off the list. As this takes time,
+// the caller must not hold idle.mu.
+func freeIdle(cut []idlePages) {
+	for _, e := range cut {
+		_ = vm.Abandon(e.mem)
+	}
+}
+
+// forgetReused is called when p has no unused idle memory any more.
+func forgetReused(p *pages) {
+	idle.mu.Lock()
+	delete(idle.reused, p)
+	idle.mu.Unlock()
+}
+
+// startTicking schedules tick, if that is not done and there is something to
+// do. The caller holds idle.mu.
+func startTicking() {
+	if !idle.ticking && (len(idle.list) > 0 || len(idle.reused) > 0) {
+		idle.ticking = true
+		time.AfterFunc(period, func() {
+			tick()
+			idle.mu.Lock()
+			idle.ticking = false
+			startTicking()
+			idle.mu.Unlock()
+		})
+	}
+}
+
+// tick unmaps memory that was idle at the last tick already, and frees idle memory
+// that new owners have not committed by then.
+func tick() {
+	idle.freeing.Lock()
+	defer idle.freeing.Unlock()
+	idle.mu.Lock()
+	idle.ticks++
+	k := 0
+	for k < len(idle.list) && idle.ticks-idle.list[k].since >= 2 {
+		k++
+	}
+	old := cutIdle(k)
+	var reused []*pages
+	for p, rest := range idle.reused {
+		if idle.ticks-rest >= 2 {
+			reused = append(reused, p)
+		}
+	}
+	idle.mu.Unlock()
+	freeIdle(old)
+	for _, p := range reused {
+		if p.freeExcess() {
+			forgetReused(p)
+		}
+	}
+}

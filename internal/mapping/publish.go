@@ -1,0 +1,100 @@
+package mapping
+
+import (
+	"runtime"
+	"sync"
+
+	"github.com/mmapbuf/mmapbuf/internal/vm"
+)
+
+// CopiedView is the size, in bytes and including spare capacity, up to which
+// contents are copied when they are published, and not moved. The memory then
+// becomes idle memory. Only tests change it.
+var CopiedView = 4 * vm.MiB
+
+// largeViews is held while at least largeView bytes are published, so that two
+// goroutines do not both count on the same free memory.
+var largeViews sync.Mutex
+
+const largeView = 32 * vm.MiB
+
+// Publish moves or copies mem[lo:end], and spare bytes of what follows it, to Go
+// memory, which Published returns from then on for gen. lo is a multiple of vm.Unit.
+// If the generation is another, it does nothing. The error is that of a system call;
+// nothing has changed then, except that capacity may have been released if spare is
+// 0.
+func (m *Mapping) Publish(gen uint32, lo, end, spare int) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.gen.Load() != gen {
+		return nil
+	}
+	if end-lo >= largeView {
+		largeViews.Lock()
+		defer largeViews.Unlock()
+	}
+	hi := end + min(spare, len(m.mem)-end)
+	if hi-lo > CopiedView { // whole units are moved
+		hi, _ = vm.Round(hi)
+	}
+
+	err := vm.ProbeHeap(hi - lo)
+	if err != nil && spare == 0 {
+		// Cutting the uncommitted end of the mapping may help.
+		if back, _ := vm.Round(m.committed); back < len(m.mem) && m.cutBack(back) == nil {
+			m.capacity.Store(int64(back))
+			err = vm.ProbeHeap(hi - lo)
+		}
+	}
+	if err != nil {
+		return err
+	}
+
+	var p []byte
+	if hi-lo > CopiedView {
+		if p, err = m.moveOut(lo, end, hi); err != nil {
+			return err
+		}
+	}
+	if p == nil {
+		p = vm.HeapCopy(m.mem[lo:end], hi-lo)
+		_ = m.free()
+	}
+	// A copy of the Buffer with contents beyond end becomes stale, because
+	// they may be lost.
+	m.pub.Store(&published{p[:end-lo], lo, gen})
+	m.gen.Add(1)
+	Counters.Views.Add(1)
+	Counters.ViewBytes.Add(int64(hi - lo))
+	runtime.KeepAlive(m)
+	return nil
+}
+
+// moveOut moves the pages of mem[lo:hi] to the Go heap, and frees the rest. It
+// returns nil, and nothing has changed, if they must be copied, for which it has
+// probed the heap.
+func (m *Mapping) moveOut(lo, end, hi int) ([]byte, error) {
+	var p []byte
+	if len(m.seams) == 0 && vm.HeapSplits() < vmaBudget()/2 {
+		p = vm.MoveToHeap(m.mem[lo:hi])
+	}
+	if p == nil {
+		// The object for a move that has failed is not released.
+		if err := vm.ProbeHeap(hi - lo); err != nil {
+			return nil, err
+		}
+		CountCopy(end - lo)
+		return nil, nil
+	}
+	from, to := max(end, m.cleared), min(hi, m.dirty) // bytes of earlier owners
+	_ = vm.Abandon(m.mem[:lo])
+	if !keepIdle(m.pages, hi) {
+		_ = vm.Abandon(m.mem[hi:cap(m.mem)])
+	}
+	forgetReused(m.pages)
+	m.setMem(nil)
+	if from < to { // not sooner: a copy of the Buffer may have contents there
+		vm.ClearHeap(p[from-lo : to-lo])
+	}
+	return p, nil
+}

@@ -1,0 +1,143 @@
+//go:build linux && !nommap && !386 && !arm && !mips && !mipsle
+
+package vm
+
+import (
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// minObject is a size, in bytes, from which on a heap object has a span of its
+// own and shares no page with others.
+const minObject = 64 * KiB
+
+// MoveToHeap moves the pages of mem, which is one VMA and whole units, to a new
+// object of the Go heap, and returns that as a slice of the same length. mem is
+// then no longer mapped. It returns nil, and mem is unchanged, if that is not
+// possible. The caller must have probed the heap for as many bytes.
+//
+// The object keeps its address, has no pointers, and the runtime does not touch its
+// memory until it frees the object: see "Publishing" in DESIGN.md.
+func MoveToHeap(mem []byte) []byte {
+	if moveRefused.Load() {
+		return nil
+	}
+	obj, skip := heapObject(len(mem))
+	to := bytesAt(obj, skip, len(mem))
+	if MoveOnto(to, mem) != nil {
+		// The kernel may have unmapped the pages of obj before it
+		// failed, so the runtime must not use these addresses again.
+		lost.Lock()
+		lost.objects = append(lost.objects, obj)
+		lost.Unlock()
+		return nil
+	}
+	// Withdraw the advice for huge pages, for later objects: the kernel has
+	// no other call for that.
+	if !hugePagesAlways() {
+		_ = madvise(to, unix.MADV_NOHUGEPAGE)
+	}
+	splits.add(to)
+	return to
+}
+
+// lost are objects that must stay reachable for ever.
+var lost struct {
+	sync.Mutex
+	objects []*byte
+}
+
+// ClearHeap clears mem, a part of what MoveToHeap has returned, and returns whole
+// units of it to the kernel.
+func ClearHeap(mem []byte) {
+	first := int(-uintptr(base(mem)) % uintptr(Unit()))
+	if last := first + Floor(len(mem)-first); first < last && Discard(mem[first:last]) == nil {
+		clear(mem[last:])
+		mem = mem[:first]
+	}
+	clear(mem)
+}
+
+// heapObject returns a new pointer-free heap object, of which only the first
+// byte has been written, and the offset in it of n bytes that are aligned to
+// Unit. The caller must have probed the heap for n bytes.
+func heapObject(n int) (obj *byte, skip int) {
+	// Unlike make, Grow of a strings.Builder does not clear memory.
+	var s strings.Builder
+	s.Grow(max(n+Unit(), minObject))
+	s.WriteByte(0) // the data of an empty string is unspecified
+	obj = unsafe.StringData(s.String())
+	return obj, int(-uintptr(unsafe.Pointer(obj)) % uintptr(Unit()))
+}
+
+// HeapCopy returns n bytes of Go heap, a copy of src followed by zeros. The
+// caller must have probed the heap for n bytes.
+func HeapCopy(src []byte, n int) []byte {
+	if len(src) < n/2 {
+		// The rest may never be used, and make does not touch memory
+		// that is fresh from the kernel. append is used, because the
+		// compiler turns make followed by copy into one call that
+		// clears the rest.
+		return append(make([]byte, 0, n), src...)[:n]
+	}
+	var s strings.Builder // see heapObject: make would clear all of it
+	s.Grow(max(n, 1))
+	s.Write(src)
+	if len(src) == 0 {
+		s.WriteByte(0)
+	}
+	p := bytesAt(unsafe.StringData(s.String()), 0, n)
+	clear(p[len(src):])
+	return p
+}
+
+// ProbeHeap returns an error if the Go heap cannot grow by an object of n bytes
+// plus alignment, because the runtime ends the program if that fails. It maps
+// and unmaps as much as the runtime may need: whole arenas, a table of 68 KiB
+// for each, and some for its allocator.
+func ProbeHeap(n int) error {
+	const arena = 64 * MiB
+	n = (n + Unit() + arena - 1) &^ (arena - 1)
+	mem, err := mapAnywhere(n+n/512+4*MiB, unix.PROT_READ|unix.PROT_WRITE, 0)
+	if err != nil {
+		return os.NewSyscallError("mmap", err)
+	}
+	return Unmap(mem)
+}
+
+// HeapSplits returns how many VMAs, at most, MoveToHeap has added to those of the
+// Go heap.
+func HeapSplits() int64 { return splits.n.Load() }
+
+// splits is the set of addresses at which MoveToHeap may have split VMAs. Each adds
+// at most one VMA.
+var splits vmaSplits
+
+type vmaSplits struct {
+	mu sync.Mutex
+	at map[uintptr]struct{}
+	n  atomic.Int64 // len(at)
+}
+
+// add records that pages were moved to mem, which removes splits inside of it.
+func (s *vmaSplits) add(mem []byte) {
+	lo := uintptr(base(mem))
+	hi := lo + uintptr(len(mem))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.at == nil {
+		s.at = make(map[uintptr]struct{})
+	}
+	unit := uintptr(Unit())
+	for x := lo + unit; x < hi; x += unit {
+		delete(s.at, x)
+	}
+	s.at[lo] = struct{}{}
+	s.at[hi] = struct{}{}
+	s.n.Store(int64(len(s.at)))
+}

@@ -1,0 +1,271 @@
+//go:build linux && !nommap && !386 && !arm && !mips && !mipsle
+
+package vm
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+	"unsafe"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+// mustMap returns a mapping of some units, which is gone after the test.
+func mustMap(t *testing.T, units int, huge bool) []byte {
+	t.Helper()
+	mem, err := Map(units*Unit(), huge)
+	require.NoError(t, err)
+	require.Len(t, mem, units*Unit())
+	require.Zero(t, uintptr(base(mem))%uintptr(Unit()))
+	t.Cleanup(func() { _ = unix.MunmapPtr(base(mem), uintptr(len(mem))) })
+	return mem
+}
+
+// resident returns how many pages of mem are in memory, or -1 if one is not mapped.
+func resident(t *testing.T, mem []byte) (pages int) {
+	t.Helper()
+	vec := make([]byte, len(mem)/os.Getpagesize())
+	_, _, errno := unix.Syscall(unix.SYS_MINCORE, uintptr(base(mem)), uintptr(len(mem)), uintptr(unsafe.Pointer(&vec[0])))
+	if errno == unix.ENOMEM {
+		return -1
+	}
+	require.Zero(t, errno)
+	for _, v := range vec {
+		pages += int(v & 1)
+	}
+	return pages
+}
+
+// flags returns the flags of the VMAs of mem (proc_pid_smaps(5)).
+func flags(t *testing.T, mem []byte) (all []string) {
+	t.Helper()
+	s, err := os.ReadFile("/proc/self/smaps")
+	require.NoError(t, err)
+	at, in := uintptr(base(mem)), false
+	for line := range strings.Lines(string(s)) {
+		var lo, hi uintptr
+		if n, _ := fmt.Sscanf(line, "%x-%x ", &lo, &hi); n == 2 {
+			in = lo < at+uintptr(len(mem)) && at < hi
+		} else if after, ok := strings.CutPrefix(line, "VmFlags:"); ok && in {
+			all = append(all, after)
+		}
+	}
+	return all
+}
+
+func isFull(mem []byte, c byte) bool { return bytes.Count(mem, []byte{c}) == len(mem) }
+
+func fillWith(mem []byte, c byte) {
+	for i := range mem {
+		mem[i] = c
+	}
+}
+
+func TestMap(t *testing.T) {
+	mem := mustMap(t, 3, true)
+	require.Zero(t, resident(t, mem))
+	require.True(t, isFull(mem, 0))
+	require.Len(t, flags(t, mem), 1, "one VMA")
+	_, err := Map(MaxSize+Unit(), true)
+	require.ErrorIs(t, err, unix.ENOMEM)
+	require.True(t, NoRoom(err))
+	require.True(t, Available(), "a lack of memory is no refusal")
+}
+
+// TestHugePagesOfNoSensibleSize has huge pages of 512 MiB: they are not asked
+// for.
+func TestHugePagesOfNoSensibleSize(t *testing.T) {
+	old := hugePageSize
+	defer func() { hugePageSize = old }()
+	hugePageSize = func() int { return 512 * MiB }
+	mem := mustMap(t, 4, true)
+	require.Len(t, flags(t, mem), 1)
+	assert.NotContains(t, flags(t, mem)[0], " hg ")
+	assert.NotContains(t, flags(t, mem)[0], " nh ")
+}
+
+func TestAdviseHuge(t *testing.T) {
+	if hugePageSize() == 0 {
+		t.Skip("no huge pages here")
+	}
+	mem := mustMap(t, 2, true)
+	assert.Contains(t, flags(t, mem)[0], " hg ")
+	AdviseHuge(mem, false)
+	assert.Contains(t, flags(t, mem)[0], " nh ")
+	AdviseHuge(mem, true)
+	assert.Contains(t, flags(t, mem)[0], " hg ")
+	assert.Contains(t, flags(t, mustMap(t, 1, false))[0], " nh ")
+}
+
+func TestAlignedToGiB(t *testing.T) {
+	mem, err := Map(2*GiB, true)
+	require.NoError(t, err)
+	assert.Zero(t, uintptr(base(mem))%GiB)
+	require.NoError(t, Unmap(mem))
+}
+
+func TestResize(t *testing.T) {
+	mem := mustMap(t, 2, false)
+	fillWith(mem, 'x')
+	big, err := Resize(mem, 40*Unit(), true)
+	require.NoError(t, err)
+	require.True(t, isFull(big[:2*Unit()], 'x') && isFull(big[2*Unit():3*Unit()], 0))
+	if !SameStart(big, mem) {
+		require.Equal(t, -1, resident(t, mem), "still mapped")
+	}
+	beside, err := unix.MmapPtr(-1, 0, unsafe.Add(base(big), len(big)), uintptr(Unit()), unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	require.NoError(t, err)
+	same, err := Resize(big, 41*Unit(), false)
+	if beside == unsafe.Add(base(big), len(big)) {
+		require.True(t, NoRoom(err), "%v", err)
+		require.True(t, isFull(big[:2*Unit()], 'x'))
+	} else {
+		require.True(t, err != nil || SameStart(same, big))
+	}
+	require.NoError(t, unix.MunmapPtr(beside, uintptr(Unit())))
+	_, err = Resize(big, MaxSize+Unit(), true)
+	require.True(t, NoRoom(err))
+	require.NoError(t, Unmap(big))
+}
+
+func TestMoveOnto(t *testing.T) {
+	from, to := mustMap(t, 1, false), mustMap(t, 3, false)
+	fillWith(from, 'x')
+	fillWith(to, 'y')
+	require.NoError(t, MoveOnto(to[Unit():2*Unit()], from))
+	require.Equal(t, -1, resident(t, from))
+	require.True(t, isFull(to[:Unit()], 'y') && isFull(to[Unit():2*Unit()], 'x') && isFull(to[2*Unit():], 'y'))
+}
+
+func TestMoveAligned(t *testing.T) {
+	mem := mustMap(t, 2, false)
+	fillWith(mem, 'x')
+	was := mapCount(t)
+	moved, err := MoveAligned(mem, GiB, 4*Unit())
+	require.NoError(t, err)
+	require.Zero(t, uintptr(base(moved))%GiB)
+	require.Equal(t, len(mem), cap(moved))
+	require.True(t, isFull(moved, 'x'))
+	require.Equal(t, -1, resident(t, mem))
+	require.LessOrEqual(t, mapCount(t), was+2, "the rest of the reservation is still mapped")
+	require.NoError(t, Unmap(moved))
+}
+
+// mapCount returns the number of mappings of the process.
+func mapCount(t *testing.T) int {
+	t.Helper()
+	s, err := os.ReadFile("/proc/self/maps")
+	require.NoError(t, err)
+	return bytes.Count(s, []byte("\n"))
+}
+
+func TestDiscardPopulateResident(t *testing.T) {
+	page := os.Getpagesize()
+	mem := mustMap(t, 2, false)
+	if err := Populate(mem[page : 3*page]); err != nil || resident(t, mem) == 0 {
+		t.Skip("the kernel does not do MADV_POPULATE_WRITE", err)
+	}
+	require.Equal(t, 2, resident(t, mem))
+	for i, want := range []bool{false, true, true, false} {
+		require.Equal(t, want, Resident(mem, i*page+page/2), i)
+	}
+	fillWith(mem, 'x')
+	require.NoError(t, Discard(mem[:Unit()]))
+	require.True(t, isFull(mem[:Unit()], 0) && isFull(mem[Unit():], 'x'))
+	fillWith(mem, 'z')
+	if LazyFree(mem) == nil {
+		require.True(t, isFull(mem, 'z') || bytes.Count(mem, []byte{0}) > 0)
+	}
+}
+
+func TestMoveToHeap(t *testing.T) {
+	if moveRefused.Load() {
+		t.Skip("moves are refused")
+	}
+	for units := 1; units < 4; units++ {
+		mem := mustMap(t, units, true)
+		fillWith(mem, 'x')
+		p := MoveToHeap(mem)
+		require.Len(t, p, len(mem))
+		require.True(t, isFull(p, 'x'))
+		require.Equal(t, -1, resident(t, mem))
+		runtime.GC()
+		ClearHeap(p[3 : len(p)-5])
+		require.True(t, isFull(p[3:len(p)-5], 0))
+		require.Equal(t, "xxx", string(p[:3]))
+		require.Equal(t, "xxxxx", string(p[len(p)-5:]))
+		require.Positive(t, HeapSplits())
+	}
+}
+
+func TestHeapCopy(t *testing.T) {
+	require.NoError(t, ProbeHeap(MiB))
+	require.Error(t, ProbeHeap(MaxSize))
+	for _, n := range []int{0, 1, 100, 3 * MiB} {
+		for _, more := range []int{0, 1, n, 5*n + 3} {
+			src := bytes.Repeat([]byte{'x'}, n)
+			p := HeapCopy(src, n+more)
+			require.Len(t, p, n+more)
+			require.True(t, isFull(p[:n], 'x') && isFull(p[n:], 0))
+		}
+	}
+}
+
+// TestReclaim refuses memory until Reclaim says that there is none.
+func TestReclaim(t *testing.T) {
+	defer func(f func() bool) { Reclaim = f }(Reclaim)
+	calls := 0
+	Reclaim = func() bool { calls++; return true }
+	_, err := mapAnywhere(1<<60, unix.PROT_NONE, 0)
+	require.ErrorIs(t, err, unix.ENOMEM)
+	require.Equal(t, 1, calls)
+}
+
+func TestSystem(t *testing.T) {
+	require.Greater(t, MaxMappings(), int64(1000))
+	require.Greater(t, Memory(), 16*MiB)
+	require.Less(t, time.Since(Time()).Abs(), time.Second)
+	require.NoError(t, Unmap(nil))
+	require.True(t, SameStart(Join(mustMap(t, 2, true)[:Unit()], 2*Unit()), nil) == false)
+}
+
+// The runtime has this for packages that rely on it; see runtime/mgc.go.
+//
+//go:linkname heapObjectsCanMove runtime.heapObjectsCanMove
+func heapObjectsCanMove() bool
+
+// TestHeapObjectsDoNotMove is about the release of Go, not about the package. If
+// it fails, or no longer links, moveRefused must be set for that release.
+func TestHeapObjectsDoNotMove(t *testing.T) {
+	require.False(t, heapObjectsCanMove(), "pages must not be moved to the heap of %s", runtime.Version())
+}
+
+// TestFailedMoveToHeap has mremap(2) fail after it has unmapped its target, which
+// may be: nothing is moved from then on, and the runtime does not get the
+// addresses back, where something else may be mapped by now.
+func TestFailedMoveToHeap(t *testing.T) {
+	defer RefuseMoves(MovesRefused())
+	RefuseMoves(false)
+	kept := Lost()
+	from := mustMap(t, 2, false) // a source that is not mapped
+	require.NoError(t, Unmap(from))
+	other := mustMap(t, 1, false)
+	for range 5 {
+		require.Nil(t, MoveToHeap(from))
+	}
+	require.True(t, MovesRefused())
+	require.Equal(t, kept+1, Lost())
+	was := mapCount(t)
+	for range 10 {
+		_, err := MoveAligned(other, GiB, 0)
+		require.Error(t, err)
+	}
+	require.Equal(t, was, mapCount(t), "reservations are left")
+}
