@@ -332,16 +332,20 @@ func TestTwoCopiesOfThePackage(t *testing.T) {
 		require.NoError(t, os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o777))
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o666))
 	}
-	names, err := filepath.Glob("*.go")
-	require.NoError(t, err)
-	for _, name := range names {
-		if strings.HasSuffix(name, "_test.go") {
-			continue
-		}
-		text, err := os.ReadFile(name)
+	for _, glob := range []string{"*.go", "internal/*/*.go"} {
+		names, err := filepath.Glob(glob)
 		require.NoError(t, err)
-		put("one/"+name, string(text))
-		put("two/"+name, string(text))
+		require.NotEmpty(t, names)
+		for _, name := range names {
+			if strings.HasSuffix(name, "_test.go") {
+				continue
+			}
+			text, err := os.ReadFile(name)
+			require.NoError(t, err)
+			for _, copied := range []string{"one", "two"} {
+				put(copied+"/"+name, strings.ReplaceAll(string(text), "github.com/mmapbuf/mmapbuf/internal", "both/"+copied+"/internal"))
+			}
+		}
 	}
 	mod, err := os.ReadFile("go.mod")
 	require.NoError(t, err)
