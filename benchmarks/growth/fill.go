@@ -25,6 +25,8 @@ type outcome struct {
 	measure.Figures
 	Longest time.Duration // of the writes
 	Copied  int64         // bytes of contents that were copied because the buffer grew
+
+	HugePages string // the setting of the system at the end
 }
 
 // fill runs in the child. It does j and checks that the buffer holds the data.
@@ -56,6 +58,7 @@ func fill(j job) (got outcome, err error) {
 		}
 	}
 	got.Figures = meter.Stop()
+	got.HugePages = measure.HugePages()
 	return got, check(buf.Bytes(), data, j.Size)
 }
 

@@ -128,15 +128,20 @@ func TestMemoryTable(t *testing.T) {
 }
 
 func TestReport(t *testing.T) {
-	for setting, says := range map[string]string{
-		"":        "\nThe collector interrupts",
-		"always":  "[always]. With this setting, all may have huge pages.",
-		"madvise": "[madvise]. With this setting, mmapbuf.Buffer and the bare mapping\nhave huge pages",
-		"never":   "[never]. With this setting, all have pages of ",
+	for changes, says := range map[string]string{
+		"":             "\nWhile a collection waits",
+		"always":       "[always]. With this setting, all may have huge pages.",
+		"madvise":      "[madvise]. With this setting, mmapbuf.Buffer and the bare mapping\nhave huge pages",
+		"never,always": "Another program changed the setting",
+		"never":        "[never]. With this setting, all have pages of ",
 	} {
 		var out bytes.Buffer
+		all := fake([]float64{1}, []float64{1})
+		for i, setting := range strings.Split(changes+","+changes, ",")[:2] {
+			all[i].runs[0].HugePages = setting
+		}
 		cfg := config{size: 1e9, write: 1000, Options: measure.Options{Runs: 1}}
-		require.NoError(t, writeReport(&out, cfg, setting, fake([]float64{1})))
+		require.NoError(t, writeReport(&out, cfg, all))
 		assert.Contains(t, out.String(), says)
 		assert.Contains(t, out.String(), "A single run has no spread")
 	}

@@ -44,7 +44,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 		if err != nil {
 			return err
 		}
-		return writeReport(stdout, cfg, measure.HugePages(), results)
+		return writeReport(stdout, cfg, results)
 	}
 	for _, setting := range cfg.hugePages {
 		var results []result
@@ -55,7 +55,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 		if err != nil {
 			return err
 		}
-		if err := writeReport(stdout, cfg, setting, results); err != nil {
+		if err := writeReport(stdout, cfg, results); err != nil {
 			return err
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"math"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/dustin/go-humanize"
 
@@ -25,17 +26,18 @@ func (r result) spread(figure func(outcome) float64) measure.Spread {
 
 func seconds(o outcome) float64 { return o.Elapsed.Seconds() }
 
-// writeReport prints what was measured under which setting of transparent huge
-// pages, a table of what depends on the machine little, and one of times.
-func writeReport(w io.Writer, cfg config, hugePages string, results []result) error {
+// writeReport prints what was measured, a table of what depends on the machine
+// little, and one of times.
+func writeReport(w io.Writer, cfg config, results []result) error {
+	hugePages := settings(results)
 	fmt.Fprintf(w, "work: %v (%d bytes) in writes of %v; runs of each, in turn: %d\nmachine: %s\n"+
 		"figures: median (least..greatest)\n\n",
-		cfg.size, int64(cfg.size), cfg.write, cfg.Runs, measure.Machine(hugePages))
+		cfg.size, int64(cfg.size), cfg.write, cfg.Runs, measure.Machine(strings.Join(hugePages, " and ")))
 	if err := measure.Table(w, memoryTable(results, float64(cfg.size))); err != nil {
 		return err
 	}
 	fmt.Fprint(w, "\nPeak memory, and the bytes that growth copied, are multiples of the contents. The longest Write\n"+
-		"is a part of the time for all. These figures depend little on the machine.\n\n")
+		"is a part of the time for all. Apart from page faults, these figures depend little on the machine.\n\n")
 	if err := measure.Table(w, timeTable(results)); err != nil {
 		return err
 	}
@@ -44,18 +46,22 @@ func writeReport(w io.Writer, cfg config, hugePages string, results []result) er
 	if cfg.Runs == 1 {
 		fmt.Fprint(w, "A single run has no spread: any difference may be chance.\n")
 	}
-	if hugePages != "" {
+	switch {
+	case len(hugePages) > 1:
+		fmt.Fprint(w, "\nAnother program changed the setting of transparent huge pages during the runs. Page faults and\n"+
+			"times cannot be compared: run it again.\n")
+	case hugePages[0] != "":
 		fmt.Fprintf(w, "\nTransparent huge pages: [%s]. With this setting, %s.\n"+
-			"Page faults and times, and thereby ratios of times, depend on it.\n", hugePages, meaning(hugePages))
+			"Page faults and times, and thereby ratios of times, depend on it.\n", hugePages[0], meaning(hugePages[0]))
 	}
-	_, err := fmt.Fprint(w, "\nThe collector interrupts a long copy with signals until the copy ends. Some virtual machines make\n"+
-		"that slow; with GODEBUG=asyncpreemptoff=1 in the environment, there are no such signals.\n\n")
+	_, err := fmt.Fprint(w, "\nWhile a collection waits for a long copy, the Go runtime interrupts the copy with signals, which is\n"+
+		"slow on some virtual machines. GODEBUG=asyncpreemptoff=1 shows the times without these signals.\n\n")
 	return err
 }
 
 // memoryTable returns the rows of what depends on the machine little.
 func memoryTable(results []result, size float64) [][]string {
-	rows := [][]string{{"memory", "peak memory", "copied", "page faults", "longest Write"}}
+	rows := [][]string{{"implementation", "peak memory", "copied", "page faults", "longest Write"}}
 	for _, r := range results {
 		peak, faults := "n/a", "n/a"
 		if r.runs[0].Known() {
@@ -71,7 +77,7 @@ func memoryTable(results []result, size float64) [][]string {
 
 // timeTable returns the rows of times. It compares no times that overlap.
 func timeTable(results []result) [][]string {
-	rows := [][]string{{"time", "time", "longest Write", "speed"}}
+	rows := [][]string{{"implementation", "time", "longest Write", "speed"}}
 	std := slices.IndexFunc(results, func(r result) bool { return r.Name == buffers.Kinds[0].Name })
 	for i, r := range results {
 		speed := "n/a"
@@ -90,6 +96,18 @@ func timeTable(results []result) [][]string {
 		rows = append(rows, []string{r.Name, r.spread(seconds).Duration(), longest.Duration(), speed})
 	}
 	return rows
+}
+
+// settings returns the settings of transparent huge pages under which the runs took
+// place.
+func settings(results []result) (list []string) {
+	for _, r := range results {
+		for _, o := range r.runs {
+			list = append(list, o.HugePages)
+		}
+	}
+	slices.Sort(list)
+	return slices.Compact(list)
 }
 
 // meaning explains a setting of transparent huge pages.
