@@ -110,6 +110,8 @@ func TestTimeTable(t *testing.T) {
 		{"append", "130 ms (118..150)", "1.00 ms", "within the spread"},
 		{"mmapbuf.Buffer", "10.0 ms (8.00..79.0)", "1.00 ms", "10× (1.0..15)"},
 	}, rows[1:])
+	rows = timeTable(fake([]float64{100}, []float64{1}))
+	assert.Equal(t, []string{"append", "1.00 ms", "1.00 ms", "n/a"}, rows[2], "one run")
 	rows = timeTable(fake(nil, []float64{5, 5})[1:])
 	assert.Equal(t, [][]string{{"append", "5.00 ms", "1.00 ms", "n/a"}}, rows[1:])
 }

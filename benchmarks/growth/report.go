@@ -44,7 +44,7 @@ func writeReport(w io.Writer, cfg config, results []result) error {
 	fmt.Fprintf(w, "\nThe time is from before the buffer is created until after its last Write; speed is a multiple of\n"+
 		"that of %s. These figures depend on the machine.\n", buffers.Kinds[0].Name)
 	if cfg.Runs == 1 {
-		fmt.Fprint(w, "A single run has no spread: any difference may be chance.\n")
+		fmt.Fprint(w, "A single run has no spread: a difference may be chance, and no speed is given.\n")
 	}
 	switch {
 	case len(hugePages) > 1:
@@ -75,7 +75,8 @@ func memoryTable(results []result, size float64) [][]string {
 	return rows
 }
 
-// timeTable returns the rows of times. It compares no times that overlap.
+// timeTable returns the rows of times. It compares no times that overlap, and no
+// single runs.
 func timeTable(results []result) [][]string {
 	rows := [][]string{{"implementation", "time", "longest Write", "speed"}}
 	std := slices.IndexFunc(results, func(r result) bool { return r.Name == buffers.Kinds[0].Name })
@@ -84,7 +85,7 @@ func timeTable(results []result) [][]string {
 		switch {
 		case i == std:
 			speed = "1×"
-		case std >= 0:
+		case std >= 0 && len(r.runs) > 1:
 			s := results[std].spread(seconds).Over(r.spread(seconds))
 			if s.Min > 1 || s.Max < 1 {
 				speed = s.Format(measure.Short, "×")
