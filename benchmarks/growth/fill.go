@@ -4,45 +4,13 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"image/color"
-	"io"
 	"slices"
 	"time"
 
 	"github.com/mmapbuf/mmapbuf"
-	"github.com/mmapbuf/mmapbuf/benchmarks/internal/chart"
+	"github.com/mmapbuf/mmapbuf/benchmarks/internal/buffers"
 	"github.com/mmapbuf/mmapbuf/benchmarks/internal/measure"
 )
-
-// An implementation is one way to collect bytes.
-type implementation struct {
-	name  string
-	peak  int64       // how many times the data may be resident at once
-	color color.Color // in the picture
-	open  func(size int64) buffer
-}
-
-var implementations = []implementation{
-	{"append", measure.PeakFactor + 1, chart.Orange, func(int64) buffer { return new(slice) }},
-	{"bytes.Buffer", measure.PeakFactor, chart.Vermillion, func(int64) buffer { return new(bytes.Buffer) }},
-	{"make", 1, chart.Green, func(n int64) buffer { s := make(slice, 0, n); return &s }},
-	{"mmapbuf.Buffer", 1, chart.Blue, func(int64) buffer { return new(mmapbuf.Buffer) }},
-}
-
-type buffer interface {
-	io.Writer
-	Bytes() []byte
-}
-
-// A slice is a buffer that grows by append.
-type slice []byte
-
-func (s *slice) Bytes() []byte { return *s }
-
-func (s *slice) Write(p []byte) (int, error) {
-	*s = append(*s, p...)
-	return len(p), nil
-}
 
 // A job tells a child what to do.
 type job struct {
@@ -55,29 +23,49 @@ type job struct {
 type outcome struct {
 	// Elapsed is from before the buffer is created until after its last write.
 	measure.Figures
-	Worst time.Duration // the longest single write
+	Longest time.Duration // of the writes
+	Copied  int64         // bytes of contents that were copied because the buffer grew
 
-	readings []measure.Reading // added by the parent
+	HugePages string // the setting of the system at the end
 }
 
 // fill runs in the child. It does j and checks that the buffer holds the data.
 func fill(j job) (got outcome, err error) {
-	i := slices.IndexFunc(implementations, func(i implementation) bool { return i.name == j.Implementation })
+	i := slices.IndexFunc(buffers.Kinds, func(k buffers.Kind) bool { return k.Name == j.Implementation })
 	data := measure.Noise(j.Write)
 	if err := measure.Warm(j.Warm); err != nil {
 		return got, fmt.Errorf("warming up: %w", err)
 	}
 	meter := measure.Start()
-	buf := implementations[i].open(j.Size)
+	buf, err := buffers.Kinds[i].Open(int(j.Size))
+	if err != nil {
+		return got, err
+	}
+	capacity, remapped := buf.Cap(), remaps()
 	for rest := j.Size; rest > 0; rest -= j.Write {
 		start := time.Now()
 		if _, err := buf.Write(data[:min(j.Write, rest)]); err != nil {
 			return got, err
 		}
-		got.Worst = max(got.Worst, time.Since(start))
+		got.Longest = max(got.Longest, time.Since(start))
+		if c := buf.Cap(); c != capacity {
+			capacity = c
+			if r := remaps(); r != remapped {
+				remapped = r
+			} else {
+				got.Copied += j.Size - rest
+			}
+		}
 	}
 	got.Figures = meter.Stop()
+	got.HugePages = measure.HugePages()
 	return got, check(buf.Bytes(), data, j.Size)
+}
+
+// remaps returns how often a Buffer has grown without a copy.
+func remaps() int64 {
+	s := mmapbuf.ReadStats()
+	return s.GrowsInPlace + s.Moves
 }
 
 // check returns an error unless contents are size bytes of data, repeated.

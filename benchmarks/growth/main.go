@@ -1,17 +1,15 @@
-// Command growth compares four ways to collect bytes whose number is not known
-// beforehand: append, bytes.Buffer, mmapbuf.Buffer and, as the ideal, a slice that
-// has the right size from the start.
+// Command growth compares ways to collect bytes whose number is not known
+// beforehand: bytes.Buffer, append and mmapbuf.Buffer. Beside them it shows two that
+// are told the number: a slice of the right size, and a bare mapping of the right size,
+// which is the least work possible.
 //
 // Each of them takes the same data in writes of the same size, several times in
-// turn and each time in a process of its own. Growth prints a table of times and
-// memory, and draws the resident memory over time as growth.png.
+// turn and each time in a process of its own. Growth prints tables of memory and time.
 //
 //	go -C benchmarks run ./growth
-//	go -C benchmarks run ./growth -size 64MiB -out /tmp
+//	go -C benchmarks run ./growth -size 1GiB -runs 3
 //	go -C benchmarks run ./growth -size 8GiB -implementations make,mmapbuf.Buffer
-//
-// The picture goes to benchmarks/, where -C starts the program, unless -out says
-// otherwise.
+//	go -C benchmarks run ./growth -thp always,madvise  # as root
 package main
 
 import (
@@ -20,8 +18,8 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"time"
 
+	"github.com/mmapbuf/mmapbuf/benchmarks/internal/buffers"
 	"github.com/mmapbuf/mmapbuf/benchmarks/internal/measure"
 )
 
@@ -36,115 +34,100 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	impls := cfg.chosen()
-	for _, impl := range impls {
-		if err := measure.Fits(fmt.Sprintf("%v with %s", cfg.size, impl.name), cfg.memory(impl)); err != nil {
+	for _, kind := range cfg.chosen() {
+		if err := measure.Fits(fmt.Sprintf("%v with %s", cfg.size, kind.Name), cfg.memory(kind)); err != nil {
 			return fmt.Errorf("%w: choose a smaller -size, or -implementations make,mmapbuf.Buffer", err)
 		}
 	}
-	outcomes, err := measure.InTurn(ctx, cfg.Implementations, cfg.Runs, func(ctx context.Context, i int) (outcome, error) {
-		j := job{Implementation: impls[i].name, Size: int64(cfg.size), Write: int64(cfg.write)}
-		if !cfg.cold {
-			j.Warm = int64(cfg.memory(impls[i]))
+	if cfg.hugePages == nil {
+		results, err := compare(ctx, cfg)
+		if err != nil {
+			return err
 		}
-		got, readings, err := measure.Run[outcome](ctx, j)
-		got.readings = readings
-		return got, err
+		return writeReport(stdout, cfg, results)
+	}
+	for _, setting := range cfg.hugePages {
+		var results []result
+		err := measure.WithHugePages(setting, func() (err error) {
+			results, err = compare(ctx, cfg)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if err := writeReport(stdout, cfg, results); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// compare does all runs.
+func compare(ctx context.Context, cfg config) (results []result, err error) {
+	kinds := cfg.chosen()
+	var warm float64 // the same for all: none gets memory that another had to touch first
+	for _, kind := range kinds {
+		if !cfg.cold {
+			warm = max(warm, cfg.memory(kind))
+		}
+	}
+	outcomes, err := measure.InTurn(ctx, cfg.Implementations, cfg.Runs, func(ctx context.Context, i int) (outcome, error) {
+		return measure.Run[outcome](ctx, job{kinds[i].Name, int64(cfg.size), int64(cfg.write), int64(warm)})
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	var results []result
 	for i, runs := range outcomes {
-		results = append(results, summarize(impls[i], runs))
+		results = append(results, result{kinds[i], runs})
 	}
-	if err := writeReport(stdout, cfg, results); err != nil {
-		return err
-	}
-	return drawPicture(stdout, cfg, results)
+	return results, nil
 }
 
 // A config is what the command line asks for.
 type config struct {
 	measure.Options
 	size, write measure.Size
-	cold        bool // do not warm up
+	cold        bool     // do not warm up
+	hugePages   []string // settings to compare under; nil: that of the system
 }
 
-// chosen returns the implementations to run.
-func (cfg config) chosen() (impls []implementation) {
-	for _, impl := range implementations {
-		if slices.Contains(cfg.Implementations, impl.name) {
-			impls = append(impls, impl)
+// chosen returns the kinds to run.
+func (cfg config) chosen() (kinds []buffers.Kind) {
+	for _, kind := range buffers.Kinds {
+		if slices.Contains(cfg.Implementations, kind.Name) {
+			kinds = append(kinds, kind)
 		}
 	}
-	return impls
+	return kinds
 }
 
 // memory returns how many bytes a run may need.
-func (cfg config) memory(impl implementation) float64 {
-	return float64(cfg.size) * float64(impl.peak)
-}
+func (cfg config) memory(kind buffers.Kind) float64 { return float64(cfg.size) * kind.Peak }
 
 func parse(args []string) (config, error) {
-	cfg := config{size: 1 << 30, write: 64 << 10}
+	// With these, all takes about ten seconds on two cores.
+	cfg := config{Options: measure.Options{Runs: 5}, size: 128 << 20, write: 64 << 10}
 	fs := flag.NewFlagSet("growth", flag.ContinueOnError)
 	fs.Var(&cfg.size, "size", "`bytes` to grow to")
 	fs.Var(&cfg.write, "write", "`bytes` in a single write")
 	fs.BoolVar(&cfg.cold, "cold", false, "do not touch memory before each run; a virtual machine may then have to get it from its host")
-	err := cfg.Parse(fs, args, "Fills buffers and compares time and memory.", func() (names []string) {
-		for _, impl := range implementations {
-			names = append(names, impl.name)
+	thp := fs.String("thp", "", "`settings` of transparent huge pages, separated by commas: always,madvise,never.\n"+
+		"All runs are done with each. This changes the whole system, and requires root. The setting\n"+
+		"is restored, also at an interrupt but not at SIGKILL (default: no change)")
+	err := cfg.Parse(fs, args, "Fills buffers and compares memory and time.", func() (names []string) {
+		for _, kind := range buffers.Kinds {
+			names = append(names, kind.Name)
 		}
 		return names
 	})
+	if err != nil {
+		return cfg, err
+	}
 	cfg.write = min(cfg.write, cfg.size)
-	return cfg, err
-}
-
-// A result sums up the runs of one implementation.
-type result struct {
-	implementation
-	median outcome       // the median run by time
-	worst  time.Duration // median of the longest writes
-	peak   int64         // median of the peaks
-}
-
-func summarize(impl implementation, runs []outcome) result {
-	return result{
-		implementation: impl,
-		median:         measure.Median(runs, func(o outcome) time.Duration { return o.Elapsed }),
-		worst:          measure.Median(runs, func(o outcome) time.Duration { return o.Worst }).Worst,
-		peak:           measure.Median(runs, func(o outcome) int64 { return o.Peak }).Peak,
-	}
-}
-
-// writeReport prints what was measured, the machine and the table.
-func writeReport(w io.Writer, cfg config, results []result) error {
-	fmt.Fprintf(w, "work: %v (%d bytes) of pseudo-random bytes in writes of %v; runs of each, in turn: %d\nmachine: %s\n\n",
-		cfg.size, int64(cfg.size), cfg.write, cfg.Runs, measure.Machine())
-	rows := [][]string{{"implementation", "median time", "GB/s", "worst single write", "peak resident memory", "times faster than bytes.Buffer"}}
-	std := slices.IndexFunc(results, func(r result) bool { return r.name == "bytes.Buffer" })
-	for _, r := range results {
-		seconds := r.median.Elapsed.Seconds()
-		ratio, peak := "n/a", "n/a"
-		if std >= 0 {
-			ratio = fmt.Sprintf("%.1f", results[std].median.Elapsed.Seconds()/seconds)
+	if *thp != "" {
+		if cfg.hugePages, err = measure.Choose(*thp, []string{"always", "madvise", "never"}); err != nil {
+			return cfg, fmt.Errorf("-thp: %w", err)
 		}
-		if r.median.Known() {
-			peak = measure.Size(r.peak).String()
-		}
-		rows = append(rows, []string{r.name, measure.Duration(r.median.Elapsed), fmt.Sprintf("%.2f", float64(cfg.size)/1e9/seconds),
-			measure.Duration(r.worst), peak, ratio})
 	}
-	if err := measure.Table(w, rows); err != nil {
-		return err
-	}
-	fmt.Fprintln(w, "\nThe time is from before the buffer is created until after its last write. The memory is that of\n"+
-		"the process, less what it held before.")
-	if !cfg.cold {
-		fmt.Fprintln(w, "As much memory was touched and released before each run; -cold leaves this out.")
-	}
-	_, err := fmt.Fprintln(w)
-	return err
+	return cfg, nil
 }

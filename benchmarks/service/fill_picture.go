@@ -56,7 +56,7 @@ func drawLines(w io.Writer, cfg config, name, title, label string, results []res
 		switch f.name {
 		case "bytes.Buffer", "mmapbuf.Buffer":
 			line.Width = 2.5
-		case "floor":
+		case "bare mapping":
 			line.Dashes = chart.Dashes
 		}
 		dots.GlyphStyle = chart.Dot(f.color, line.Width+1)
@@ -72,7 +72,7 @@ func drawLines(w io.Writer, cfg config, name, title, label string, results []res
 	p.X.Max *= math.Pow(p.X.Max/p.X.Min, 0.28) // leaves room for the legend
 	p.X.Min /= 1.1
 	p.Y.Min, p.Y.Max = p.Y.Min/1.2, p.Y.Max*1.2
-	return chart.Write(w, cfg.Out, name, p)
+	return chart.Write(w, cfg.out, name, p)
 }
 
 // sizeTicks marks sizes, which are in ascending order. A size has no label where

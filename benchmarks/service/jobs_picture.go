@@ -27,7 +27,7 @@ func drawService(w io.Writer, cfg config, results []result) error {
 	if err != nil {
 		return err
 	}
-	return chart.Write(w, cfg.Out, "service", above, below)
+	return chart.Write(w, cfg.out, "service", above, below)
 }
 
 // bars plots the medians of a column, multiplied by unit, as a group of bars for

@@ -38,6 +38,7 @@ import (
 	"fmt"
 	"go/build"
 	"io"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -75,8 +76,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 		names = append(names, j.String())
 	}
 	outcomes, err := measure.InTurn(ctx, names, cfg.Runs, func(ctx context.Context, i int) (outcome, error) {
-		got, _, err := measure.Run[outcome](ctx, jobs[i])
-		return got, err
+		return measure.Run[outcome](ctx, jobs[i])
 	})
 	if err != nil {
 		return err
@@ -98,6 +98,7 @@ type config struct {
 	workload *workload
 	modes    []string
 	sizes    []measure.Size // as in a workload
+	out      string         // directory for pictures
 }
 
 // jobs returns what the children have to do, in the order of the tables.
@@ -118,7 +119,7 @@ func (cfg config) jobs() (jobs []job) {
 }
 
 func parse(args []string) (config, error) {
-	cfg := config{workload: &workloads[0], job: job{Min: 1 * miB, Max: 16 * miB, Write: 32 << 10}}
+	cfg := config{Options: measure.Options{Runs: 3}, workload: &workloads[0], job: job{Min: 1 * miB, Max: 16 * miB, Write: 32 << 10}}
 	fs := flag.NewFlagSet("service", flag.ContinueOnError)
 	chosen := 0
 	for i := range workloads[1:] {
@@ -137,6 +138,7 @@ func parse(args []string) (config, error) {
 	fs.Var(&cfg.Write, "write", "`bytes` in a single write")
 	fs.Var(&cfg.Live, "live", "`bytes` of small objects that live beside the buffers")
 	fs.StringVar(&cfg.Dir, "dir", filepath.Join(build.Default.GOROOT, "src"), "`directory` to pack")
+	fs.StringVar(&cfg.out, "out", ".", "`directory` for pictures")
 	fs.IntVar(&cfg.Goroutines, "goroutines", 8, "`number` of goroutines")
 	fs.DurationVar(&cfg.Duration, "duration", 5*time.Second, "`time` that each run takes")
 	fs.DurationVar(&cfg.Settle, "settle", 3*time.Second, "`time` from the last job until the final memory is read")
@@ -167,6 +169,9 @@ func parse(args []string) (config, error) {
 		return cfg, fmt.Errorf("-duration %v: some time is needed", cfg.Duration)
 	}
 
+	if err := os.MkdirAll(cfg.out, 0o777); err != nil {
+		return cfg, fmt.Errorf("-out: %w", err)
+	}
 	var err error
 	if cfg.modes, err = measure.Choose(modes, cfg.workload.modes); err != nil {
 		return cfg, fmt.Errorf("-modes: %w", err)

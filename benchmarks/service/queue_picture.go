@@ -57,5 +57,5 @@ func drawBacklog(w io.Writer, cfg config, results []result) error {
 	p.Legend.Add("after the collector has released garbage", &plotter.Scatter{GlyphStyle: chart.Dot(chart.Ink, 4)})
 	p.X.Min, p.Y.Min = 0, 0
 	p.Y.Max *= 1.35 // leaves room for the legend
-	return chart.Write(w, cfg.Out, "backlog", p)
+	return chart.Write(w, cfg.out, "backlog", p)
 }

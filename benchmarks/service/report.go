@@ -71,7 +71,7 @@ func compared(c column, r result, results []result, base string) float64 {
 // writeReport prints what was measured, the machine, and a table for each mode.
 func writeReport(w io.Writer, cfg config, results []result) error {
 	load := cfg.workload
-	fmt.Fprintf(w, "work: %s; %v for each run; runs of each, in turn: %d\nmachine: %s\n", load.about, cfg.Duration, cfg.Runs, measure.Machine())
+	fmt.Fprintf(w, "work: %s; %v for each run; runs of each, in turn: %d\nmachine: %s\n", load.about, cfg.Duration, cfg.Runs, measure.Machine(measure.HugePages()))
 	if slices.Contains(load.flags, "goroutines") {
 		fmt.Fprintf(w, "goroutines: %d\n", cfg.Goroutines)
 	}

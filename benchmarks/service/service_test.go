@@ -183,6 +183,7 @@ func TestMistakes(t *testing.T) {
 		"-queue -sizes 1MiB,-1":               `-sizes: "-1": not a number of bytes`,
 		"-readfile -sizes 100TiB":             "reading a file of 100 TiB may need 400 TiB of memory",
 		"file":                                "unexpected argument",
+		"-out " + file + "/sub":               "not a directory",
 		"-archive -dir " + file:               "not a directory",
 		"-archive -dir " + filepath.Dir(file): "has no files",
 	} {

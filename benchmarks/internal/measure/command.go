@@ -20,7 +20,7 @@ import (
 // context, the second the process. Main prints an error in one line and exits with
 // status 1.
 func Main(name string, run func(ctx context.Context, args []string, stdout io.Writer) error) {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	context.AfterFunc(ctx, stop)
 	err := run(ctx, os.Args[1:], os.Stdout)
 	if err == nil || errors.Is(err, flag.ErrHelp) {
@@ -36,16 +36,14 @@ func Main(name string, run func(ctx context.Context, args []string, stdout io.Wr
 // Options are the flags that every command has.
 type Options struct {
 	Runs            int
-	Out             string // directory for pictures
 	Implementations []string
 }
 
-// Parse parses the arguments of a command, all of which are flags. Once it has read
-// them, it asks for the names of the implementations. For -h it prints what the
+// Parse parses the arguments of a command, all of which are flags. Runs is the
+// default for -runs. Once Parse has read the flags, it asks for the names of the implementations. For -h it prints what the
 // command does and its flags, and returns flag.ErrHelp.
 func (o *Options) Parse(fs *flag.FlagSet, args []string, about string, names func() []string) error {
-	fs.IntVar(&o.Runs, "runs", 3, "`number` of runs of each")
-	fs.StringVar(&o.Out, "out", ".", "`directory` for pictures")
+	fs.IntVar(&o.Runs, "runs", o.Runs, "`number` of runs of each")
 	list := fs.String("implementations", "", "`names` of implementations, separated by commas (default all)")
 	fs.SetOutput(io.Discard) // Main prints the error
 	err := fs.Parse(args)
@@ -64,9 +62,6 @@ func (o *Options) Parse(fs *flag.FlagSet, args []string, about string, names fun
 	}
 	if o.Implementations, err = Choose(*list, names()); err != nil {
 		return fmt.Errorf("-implementations: %w", err)
-	}
-	if err := os.MkdirAll(o.Out, 0o777); err != nil {
-		return fmt.Errorf("-out: %w", err)
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"flag"
+	"io"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -36,7 +37,7 @@ func allocate(n int) (Figures, error) {
 
 func TestRun(t *testing.T) {
 	const n = 64 << 20
-	got, readings, err := Run[Figures](t.Context(), n)
+	got, err := Run[Figures](t.Context(), n)
 	require.NoError(t, err)
 	assert.Positive(t, got.Elapsed)
 	assert.EqualValues(t, n, got.Size)
@@ -45,18 +46,18 @@ func TestRun(t *testing.T) {
 	if runtime.GOOS == "linux" {
 		assert.Greater(t, got.Peak, int64(n/4*3))
 		assert.GreaterOrEqual(t, got.Peak, got.Final)
-		assert.NotEmpty(t, readings)
+		assert.Positive(t, got.Faults)
 	}
 
-	_, _, err = Run[Figures](t.Context(), -1)
+	_, err = Run[Figures](t.Context(), -1)
 	assert.EqualError(t, err, "exit status 1: less than nothing")
-	_, _, err = Run[Figures](t.Context(), "many")
+	_, err = Run[Figures](t.Context(), "many")
 	assert.ErrorContains(t, err, "exit status 1: json: ")
-	_, _, err = Run[string](t.Context(), 0)
+	_, err = Run[string](t.Context(), 0)
 	assert.ErrorContains(t, err, "answer of the child: ")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, _, err = Run[Figures](ctx, n)
+	_, err = Run[Figures](ctx, n)
 	assert.ErrorIs(t, err, context.Canceled)
 }
 
@@ -82,6 +83,53 @@ func TestMedian(t *testing.T) {
 	assert.Equal(t, 2, Median(runs, self))
 	assert.Equal(t, 4, Median(append(runs, 9), self))
 	assert.Equal(t, []int{5, 1, 4, 2}, runs, "the order stays")
+}
+
+func TestSpread(t *testing.T) {
+	self := func(x float64) float64 { return x }
+	s := SpreadOf([]float64{1.2, 0.96, 3}, self)
+	assert.Equal(t, Spread{1.2, 0.96, 3}, s)
+	assert.Equal(t, "1.20 s (0.960..3.00)", s.Duration())
+	assert.Equal(t, "1.2× (0.96..3.0)", s.Format(Short, "×"))
+	assert.Equal(t, "1.2×", Spread{1.2, 1.19, 1.21}.Format(Short, "×"))
+	assert.Equal(t, "0.00 s", Spread{}.Duration())
+	assert.Equal(t, Spread{2, 0.5, 8}, Spread{4, 2, 8}.Over(Spread{2, 1, 4}))
+}
+
+// The setting returns to what it was, whatever happens to the work.
+func TestHugePages(t *testing.T) {
+	real := hugePages
+	defer func() { hugePages = real }()
+	hugePages = filepath.Join(t.TempDir(), "enabled")
+	assert.Empty(t, HugePages())
+	assert.ErrorContains(t, WithHugePages("always", nil), "no transparent huge pages")
+
+	for _, wrong := range []error{nil, io.EOF} {
+		require.NoError(t, os.WriteFile(hugePages, []byte("always [madvise] never\n"), 0o644))
+		assert.Equal(t, "madvise", HugePages())
+		err := WithHugePages("always", func() error {
+			p, err := os.ReadFile(hugePages)
+			require.NoError(t, err)
+			assert.Equal(t, "always", string(p))
+			if p, err := os.FindProcess(os.Getpid()); err == nil && runtime.GOOS != "windows" {
+				assert.NoError(t, p.Signal(os.Interrupt)) // does not end the process
+			}
+			return wrong
+		})
+		assert.ErrorIs(t, err, wrong)
+		p, err := os.ReadFile(hugePages)
+		require.NoError(t, err)
+		assert.Equal(t, "madvise", string(p))
+	}
+}
+
+func TestWarm(t *testing.T) {
+	require.NoError(t, Warm(0))
+	before := faults()
+	require.NoError(t, Warm(16<<20))
+	if runtime.GOOS == "linux" {
+		assert.Greater(t, faults(), before)
+	}
 }
 
 func TestTable(t *testing.T) {
@@ -123,20 +171,21 @@ func TestFlags(t *testing.T) {
 
 func TestOptions(t *testing.T) {
 	parse := func(args ...string) (o Options, err error) {
+		o.Runs = 4
 		return o, o.Parse(flag.NewFlagSet("x", flag.ContinueOnError), args, "Does something.", func() []string { return []string{"a", "b"} })
 	}
-	dir := filepath.Join(t.TempDir(), "new")
-	o, err := parse("-out", dir, "-runs", "7")
+	o, err := parse()
 	require.NoError(t, err)
-	assert.Equal(t, Options{7, dir, []string{"a", "b"}}, o)
-	assert.DirExists(t, dir)
+	assert.Equal(t, Options{4, []string{"a", "b"}}, o)
+	o, err = parse("-runs", "7", "-implementations", "b")
+	require.NoError(t, err)
+	assert.Equal(t, Options{7, []string{"b"}}, o)
 	_, err = parse("-h")
 	assert.ErrorIs(t, err, flag.ErrHelp)
 	for says, args := range map[string][]string{
 		"-runs 0: at least one run":            {"-runs", "0"},
 		"invalid value \"few\" for flag -runs": {"-runs", "few"},
 		"unexpected argument \"file\"":         {"file", "-runs", "3"},
-		"measure_test.go: not a directory":     {"-out", "measure_test.go/sub"},
 		`-implementations: "c" is none of a,b`: {"-implementations", "a,c"},
 		"flag provided but not defined":        {"-colour"},
 	} {
@@ -146,7 +195,8 @@ func TestOptions(t *testing.T) {
 }
 
 func TestMachine(t *testing.T) {
-	assert.Regexp(t, runtime.GOOS+"/.* cores, .*go1", Machine())
+	assert.Regexp(t, runtime.GOOS+"/.* cores, .*go1.*, transparent huge pages: never$", Machine("never"))
+	assert.NotContains(t, Machine(""), "huge pages")
 	if runtime.GOOS == "linux" {
 		assert.Positive(t, Available())
 		assert.ErrorContains(t, Fits("the sea", 1e18), "the sea may need 888 PiB of memory, and ")

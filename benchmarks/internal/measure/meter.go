@@ -5,8 +5,6 @@ import (
 	"runtime"
 	"runtime/debug"
 	"time"
-
-	"github.com/mmapbuf/mmapbuf"
 )
 
 // Figures are what a piece of work took.
@@ -19,13 +17,15 @@ type Figures struct {
 	// Collections is how often the garbage collector ran, and Forced how often
 	// it ran because of runtime.GC.
 	Collections, Forced int
+	// Faults is how often the kernel had to provide a page.
+	Faults int64
 	// CPU is user and system time.
 	CPU time.Duration
 	// Size is the number of bytes that the work produced. The work sets it.
 	Size int64
 }
 
-// Known reports whether the system tells memory and CPU. If not, they are 0, which
+// Known reports whether the system tells memory, faults and CPU. If not, they are 0, which
 // they may also be after little work.
 func (f Figures) Known() bool { return f.Base > 0 }
 
@@ -41,6 +41,7 @@ func Start() (m Meter) {
 	ResetPeak()
 	m.began.Base, m.began.CPU = Resident(), CPU()
 	runtime.ReadMemStats(&m.stats)
+	m.began.Faults = faults()
 	m.began.Began = time.Now()
 	return m
 }
@@ -49,6 +50,7 @@ func Start() (m Meter) {
 func (m Meter) Stop() Figures {
 	f := m.began
 	f.Elapsed = time.Since(f.Began)
+	f.Faults = faults() - f.Faults
 	f.CPU = CPU() - f.CPU
 	var now runtime.MemStats
 	runtime.ReadMemStats(&now)
@@ -57,32 +59,6 @@ func (m Meter) Stop() Figures {
 	f.Final = max(0, Resident()-f.Base)
 	f.Peak = max(0, Peak()-f.Base)
 	return f
-}
-
-// Warm touches n bytes of memory and returns them to the system. A virtual
-// machine may have returned its free memory to the host. Without Warm, the first
-// run would measure how fast the host provides memory.
-func Warm(n int64) error {
-	var b mmapbuf.Buffer
-	defer b.Close()
-	if err := b.Reserve(int(n)); err != nil {
-		return err
-	}
-	for zeros := make([]byte, 1<<20); int64(b.Len()) < n; {
-		if _, err := b.Write(zeros); err != nil {
-			return err
-		}
-	}
-	if err := b.Close(); err != nil {
-		return err
-	}
-	// A requested collection makes the package release idle memory, which happens
-	// in the background. Until then it would count as memory before the work.
-	runtime.GC()
-	for mmapbuf.ReadStats().IdleBytes > 0 {
-		time.Sleep(time.Millisecond)
-	}
-	return nil
 }
 
 // Noise returns n pseudo-random bytes, the same in every call.

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,8 +14,6 @@ import (
 	"github.com/olekukonko/tablewriter"
 	"github.com/olekukonko/tablewriter/renderer"
 	"github.com/olekukonko/tablewriter/tw"
-	"github.com/schollz/progressbar/v3"
-	"golang.org/x/term"
 )
 
 // InTurn does each of the named works several times and returns the outcomes of
@@ -24,26 +21,18 @@ import (
 // for all of them. Each turn begins with another work, since the run before may
 // leave memory behind that makes the next one faster.
 func InTurn[A any](ctx context.Context, names []string, runs int, work func(ctx context.Context, i int) (A, error)) ([][]A, error) {
-	bar := progressbar.NewOptions(runs*len(names),
-		progressbar.OptionSetWriter(os.Stderr),
-		progressbar.OptionSetVisibility(term.IsTerminal(int(os.Stderr.Fd()))),
-		progressbar.OptionShowCount(),
-		progressbar.OptionSetPredictTime(false),
-		progressbar.OptionClearOnFinish(),
-	)
-	// Errors are ignored: the bar is not important.
-	defer func() { _ = bar.Clear() }()
+	p := newProgress(runs * len(names))
+	defer p.stop()
 	outcomes := make([][]A, len(names))
 	for r := range runs {
 		for k := range names {
 			i := (k + r) % len(names)
-			bar.Describe(names[i])
+			p.next(names[i])
 			got, err := work(ctx, i)
 			if err != nil {
 				return nil, fmt.Errorf("%s, run %d: %w", names[i], r+1, err)
 			}
 			outcomes[i] = append(outcomes[i], got)
-			_ = bar.Add(1)
 		}
 	}
 	return outcomes, nil
@@ -53,6 +42,44 @@ func InTurn[A any](ctx context.Context, names []string, runs int, work func(ctx 
 func Median[R any, K cmp.Ordered](runs []R, key func(R) K) R {
 	sorted := slices.SortedFunc(slices.Values(runs), func(a, b R) int { return cmp.Compare(key(a), key(b)) })
 	return sorted[(len(sorted)-1)/2]
+}
+
+// A Spread is a figure of several runs.
+type Spread struct{ Median, Min, Max float64 }
+
+// SpreadOf returns the spread of a figure.
+func SpreadOf[R any](runs []R, figure func(R) float64) Spread {
+	all := make([]float64, len(runs))
+	for i, r := range runs {
+		all[i] = figure(r)
+	}
+	return Spread{Median(all, func(x float64) float64 { return x }), slices.Min(all), slices.Max(all)}
+}
+
+// Over returns how many times as large as other s is. Any run of one may have met
+// any run of the other.
+func (s Spread) Over(other Spread) Spread {
+	return Spread{s.Median / other.Median, s.Min / other.Max, s.Max / other.Min}
+}
+
+// Format returns the median with its unit and, unless all look the same, the least
+// and the greatest.
+func (s Spread) Format(number func(float64) string, unit string) string {
+	mid, low, high := number(s.Median), number(s.Min), number(s.Max)
+	if low == mid && mid == high {
+		return mid + unit
+	}
+	return fmt.Sprintf("%s%s (%s..%s)", mid, unit, low, high)
+}
+
+// Duration formats a spread of seconds, all in the unit that suits the median.
+func (s Spread) Duration() string {
+	value, prefix := humanize.ComputeSI(s.Median)
+	scale := 1.0
+	if value > 0 {
+		scale = value / s.Median
+	}
+	return s.Format(func(x float64) string { return digits(x*scale, 3) }, " "+prefix+"s")
 }
 
 // Table prints a Markdown table. The first row is the header, and all columns but

@@ -3,7 +3,6 @@ package measure
 import (
 	"fmt"
 	"os"
-	"regexp"
 	"runtime"
 	"strings"
 	"time"
@@ -70,8 +69,8 @@ func Fits(work string, need float64) error {
 // the new one that it copies to, and garbage that has not been collected yet.
 const PeakFactor = 4
 
-// Machine describes the computer.
-func Machine() string {
+// Machine describes the computer under a setting of transparent huge pages.
+func Machine(hugePages string) string {
 	kernel, _ := os.ReadFile("/proc/sys/kernel/osrelease")
 	words := []string{
 		strings.TrimSpace(runtime.GOOS + "/" + runtime.GOARCH + " " + string(kernel)),
@@ -81,10 +80,8 @@ func Machine() string {
 		words = append(words, Size(*n).String()+" memory")
 	}
 	words = append(words, runtime.Version())
-	// The current setting is in brackets: always [madvise] never.
-	huge, _ := os.ReadFile("/sys/kernel/mm/transparent_hugepage/enabled")
-	if setting := regexp.MustCompile(`\[(\w+)\]`).FindSubmatch(huge); setting != nil {
-		words = append(words, "transparent huge pages: "+string(setting[1]))
+	if hugePages != "" {
+		words = append(words, "transparent huge pages: "+hugePages)
 	}
 	return strings.Join(words, ", ")
 }
