@@ -49,10 +49,12 @@ var idle struct {
 	mu      sync.Mutex
 	list    []idlePages    // oldest first
 	reused  map[*pages]int // mappings with unused idle memory: the tick before it became idle
+	loans   []loan         // views whose pages may come back, oldest first
 	ticks   int
 	ticking bool // tick is scheduled
 
 	bytes atomic.Int64 // sum of dirty
+	lent  atomic.Int64 // bytes of loans that are not over
 }
 
 func init() { vm.Reclaim = EmptyIdle }
@@ -136,12 +138,18 @@ func keepIdle(p *pages, k int) bool {
 		e.rest = e.since
 	}
 
+	return addIdle(e)
+}
+
+// addIdle adds e to the list, or reports false. It may unmap the end of e, and the
+// oldest idle memory.
+func addIdle(e idlePages) bool {
 	if vm.LazyFree(e.mem[:vm.Ceil(e.dirty)]) != nil {
 		return false // locked (mlock(2)), or not supported by the kernel
 	}
 	// Keep some spare addresses for growth.
 	enough, _ := vm.Round(4 * e.dirty)
-	if most = min(most, enough); most < len(e.mem) {
+	if most := min(vm.Floor(idleMax()), enough); most < len(e.mem) {
 		_ = vm.Abandon(e.mem[most:])
 		e.mem, e.dirty = e.mem[:most:most], min(e.dirty, most)
 	}
@@ -229,7 +237,7 @@ func forgetReused(p *pages) {
 // startTicking schedules tick, if that is not done and there is something to
 // do. The caller holds idle.mu.
 func startTicking() {
-	if !idle.ticking && (len(idle.list) > 0 || len(idle.reused) > 0) {
+	if !idle.ticking && (len(idle.list) > 0 || len(idle.reused) > 0 || len(idle.loans) > 0) {
 		idle.ticking = true
 		time.AfterFunc(period, func() {
 			tick()
@@ -259,11 +267,86 @@ func tick() {
 			reused = append(reused, p)
 		}
 	}
+	loans := cutLoans()
 	idle.mu.Unlock()
 	freeIdle(old)
+	for _, l := range loans {
+		l.end()
+	}
 	for _, p := range reused {
 		if p.freeExcess() {
 			forgetReused(p)
 		}
+	}
+}
+
+// The pages of a view come back as idle memory if it becomes unreachable soon. That
+// needs a finalizer, which delays that the object is freed, and which other finalizers
+// may block. So it is done for few views, and not for those that live longer.
+
+// lentMax is the number of bytes, at most, that are lent at a time. With twice as
+// many, a service that drops views took more memory and no less time.
+const lentMax = 128 * vm.MiB
+
+// A loan is a view of which the pages may come back.
+type loan struct {
+	*vm.Loan
+	since   int // the tick before it was made
+	n, used int // bytes, and how many of them are the view
+}
+
+// lend returns the first used bytes of h, which has n bytes that are lent if there are
+// not too many.
+func lend(h *vm.HeapPages, n, used int, huge bool) []byte {
+	p := h.Bytes(used)
+	l := loan{n: n, used: used}
+	l.Loan = h.Lend(func(mem []byte) {
+		idle.lent.Add(int64(-n))
+		if mem == nil {
+			return
+		}
+		vm.AdviseHuge(mem, huge) // which MoveToHeap has withdrawn
+		idle.mu.Lock()
+		now := idle.ticks
+		idle.mu.Unlock()
+		if inBubble() || nearLimit(n) || !addIdle(idlePages{mem: mem, dirty: n, huge: huge, since: now, rest: now}) {
+			_ = vm.Abandon(mem)
+		}
+	})
+	idle.mu.Lock()
+	defer idle.mu.Unlock()
+	l.since = idle.ticks
+	idle.loans = append(idle.loans, l)
+	startTicking()
+	return p
+}
+
+// mayLend reports whether n more bytes may be lent, and counts them if so.
+func mayLend(n int) bool {
+	if idleMax() < n || inBubble() {
+		return false
+	}
+	if idle.lent.Add(int64(n)) <= lentMax {
+		return true
+	}
+	idle.lent.Add(int64(-n))
+	return false
+}
+
+// cutLoans takes those off the list that are old. The caller holds idle.mu.
+func cutLoans() []loan {
+	k := 0
+	for k < len(idle.loans) && idle.ticks-idle.loans[k].since >= 2 {
+		k++
+	}
+	old := slices.Clone(idle.loans[:k])
+	idle.loans = slices.Delete(idle.loans, 0, k)
+	return old
+}
+
+// end keeps the view and frees what is beyond it.
+func (l loan) end() {
+	if l.End(l.used) {
+		idle.lent.Add(int64(-l.n))
 	}
 }

@@ -74,11 +74,20 @@ func (m *Mapping) Publish(gen uint32, lo, end, spare int) error {
 // returns nil, and nothing has changed, if they must be copied, for which it has
 // probed the heap.
 func (m *Mapping) moveOut(lo, end, hi int) ([]byte, error) {
-	var p []byte
-	if len(m.seams) == 0 && vm.HeapSplits() < vmaBudget()/2 {
-		p = vm.MoveToHeap(m.mem[lo:hi])
+	// If the pages are to come back, what the owner has not used of idle memory
+	// goes with them: idle memory in small parts is of little use.
+	last, lent := hi, false
+	if most := max(hi, min(vm.Ceil(m.dirty), len(m.mem), hi+hi-lo)); m.dirty > lo && mayLend(most-lo) {
+		last, lent = most, true
 	}
-	if p == nil {
+	var h *vm.HeapPages
+	if len(m.seams) == 0 && vm.HeapSplits() < vmaBudget()/2 {
+		h = vm.MoveToHeap(m.mem[lo:last])
+	}
+	if h == nil {
+		if lent {
+			idle.lent.Add(int64(lo - last))
+		}
 		// The object for a move that has failed is not released.
 		if err := vm.ProbeHeap(hi - lo); err != nil {
 			return nil, err
@@ -88,11 +97,18 @@ func (m *Mapping) moveOut(lo, end, hi int) ([]byte, error) {
 	}
 	from, to := max(end, m.cleared), min(hi, m.dirty) // bytes of earlier owners
 	_ = vm.Abandon(m.mem[:lo])
-	if !keepIdle(m.pages, hi) {
-		_ = vm.Abandon(m.mem[hi:cap(m.mem)])
+	if !keepIdle(m.pages, last) {
+		_ = vm.Abandon(m.mem[last:cap(m.mem)])
 	}
 	forgetReused(m.pages)
 	m.setMem(nil)
+
+	var p []byte
+	if lent {
+		p = lend(h, last-lo, hi-lo, m.huge)
+	} else {
+		p = h.Bytes(hi - lo)
+	}
 	if from < to { // not sooner: a copy of the Buffer may have contents there
 		vm.ClearHeap(p[from-lo : to-lo])
 	}

@@ -4,10 +4,12 @@ package vm
 
 import (
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"unsafe"
+	"weak"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,13 +19,12 @@ import (
 const minObject = 64 * KiB
 
 // MoveToHeap moves the pages of mem, which is one VMA and whole units, to a new
-// object of the Go heap, and returns that as a slice of the same length. mem is
-// then no longer mapped. It returns nil, and mem is unchanged, if that is not
+// object of the Go heap. mem is then no longer mapped. It returns nil, and mem is unchanged, if that is not
 // possible. The caller must have probed the heap for as many bytes.
 //
 // The object keeps its address, has no pointers, and the runtime does not touch its
 // memory until it frees the object: see "Publishing" in DESIGN.md.
-func MoveToHeap(mem []byte) []byte {
+func MoveToHeap(mem []byte) *HeapPages {
 	if moveRefused.Load() {
 		return nil
 	}
@@ -43,7 +44,108 @@ func MoveToHeap(mem []byte) []byte {
 		_ = madvise(to, unix.MADV_NOHUGEPAGE)
 	}
 	splits.add(to)
-	return to
+	return &HeapPages{obj, skip, len(mem)}
+}
+
+// A HeapPages is an object of the Go heap to which pages were moved.
+type HeapPages struct {
+	obj     *byte
+	skip, n int // the pages are n bytes that begin skip bytes after obj
+}
+
+// Bytes returns the first n bytes of the pages.
+func (h *HeapPages) Bytes(n int) []byte { return bytesAt(h.obj, h.skip, n)[:n:n] }
+
+// A Loan is an object whose pages may come back.
+type Loan struct {
+	mu   sync.Mutex
+	over bool // the pages have come back, or will not
+	obj  weak.Pointer[byte]
+	at   uintptr // address of the pages: while the loan is not over, the object is not freed
+	n    int
+}
+
+// Lend has back called when the object has become unreachable, with the mapping that
+// its pages are moved to, or with nil if that is not possible. It takes a finalizer,
+// for which the object is freed one collection later, or never if another finalizer of
+// the program blocks the queue. So the caller must bound the bytes that it lends, and
+// end loans after some time. h must not be used afterwards.
+func (h *HeapPages) Lend(back func(mem []byte)) *Loan {
+	skip, n := h.skip, h.n // without h, which refers to the object
+	l := &Loan{obj: weak.Make(h.obj), at: uintptr(unsafe.Pointer(h.obj)) + uintptr(skip), n: n}
+	runtime.SetFinalizer(h.obj, func(obj *byte) {
+		if l.finish() {
+			back(moveOut(bytesAt(obj, skip, n)))
+		}
+	})
+	return l
+}
+
+// finish makes the loan over, and reports whether it was not.
+func (l *Loan) finish() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	was := l.over
+	l.over = true
+	return !was
+}
+
+// End makes the loan over. It returns all but the first keep bytes, whole units, to
+// the kernel, and these as well if the object is unreachable. It reports false, and
+// does nothing, if the loan was over.
+func (l *Loan) End(keep int) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock() // until then the finalizer, and so the object, waits
+	if l.over {
+		return false
+	}
+	l.over = true
+	obj := l.obj.Value()
+	if obj != nil {
+		runtime.SetFinalizer(obj, nil)
+	} else {
+		keep = 0
+	}
+	if keep < l.n && fault("madvise", nil, nil) == nil {
+		_, _, _ = unix.Syscall(unix.SYS_MADVISE, l.at+uintptr(keep), uintptr(l.n-keep), unix.MADV_DONTNEED)
+	}
+	runtime.KeepAlive(obj)
+	return true
+}
+
+// moveOutRefused is set once pages could not be moved out of the heap, or to no
+// aligned address.
+var moveOutRefused atomic.Bool
+
+// moveOut moves the pages of mem, a part of the Go heap that is not used any more,
+// to new addresses (MREMAP_DONTUNMAP). mem reads as zero then, and stays mapped, so
+// that nothing else is mapped there. It returns nil if that is not possible.
+func moveOut(mem []byte) []byte {
+	if moveOutRefused.Load() {
+		return nil
+	}
+	out, err := remapOut(mem)
+	if err == nil && uintptr(base(out))%uintptr(Unit()) == 0 {
+		return out
+	}
+	// Linux before 5.7 does not do it, and before 6.7 it does not align.
+	moveOutRefused.Store(true)
+	if err == nil {
+		_ = Abandon(out)
+	}
+	return nil
+}
+
+func remapOut(mem []byte) ([]byte, error) {
+	if err := fault("mremap out", nil, nil); err != nil {
+		return nil, err
+	}
+	n := uintptr(len(mem))
+	p, err := unix.MremapPtr(base(mem), n, nil, n, unix.MREMAP_MAYMOVE|unix.MREMAP_DONTUNMAP)
+	if err != nil {
+		return nil, err
+	}
+	return unsafe.Slice((*byte)(p), n), nil
 }
 
 // lost are objects that must stay reachable for ever.

@@ -29,7 +29,7 @@ func Populate([]byte) error                        { return errors.ErrUnsupporte
 func AdviseHuge([]byte, bool)                      {}
 func Resident([]byte, int) bool                    { return false }
 func Join(mem []byte, _ int) []byte                { return mem }
-func MoveToHeap([]byte) []byte                     { return nil }
+func MoveToHeap([]byte) *HeapPages                 { return nil }
 func HeapSplits() int64                            { return 0 }
 func HeapCopy([]byte, int) []byte                  { return nil }
 func ClearHeap([]byte)                             {}
@@ -37,3 +37,12 @@ func ProbeHeap(int) error                          { return nil }
 func MaxMappings() int64                           { return 0 }
 func Memory() int                                  { return 0 }
 func Time() time.Time                              { return time.Now() }
+
+type HeapPages struct{}
+
+func (*HeapPages) Bytes(int) []byte        { return nil }
+func (*HeapPages) Lend(func([]byte)) *Loan { return nil }
+
+type Loan struct{}
+
+func (*Loan) End(int) bool { return false }
