@@ -40,7 +40,7 @@ func (b *Buffer) detach() (m *mapping.Mapping, gen uint32) {
 	defer mu.Unlock()
 	m, gen = b.m, b.gen
 	b.setSlice(nil, 0)
-	b.lastRead = opInvalid
+	b.lastRead, b.adopted = opInvalid, 0
 	return m, gen
 }
 

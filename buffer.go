@@ -22,9 +22,11 @@
 // Go heap and stay valid for as long as they are referenced, even after Close.
 // As with bytes.Buffer, a view shows the contents only until the Buffer is next
 // modified. The first view of a mapping moves the contents to the Go heap:
-// contents of up to 4 MiB are copied; the pages of larger contents are moved by
+// contents of up to 2 MiB are copied; the pages of larger contents are moved by
 // mremap(2), which takes a few milliseconds per gigabyte. If the Buffer later
-// outgrows its memory on the heap, the contents are copied to a new mapping.
+// outgrows its memory on the heap, the contents are copied to a new mapping. A
+// Buffer that is viewed again after that stays on the heap and grows as a
+// bytes.Buffer does, until it is closed.
 // [Buffer.WriteTo] and [File.WriteTo] pass a view to their Writer, except to some
 // types of the standard library. The other methods that read, including Read,
 // ReadAt, ReadBytes and String, leave the contents where they are.
@@ -92,8 +94,9 @@
 // Memory that a Buffer releases is kept for other Buffers for up to about 1.5
 // seconds, because the kernel does not have to allocate and clear pages that are
 // reused. It comes, for example, from Close, from Shrink, from contents that
-// were copied for a view, and from Buffers that the collector found
-// unreachable. The kernel may reclaim it whenever it needs memory (madvise(2),
+// were copied for a view, from Buffers that the collector found unreachable, and
+// from views that became unreachable within that time: up to 128 MiB of views have
+// a finalizer for that (runtime.SetFinalizer). The kernel may reclaim it whenever it needs memory (madvise(2),
 // MADV_FREE); until then, it counts as resident.
 //
 // Idle memory is at most a sixteenth of the memory of the machine, or of
@@ -171,6 +174,7 @@ type Buffer struct {
 	NoHugePages bool
 
 	lastRead readOp           // last read operation, for UnreadByte and UnreadRune
+	adopted  uint8            // how often a mapping was published and adopted since Close
 	gen      uint32           // generation of m that buf and off belong to; 0 if m is nil
 	buf      vm.Region        // contents are buf[off:len(buf)]; Go memory, or the window of m
 	off      int              // read at &buf[off], write at &buf[len(buf)]
@@ -233,13 +237,13 @@ func NewBufferString(s string) *Buffer { return NewBuffer([]byte(s)) }
 // its bytes are unspecified.
 //
 // If the contents are in a mapping, Bytes moves them to the Go heap. Contents of
-// up to 4 MiB are copied. The pages of larger contents are moved by mremap(2),
+// up to 2 MiB are copied. The pages of larger contents are moved by mremap(2),
 // or copied if that is not possible. The slice has the spare capacity of the
 // Buffer, but no more of it than 64 MiB or Len, whichever is larger; the rest of
 // a larger reservation, made with Grow, is released. If there is not enough
 // memory for it, the slice has less or none. Later writes that need more
-// capacity copy the contents to a new mapping. Read, ReadAt and WriteTo do not
-// have these costs.
+// capacity copy the contents: to a new mapping, or from the second time on, to a
+// larger slice. Read, ReadAt and WriteTo do not have these costs.
 //
 // Bytes panics with ErrTooLarge if the Go heap cannot be extended; the contents
 // are then unchanged.

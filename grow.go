@@ -150,10 +150,18 @@ func remapPlan(live, off, c, n int) (drop, want int) {
 	return drop, max(2*c, need)
 }
 
+// A Buffer that is viewed, outgrown and viewed again is used as a bytes.Buffer is, and
+// grows like one after viewsToSlice views: then a mapping would save no copy, and each
+// view costs its pages. One look at the start is not enough for that.
+const viewsToSlice = 2
+
 // copyToNew copies the contents to new storage with a capacity of about c bytes, or
 // of need bytes if there is not enough memory for a mapping of c.
 func (b *Buffer) copyToNew(c, need int) error {
 	huge := !b.NoHugePages
+	if b.adopted == viewsToSlice && b.m == nil && b.copyToNewSlice(c) == nil {
+		return nil
+	}
 	if c <= mapThreshold || !mapping.Available() {
 		if c >= mapping.IdleMin {
 			if m := mapping.FromIdle(c, huge); m != nil {
@@ -194,6 +202,9 @@ func (b *Buffer) copyToNewSlice(c int) (err error) {
 		if err := vm.ProbeHeap(c); err != nil {
 			return err
 		}
+	}
+	if b.m == nil && c > vm.MiB && b.copyToHeap(c) {
+		return nil
 	}
 	defer func() {
 		if recover() != nil { // make panics if c is out of range

@@ -75,6 +75,7 @@ func (b *Buffer) adoptLocked() error {
 		return errStale
 	}
 	b.setSlice(mem[:b.buf.Len-lo], b.off-lo)
+	b.adopted = min(b.adopted+1, viewsToSlice)
 	return nil
 }
 
@@ -316,6 +317,18 @@ func (b *Buffer) copyToSlice(p []byte) {
 	}
 }
 
+// copyToHeap copies the contents, which are in Go memory, to a new slice of c bytes,
+// and makes it the storage. Unlike make, it does not clear what it overwrites. It
+// reports false, and does nothing, where there are no mappings.
+func (b *Buffer) copyToHeap(c int) bool {
+	p := vm.HeapCopy(b.unread(), c)
+	if p == nil {
+		return false
+	}
+	b.setSlice(p[:b.Len()], 0)
+	return true
+}
+
 // copyToMapping is like copyToSlice for a new mapping.
 func (b *Buffer) copyToMapping(m *mapping.Mapping) {
 	n := b.Len()
@@ -366,34 +379,46 @@ func (b *Buffer) readFile(f *os.File, most int) (n int, err error) {
 // with each other.
 
 // view returns the contents as Go memory. If it is the first view of a mapping,
-// it publishes the mapping, and the slice has spare bytes of spare capacity, or
-// none if there is not enough memory for that. If there is not enough memory for
-// the contents, view returns an error and changes nothing.
-func (b *Buffer) view(spare int) ([]byte, error) {
+// it publishes the mapping, and the slice has the spare capacity of viewSpare if
+// spare is set, or none if there is not enough memory for that. If there is not enough
+// memory for the contents, view returns an error and changes nothing.
+func (b *Buffer) view(spare bool) ([]byte, error) {
 	if b.m == nil {
 		return b.buf.Slice()[b.off:], nil
 	}
-	if b.current() {
-		err := b.m.Publish(b.gen, b.consumed(), b.buf.Len, spare)
-		if err != nil && spare > 0 {
-			err = b.m.Publish(b.gen, b.consumed(), b.buf.Len, 0)
-		}
-		if err != nil {
-			return nil, newMemoryError("publish "+sizeString(b.Len()), err)
-		}
+	if p := b.published(); p != nil {
+		return p, nil
 	}
-	mem, lo := b.m.Published(b.gen, b.off, b.buf.Len)
-	if mem == nil {
-		return nil, errStale
+	n := 0
+	if spare {
+		n = b.viewSpare()
 	}
-	return mem[b.off-lo : b.buf.Len-lo], nil
+	err := b.m.Publish(b.gen, b.consumed(), b.buf.Len, n)
+	if err != nil && n > 0 {
+		err = b.m.Publish(b.gen, b.consumed(), b.buf.Len, 0)
+	}
+	if err != nil {
+		return nil, newMemoryError("publish "+sizeString(b.Len()), err)
+	}
+	if p := b.published(); p != nil {
+		return p, nil
+	}
+	return nil, errStale
 }
 
-// mustView is view with viewSpare bytes of spare capacity. It panics on error.
+// published returns the contents of a mapping that was published, or nil.
+func (b *Buffer) published() []byte {
+	if mem, lo := b.m.Published(b.gen, b.off, b.buf.Len); mem != nil {
+		return mem[b.off-lo : b.buf.Len-lo]
+	}
+	return nil
+}
+
+// mustView is view with spare capacity. It panics on error.
 //
 //go:noinline
 func (b *Buffer) mustView() []byte {
-	p, err := b.view(b.viewSpare())
+	p, err := b.view(true)
 	if err != nil {
 		panicFor(err)
 	}
@@ -419,7 +444,7 @@ func (b *Buffer) peek(n int) (p []byte, err error) {
 // viewOf returns the first n bytes of the contents as Go memory. If there is
 // not enough memory to publish all of the contents, they are a copy.
 func (b *Buffer) viewOf(n int) []byte {
-	p, err := b.view(b.viewSpare())
+	p, err := b.view(true)
 	if err == nil {
 		return p[:n]
 	}
@@ -487,7 +512,7 @@ func (b *Buffer) writeOut(w io.Writer, off int, direct bool) (total, n int, err 
 	if b.m != nil && fromCopies(w, b.m) {
 		return b.writeCopies(w, off, make([]byte, min(chunkMax, total)))
 	}
-	p, err := b.view(0)
+	p, err := b.view(false)
 	if err != nil && n > 0 {
 		return total, n, err
 	}

@@ -117,7 +117,7 @@ func TestAdviceAfterAMoveFaultless(t *testing.T) {
 		return nil
 	}
 	vm.OnCall.Store(&hook)
-	v, err := b.view(0)
+	v, err := b.view(false)
 	vm.OnCall.Store(nil)
 	require.NoError(t, err)
 	require.True(t, moved && other)

@@ -10,6 +10,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -427,3 +428,70 @@ func TestSpareCapacityOfViews(t *testing.T) {
 }
 
 func first(p []byte, _ error) []byte { return p }
+
+// TestBufferViewedAgain: a Buffer that is viewed, outgrown and viewed again grows in
+// Go memory from then on, and one that was viewed once does not.
+func TestBufferViewedAgain(t *testing.T) {
+	const n = 3 * miB
+	var b Buffer
+	defer b.Close()
+	for round := range 2 { // Close begins anew
+		fill(&b, 0, n)
+		for views := 1; b.Len() < 40*n; views++ {
+			require.NotNil(t, b.m, "%d views", views-1)
+			v := b.Bytes()
+			for b.Len() < 2*len(v)+n {
+				fill(&b, views, n)
+			}
+			require.NoError(t, invariants(&b))
+			if views == viewsToSlice {
+				break
+			}
+		}
+		copies, maps := ReadStats().Views, ReadStats().Created
+		require.Nil(t, b.m, "round %d", round)
+		for b.Len() < 40*n {
+			fill(&b, 7, n)
+			v := b.Bytes()
+			spare := v[len(v):cap(v)]
+			require.Equal(t, len(spare), bytes.Count(spare, []byte{0}), "old bytes of the heap")
+		}
+		require.Equal(t, copies, ReadStats().Views)
+		require.Equal(t, maps, ReadStats().Created)
+		p := b.Bytes()
+		require.True(t, isFilled(p[:n], 0, 0) && isFilled(p[len(p)-n:], 7, 0))
+		require.NoError(t, b.Close())
+	}
+}
+
+// TestViewsComeBack: the memory of views that are dropped serves the next Buffers.
+func TestViewsComeBack(t *testing.T) {
+	needMoves(t)
+	const n = 6 * miB
+	came := 0
+	for seed := range 20 {
+		noIdle(t)
+		func() {
+			var b Buffer
+			fill(&b, seed, n)
+			require.True(t, isFilled(b.Bytes(), seed, 0))
+		}()
+		for range 100 {
+			if _ = make([]byte, miB); ReadStats().IdleBytes == 0 { // not runtime.GC, after which idle memory is freed
+				time.Sleep(time.Millisecond)
+				debug.SetGCPercent(debug.SetGCPercent(1))
+			}
+		}
+		if ReadStats().IdleBytes > 0 {
+			came++
+		}
+		var b Buffer
+		fill(&b, seed+1, n+miB)
+		require.True(t, isFilled(contents(&b), seed+1, 0))
+		require.NoError(t, invariants(&b))
+		require.NoError(t, b.Close())
+	}
+	if came == 0 {
+		t.Skip("none did: before Linux 6.7")
+	}
+}

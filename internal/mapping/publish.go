@@ -10,7 +10,7 @@ import (
 // CopiedView is the size, in bytes and including spare capacity, up to which
 // contents are copied when they are published, and not moved. The memory then
 // becomes idle memory. Only tests change it.
-var CopiedView = 4 * vm.MiB
+var CopiedView = 2 * vm.MiB
 
 // largeViews is held while at least largeView bytes are published, so that two
 // goroutines do not both count on the same free memory.

@@ -180,7 +180,7 @@ func heapObject(n int) (obj *byte, skip int) {
 // HeapCopy returns n bytes of Go heap, a copy of src followed by zeros. The
 // caller must have probed the heap for n bytes.
 func HeapCopy(src []byte, n int) []byte {
-	if len(src) < n/2 {
+	if len(src) < n/4 {
 		// The rest may never be used, and make does not touch memory
 		// that is fresh from the kernel. append is used, because the
 		// compiler turns make followed by copy into one call that

@@ -28,8 +28,12 @@ var mapRefused atomic.Bool
 // A release of Go that moves heap objects would require it from the start.
 var moveRefused atomic.Bool
 
-// RefuseMoves has MoveOnto do nothing but fail, or try again.
-func RefuseMoves(refuse bool) { moveRefused.Store(refuse) }
+// RefuseMoves has pages neither moved onto others nor out of the heap, or that tried
+// again.
+func RefuseMoves(refuse bool) {
+	moveRefused.Store(refuse)
+	moveOutRefused.Store(refuse)
+}
 
 // Available reports whether there are mappings: false once the system has refused
 // mmap(2) for good.

@@ -31,8 +31,14 @@ func mustMap(t *testing.T, units int, huge bool) []byte {
 // resident returns how many pages of mem are in memory, or -1 if one is not mapped.
 func resident(t *testing.T, mem []byte) (pages int) {
 	t.Helper()
-	vec := make([]byte, len(mem)/os.Getpagesize())
-	_, _, errno := unix.Syscall(unix.SYS_MINCORE, uintptr(base(mem)), uintptr(len(mem)), uintptr(unsafe.Pointer(&vec[0])))
+	return residentAt(t, uintptr(base(mem)), len(mem))
+}
+
+// residentAt is resident for n bytes at an address.
+func residentAt(t *testing.T, at uintptr, n int) (pages int) {
+	t.Helper()
+	vec := make([]byte, n/os.Getpagesize())
+	_, _, errno := unix.Syscall(unix.SYS_MINCORE, at, uintptr(n), uintptr(unsafe.Pointer(&vec[0])))
 	if errno == unix.ENOMEM {
 		return -1
 	}
@@ -270,4 +276,80 @@ func TestFailedMoveToHeap(t *testing.T) {
 		require.Error(t, err)
 	}
 	require.Equal(t, was, mapCount(t), "reservations are left")
+}
+
+// TestLend has pages come back when their object is unreachable, or not, because the
+// loan was ended before.
+func TestLend(t *testing.T) {
+	if moveRefused.Load() {
+		t.Skip("moves are refused")
+	}
+	back := make(chan []byte, 1)
+	lend := func() (p []byte, l *Loan) {
+		mem := mustMap(t, 3, true)
+		fillWith(mem, 'x')
+		h := MoveToHeap(mem)
+		require.NotNil(t, h)
+		p = h.Bytes(Unit() + 5)
+		require.True(t, len(p) == Unit()+5 && cap(p) == len(p))
+		return p, h.Lend(func(mem []byte) { back <- mem })
+	}
+	collect := func() (mem []byte, ok bool) {
+		for range 100 {
+			runtime.GC()
+			select {
+			case mem = <-back:
+				return mem, true
+			case <-time.After(5 * time.Millisecond):
+			}
+		}
+		return nil, false
+	}
+
+	p, l := lend()
+	runtime.GC()
+	runtime.GC()
+	require.Empty(t, back, "lent pages came back while they were reachable")
+	at := uintptr(base(p))
+	runtime.KeepAlive(p)
+	p = nil
+	mem, ok := collect()
+	require.True(t, ok, "nothing came back")
+	if mem == nil {
+		t.Skip("the kernel does not move pages out of the heap")
+	}
+	require.Len(t, mem, 3*Unit())
+	require.NotEqual(t, at, uintptr(base(mem)))
+	require.True(t, isFull(mem, 'x'))
+	require.Equal(t, 3*Unit()/os.Getpagesize(), resident(t, mem))
+	require.False(t, l.End(0), "the loan was over")
+	require.NoError(t, Unmap(mem))
+
+	p, l = lend()
+	require.True(t, l.End(2*Unit()))
+	require.False(t, l.End(2*Unit()))
+	require.True(t, isFull(p, 'x'))
+	require.Equal(t, 2*Unit()/os.Getpagesize(), resident(t, Join(p[:Unit()], 3*Unit())), "the rest is resident")
+	runtime.KeepAlive(p)
+	p = nil
+	for range 5 {
+		runtime.GC()
+	}
+	require.Empty(t, back, "pages came back of a loan that was over")
+
+	// A finalizer that blocks all others: what is unreachable uses no memory.
+	block, blocked := make(chan bool), make(chan bool)
+	func() { runtime.SetFinalizer(new([32]int), func(*[32]int) { close(blocked); <-block }) }()
+	runtime.GC()
+	<-blocked
+	p, l = lend()
+	whole := Join(p[:Unit()], 3*Unit())
+	at = uintptr(base(whole))
+	whole, p = nil, nil
+	runtime.GC()
+	require.True(t, l.End(2*Unit()))
+	require.Zero(t, residentAt(t, at, 3*Unit()))
+	close(block)
+	runtime.GC()
+	require.Empty(t, back)
 }
