@@ -125,6 +125,9 @@ func (b *Buffer) WriteAt(p []byte, off int64) (n int, err error) {
 // if not, the caller must.
 func extendLocked[T []byte | string](b *Buffer, off, end int, p T) (written bool, err error) {
 	m, more, written, err := extendHolding(b, off, end, p)
+	if b.hasCollected(err) {
+		m, more, written, err = extendHolding(b, off, end, p)
+	}
 	if more {
 		mapping.Pace(m) // after releasing the lock, because it may wait
 	}

@@ -166,6 +166,11 @@ type Buffer struct {
 	// contents that already exceed it are kept.
 	MaxLen int
 
+	// Limit bounds the memory of several Buffers together; nil means no bound.
+	// If it is changed, it applies from the next time on that the Buffer takes
+	// memory.
+	Limit *Limit
+
 	// NoHugePages requests ordinary pages (madvise(2), MADV_NOHUGEPAGE)
 	// instead of huge ones for mappings created after it is set. Filling the
 	// Buffer then takes several times as long. It is intended for machines
@@ -179,6 +184,7 @@ type Buffer struct {
 	buf      vm.Region        // contents are buf[off:len(buf)]; Go memory, or the window of m
 	off      int              // read at &buf[off], write at &buf[len(buf)]
 	m        *mapping.Mapping // nil for Go memory; kept until adopt if it was published
+	share    *share           // of Limit, or of what that was before; may be nil
 }
 
 // readOp is the last operation on a Buffer, as needed by UnreadByte and
@@ -393,6 +399,14 @@ func (b *Buffer) Grow(n int) {
 func (b *Buffer) Reserve(n int) error {
 	b.refresh()
 	b.paceFor(n)
+	err := b.reserveLocked(n)
+	if b.hasCollected(err) {
+		err = b.reserveLocked(n)
+	}
+	return err
+}
+
+func (b *Buffer) reserveLocked(n int) error {
 	mu := b.atLock()
 	mu.Lock()
 	defer mu.Unlock()
@@ -466,32 +480,28 @@ func (b *Buffer) paceFor(n int) {
 	}
 }
 
-// roomFor makes room for n more bytes, or for as many as MaxLen leaves, and
+// roomFor makes room for n more bytes, or for as many as MaxLen and Limit leave, and
 // returns how many that are; err is not nil if they are fewer than n. It panics
 // if there is not enough memory. buf must be current.
 func (b *Buffer) roomFor(n int) (got int, err error) {
 	b.paceFor(n)
-	got = n
 	if room := b.roomToMax(); n > room {
-		got, err = room, b.maxLenError(n)
+		n, err = room, b.maxLenError(n)
 	}
-	b.mustMakeRoom(got)
+	got, full := b.makeSomeRoom(n)
+	if full != nil {
+		err = full
+	}
 	return got, err
 }
 
-// mustMakeRoom is makeRoom. It panics if there is not enough memory.
-func (b *Buffer) mustMakeRoom(n int) {
-	if err := b.makeRoom(n); err != nil {
-		panicFor(err)
-	}
-}
-
-// mustAppend appends p, regardless of MaxLen. It panics if there is not enough
-// memory. buf must be current.
-func (b *Buffer) mustAppend(p []byte) {
+// appendRead appends p, regardless of MaxLen, or as much of it as Limit leaves. It
+// panics if there is not enough memory. buf must be current.
+func (b *Buffer) appendRead(p []byte) error {
 	b.paceFor(len(p))
-	b.mustMakeRoom(len(p))
-	appendSlow(b, p)
+	n, err := b.makeSomeRoom(len(p))
+	appendSlow(b, p[:n])
+	return err
 }
 
 // Write appends p to the contents. It returns len(p) and a nil error, unless p
@@ -572,19 +582,23 @@ func (b *Buffer) ReadFrom(r io.Reader) (n int64, err error) {
 	var c chunk
 	for {
 		room := b.roomToMax()
-		if room == 0 {
-			return n, b.readEnd(r)
-		}
 		b.paceFor(MinRead)
-		b.mustMakeRoom(min(MinRead, room)) // before r is read, so that nothing is lost if it fails
+		// Before r is read, so that nothing is lost if it fails.
+		got, full := b.makeSomeRoom(min(MinRead, room))
+		if full != nil {
+			room = got
+		}
+		if room == 0 {
+			return n, b.readEnd(r, full)
+		}
 		var m int
 		switch {
 		case b.m == nil:
 			m, err = b.readSlice(r, room)
 		case file != nil:
-			m, err = b.readFile(file, min(b.Available(), room, maxRead))
+			m, err = b.readFile(file, min(b.available(), room, maxRead))
 		default:
-			m, err = b.readChunk(r, c.upTo(min(room, b.Available())))
+			m, err = b.readChunk(r, c.upTo(min(room, b.available())))
 			c.filled(m)
 		}
 		n += int64(m)
@@ -635,19 +649,24 @@ func (b *Buffer) readChunk(r io.Reader, p []byte) (n int, err error) {
 	}
 	p = p[:n] // a count beyond len(p) panics as any slice would
 	b.refresh()
-	b.mustAppend(p)
+	if full := b.appendRead(p); full != nil {
+		err = full // r has modified the Buffer
+	}
 	return n, err
 }
 
 // readEnd reads from r to find out whether r is at its end, for a Buffer that is
-// full to MaxLen. If it is, readEnd returns nil.
-func (b *Buffer) readEnd(r io.Reader) error {
+// full: to MaxLen, or to a Limit, which is what the error full says. If it is, readEnd
+// returns nil.
+func (b *Buffer) readEnd(r io.Reader, full error) error {
 	var p [1]byte
 	for {
 		n, err := r.Read(p[:])
 		switch {
 		case n < 0:
 			panic(errNegativeRead)
+		case n > 0 && full != nil:
+			return full
 		case n > 0:
 			return b.maxLenError(n)
 		case err == io.EOF:

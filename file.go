@@ -220,7 +220,7 @@ func (f *File) appendable(n int) *Buffer {
 		return nil
 	}
 	b := f.b.Load()
-	if b == nil || f.off != int64(b.Len()) || !b.fits(n) || !b.current() {
+	if b == nil || f.off != int64(b.Len()) || n > min(b.buf.Cap-b.buf.Len, b.roomToMax()) || !b.current() {
 		return nil
 	}
 	return b
@@ -246,9 +246,13 @@ func writeAtOffset[T []byte | string](f *File, p T) (n int, err error) {
 	if n = end - off; n > 0 {
 		p = p[:n]
 		b.paceFor(end - old)
-		written, err := extendLocked(b, off, end, p)
-		if err != nil {
-			return 0, pathError("write", err)
+		written, full := extendLocked(b, off, end, p)
+		if full != nil {
+			n = 0
+			if room := old + b.roomWithin(full) - off; 0 < room && room < len(p) {
+				n, _ = writeAtOffset(f, p[:room])
+			}
+			return n, pathError("write", full)
 		}
 		if !written {
 			put(b, off, p)

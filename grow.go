@@ -23,63 +23,147 @@ const (
 // grow makes Available at least n. It may drop the consumed prefix, even if it
 // fails. On failure, the contents are unchanged. buf must be current.
 func (b *Buffer) grow(n int) error {
-	live := b.Len()
-	if live == 0 && b.off != 0 {
+	if b.Len() == 0 && b.off != 0 {
 		b.rewind()
 	}
-	used, size, c := b.buf.Len, b.Cap(), b.buf.Cap
-	if b.m != nil { // buf is only what was cleared
-		c = b.m.Committed()
+	if b.m != nil {
+		return b.growMapping(n)
 	}
+	return b.growSlice(n)
+}
+
+// growSlice is grow for a slice.
+func (b *Buffer) growSlice(n int) error {
+	live, c := b.Len(), b.buf.Cap
 	switch {
-	case n <= c-used:
+	case n <= c-b.buf.Len:
 		return nil
-	case c == 0 && b.m == nil && n <= smallSize && smallSize < mapThreshold:
+
+	// The first bytes of many Buffers are few.
+	case c == 0 && n <= smallSize && smallSize < mapThreshold && b.charge(smallSize, n) == nil:
 		b.setSlice(make([]byte, 0, smallSize), 0)
 		return nil
-	case n <= c/2-live && (b.m == nil || live <= slideMax):
-		// At least half of the storage is consumed. So this copies,
-		// amortized, at most one byte per byte written.
+
+	// At least half of the storage is consumed. So this copies, amortized, at
+	// most one byte per byte written.
+	case n <= c/2-live:
 		b.slide()
 		return nil
-	case b.m != nil && b.canRecycle(n) && b.recycle():
-		return b.grow(n)
-	case n <= b.Cap()-used: // recycle may have failed, and made it smaller
-		return nil
-	case size > math.MaxInt-size-n:
-		return ErrTooLarge
-	case b.m != nil && b.m.GrowCapacity(used+n):
-		return nil
-	case b.m != nil && b.remap(n) == nil:
+	}
+	return b.growByCopying(n)
+}
+
+// growMapping is grow for a mapping.
+func (b *Buffer) growMapping(n int) error {
+	live, c := b.Len(), b.m.Committed()
+	if n <= c-b.buf.Len {
 		return nil
 	}
-	// Whatever mremap(2) has refused, a new mapping may be possible. As in
-	// bytes.Buffer, the consumed prefix adds to the new capacity, so that a
-	// Buffer that is also read has room to slide its contents.
-	size, mapped := b.Cap(), b.m != nil // remap may have cut the front
-	err := b.copyToNew(b.limitToMaxLen(max(2*(size-b.off), live+b.off+n), n), live+n)
-	switch {
-	case err == nil && mapped:
+
+	// As for a slice, but for large contents it is better to move pages.
+	if n <= c/2-live && live <= slideMax {
+		b.slide()
+		return nil
+	}
+
+	// Memory that was written is better than new memory.
+	if b.canRecycle(n) && b.recycle() {
+		return b.growMapping(n)
+	}
+
+	// What follows takes memory, or may.
+	if err := b.chargeMapping(n); err != nil {
+		return err
+	}
+	if n <= b.Available() || b.m.GrowCapacity(b.buf.Len+n) {
+		return nil
+	}
+	if c := b.Cap(); c <= math.MaxInt-c-n && b.remap(n) == nil {
+		return nil
+	}
+	// Whatever mremap(2) has refused, a new mapping may be possible.
+	err := b.growByCopying(n)
+	if err == nil {
 		mapping.CountCopy(live)
-	case err != nil && err != ErrTooLarge:
-		err = newMemoryError(fmt.Sprintf("grow %s to %s", sizeString(size), sizeString(live+n)), err)
 	}
 	return err
 }
 
-// makeRoom is grow for a Buffer that only its caller uses. It holds the lock of
-// ReadAt, in case that another goroutine reads the Buffer against the rules,
-// unless the storage is a small slice and remains one.
-func (b *Buffer) makeRoom(n int) error {
-	if b.off == 0 && n <= b.Cap()-b.buf.Len {
+// chargeMapping charges the Limit for n more bytes in a mapping. If it leaves too
+// little, the consumed prefix is unmapped.
+func (b *Buffer) chargeMapping(n int) error {
+	if b.share == nil && b.Limit == nil || b.buf.Len > math.MaxInt-vm.Unit()-n {
 		return nil
 	}
+	err := b.charge(vm.Ceil(b.buf.Len+n), n)
+	if cut := b.consumed(); err != nil && cut > 0 {
+		b.afterCut(b.m.CutFront(cut))
+		err = b.charge(vm.Ceil(b.buf.Len+n), n)
+	}
+	return err
+}
+
+// growByCopying copies the contents to new storage, with room for n more bytes. As in
+// bytes.Buffer, the consumed prefix adds to the new capacity, so that a Buffer that is
+// also read has room to slide its contents.
+func (b *Buffer) growByCopying(n int) error {
+	live, size := b.Len(), b.Cap()
+	if size > math.MaxInt-size-n {
+		return ErrTooLarge
+	}
+	c := b.limitToMaxLen(max(2*(size-b.off), live+b.off+n), n)
+	err := b.copyToNew(c, live+n)
+	if _, limited := err.(*limitError); err == nil || limited || err == ErrTooLarge {
+		return err
+	}
+	return newMemoryError(fmt.Sprintf("grow %s to %s", sizeString(size), sizeString(live+n)), err)
+}
+
+// makeRoom is grow for a Buffer that only its caller uses. If a Limit leaves too
+// little, it collects garbage and tries again.
+func (b *Buffer) makeRoom(n int) error {
+	if b.off == 0 && n <= b.Cap()-b.buf.Len && b.share == nil && b.Limit == nil {
+		return nil
+	}
+	err := b.tryRoom(n)
+	if b.hasCollected(err) {
+		err = b.tryRoom(n)
+	}
+	return err
+}
+
+// tryRoom is makeRoom with one try. It holds the lock of ReadAt, in case that another
+// goroutine reads the Buffer against the rules, unless the storage is a small slice
+// and remains one.
+func (b *Buffer) tryRoom(n int) error {
 	if b.m != nil || n > mapping.IdleMin || 2*b.buf.Cap+n > min(mapping.IdleMin, mapThreshold) {
 		mu := b.atLock()
 		mu.Lock()
 		defer mu.Unlock()
 	}
 	return b.grow(n)
+}
+
+// makeSomeRoom is makeRoom, or if a Limit leaves less, for as many bytes as it leaves.
+// It returns how many these are, and a *limitError if they are fewer than n. It panics
+// for lack of memory.
+func (b *Buffer) makeSomeRoom(n int) (got int, err error) {
+	full := b.makeRoom(n)
+	if full == nil {
+		return n, nil
+	}
+	err, got = full, n
+	for tries := 0; isLimit(err); tries++ {
+		// Others may have taken what was left meanwhile.
+		if got = min(got-1, b.roomInLimit()); got <= 0 || tries == 8 {
+			return 0, full
+		}
+		err = b.tryRoom(got)
+	}
+	if err != nil {
+		panicFor(err)
+	}
+	return got, full
 }
 
 // A queue of constant length uses the same memory again and again: the consumed
@@ -91,12 +175,12 @@ const recycleMin = 8
 // n more bytes.
 func (b *Buffer) canRecycle(n int) bool {
 	k := b.consumed()
-	return n <= k && k >= b.Len()/4+recycleMin*vm.Unit() && b.m.NeedsMemory(b.buf.Len+n)
+	return n <= k && k >= b.Len()/4+recycleMin*vm.Unit() && b.Limit == nil && b.m.NeedsMemory(b.buf.Len+n)
 }
 
 // consumed returns the number of bytes at the start of the storage that will
 // not be read again, not even after UnreadRune, rounded down to a multiple of
-// pageUnit.
+// vm.Unit.
 func (b *Buffer) consumed() int { return vm.Floor(max(b.off-utf8.UTFMax, 0)) }
 
 // recycle moves the consumed prefix, or a part of it, behind the contents, or
@@ -156,26 +240,29 @@ func remapPlan(live, off, c, n int) (drop, want int) {
 const viewsToSlice = 2
 
 // copyToNew copies the contents to new storage with a capacity of about c bytes, or
-// of need bytes if there is not enough memory for a mapping of c.
+// of need bytes if there is not enough memory for c, or a Limit leaves less.
 func (b *Buffer) copyToNew(c, need int) error {
 	huge := !b.NoHugePages
-	if b.adopted == viewsToSlice && b.m == nil && b.copyToNewSlice(c) == nil {
+	if b.adopted == viewsToSlice && b.m == nil && b.copyToNewSlice(c, need) == nil {
 		return nil
 	}
 	if c <= mapThreshold || !mapping.Available() {
-		if c >= mapping.IdleMin {
+		if c >= mapping.IdleMin && b.Limit == nil {
 			if m := mapping.FromIdle(c, huge); m != nil {
 				m.LimitCapacity(c)
 				b.copyToMapping(m)
 				return nil
 			}
 		}
-		return b.copyToNewSlice(c)
+		return b.copyToNewSlice(c, need)
 	}
 
 	want, least, ok := roundCapacities(c, need)
 	if !ok {
 		return ErrTooLarge
+	}
+	if b.charge(least, need-b.Len()) != nil {
+		return b.copyToNewSlice(need, need) // which may be less than whole pages
 	}
 	m, err := mapping.New(want, huge)
 	if err != nil && mapping.Available() && least < want {
@@ -187,16 +274,27 @@ func (b *Buffer) copyToNew(c, need int) error {
 		b.copyToMapping(m)
 		return nil
 	case !mapping.Available(): // refused for good, or too many mappings
-		return b.copyToNewSlice(want)
+		return b.copyToNewSlice(want, need)
 	}
 	return err
 }
 
 // copyToNewSlice copies the contents to a new slice of c bytes, rounded up to the
-// size of an allocation.
-func (b *Buffer) copyToNewSlice(c int) (err error) {
+// size of an allocation, or of need bytes if a Limit leaves less.
+func (b *Buffer) copyToNewSlice(c, need int) (err error) {
 	if c > vm.MaxSize {
 		return ErrTooLarge
+	}
+	if b.charge(c, need-b.Len()) != nil {
+		// Half of what is left, so that few writes copy the contents, and others
+		// can go on.
+		c = need + max(b.Len()+b.roomInLimit()-need, 0)/2
+		if b.charge(c, need-b.Len()) != nil {
+			c = need
+		}
+		if err := b.charge(c, need-b.Len()); err != nil {
+			return err
+		}
 	}
 	if c > vm.MiB { // the runtime ends the program if it gets no memory
 		if err := vm.ProbeHeap(c); err != nil {
@@ -212,7 +310,10 @@ func (b *Buffer) copyToNewSlice(c int) (err error) {
 		}
 	}()
 	p := append([]byte(nil), make([]byte, c)...)
-	b.copyToSlice(p[:cap(p)])
+	if b.share == nil {
+		c = cap(p)
+	}
+	b.copyToSlice(p[:c:c])
 	return nil
 }
 

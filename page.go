@@ -84,6 +84,7 @@ func (b *Buffer) adoptLocked() error {
 func (b *Buffer) setSlice(p []byte, off int) {
 	b.buf.Set(p)
 	b.off, b.m, b.gen = off, nil, 0
+	b.settle(cap(p))
 }
 
 // setMapping makes m the storage, with the contents from offset off to end. The
@@ -92,6 +93,7 @@ func (b *Buffer) setMapping(m *mapping.Mapping, off, end int) {
 	mem, gen := m.Window(end)
 	b.buf.Set(mem)
 	b.off, b.m, b.gen = off, m, gen
+	b.settle(m.Capacity())
 	runtime.KeepAlive(m)
 }
 
@@ -196,7 +198,9 @@ func (b *Buffer) WriteRune(r rune) (n int, err error) { // in this file: appendi
 	if n > b.roomToMax() {
 		return 0, b.maxLenError(n)
 	}
-	_, _ = b.roomFor(n)
+	if got, err := b.roomFor(n); got < n {
+		return 0, err
+	}
 	appendSlow(b, p[:n])
 	return n, nil
 }
@@ -309,7 +313,8 @@ func extend[T []byte | string](b *Buffer, i, end int, p T) (written bool) {
 // copyToSlice copies the contents to p, which is new Go memory, and makes it the
 // storage.
 func (b *Buffer) copyToSlice(p []byte) {
-	n := b.get(p)
+	n := b.Len()
+	b.withContents(func(contents []byte) { copy(p, contents) })
 	m, gen := b.m, b.gen
 	b.setSlice(p[:n], 0)
 	if m != nil {
@@ -332,7 +337,13 @@ func (b *Buffer) copyToHeap(c int) bool {
 // copyToMapping is like copyToSlice for a new mapping.
 func (b *Buffer) copyToMapping(m *mapping.Mapping) {
 	n := b.Len()
-	m.Append(m.Generation(), 0, n, b.get)
+	if b.Limit != nil {
+		m.LimitCommit(int(b.share.held.Load()))
+	}
+	m.Append(m.Generation(), 0, n, func(mem []byte) (n int) {
+		b.withContents(func(contents []byte) { n = copy(mem, contents) })
+		return n
+	})
 	old, gen := b.m, b.gen
 	b.setMapping(m, 0, n)
 	if old != nil {
@@ -361,7 +372,9 @@ func (b *Buffer) readSlice(r io.Reader, most int) (n int, err error) {
 		b.off = min(b.off, b.buf.Len)
 		return n, err
 	}
-	b.mustAppend(p) // r has made the contents grow, which moved them
+	if full := b.appendRead(p); full != nil { // r has made the contents grow, which moved them
+		err = full
+	}
 	return n, err
 }
 
@@ -428,7 +441,15 @@ func (b *Buffer) mustView() []byte {
 // viewSpare returns the spare capacity of a view for which none was requested.
 // Programs use it, after Grow and otherwise, so it is all that there is, but for
 // reservations that are far larger than the contents: it counts as heap.
-func (b *Buffer) viewSpare() int { return min(b.Available(), max(b.Len(), spareMax)) }
+func (b *Buffer) viewSpare() int { return min(b.available(), max(b.Len(), spareMax)) }
+
+// available is Available, or what a Limit leaves of it.
+func (b *Buffer) available() int {
+	if b.share != nil {
+		return max(min(b.Available(), int(b.share.held.Load())-b.buf.Len), 0)
+	}
+	return b.Available()
+}
 
 // spareMax is the spare capacity, in bytes, that a view has of any reservation.
 const spareMax = 64 * vm.MiB
@@ -461,7 +482,7 @@ const smallView = 64 * vm.KiB
 
 // spare returns all of the spare capacity as Go memory.
 func (b *Buffer) spare() []byte {
-	n := b.Available()
+	n := b.available()
 	if b.m.Publish(b.gen, b.consumed(), b.buf.Len, n) == nil {
 		mem, lo := b.m.Published(b.gen, b.off, b.buf.Len)
 		if mem == nil {

@@ -37,7 +37,7 @@ var mayGetMemory = map[string]string{
 	"withContents: f":         "a function literal, which this test looks into",
 	"overwrite: f":            "a function literal, which this test looks into",
 	"readSlice: r.Read":       "Go memory: ReadFrom calls it if there is no mapping",
-	"readSlice: b.mustAppend": "copies; Go memory as well",
+	"readSlice: b.appendRead": "copies; Go memory as well",
 	"readFile: f.Read":        "an os.File: read(2) fills it",
 	"writeDirect: w.Write":    "a type that direct knows",
 }

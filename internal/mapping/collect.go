@@ -16,8 +16,9 @@ import (
 // have taken more memory since the last collection, without freeing it, than
 // GOGC or the memory limit allows the heap to grow by.
 //
-// A program that closes its Buffers does not need these collections. So after one
-// that has found little, the next is due at twice the increase.
+// A program that closes its Buffers does not need these collections. So none is due
+// before the increase is twice of what the program has last released by itself, until
+// one has found enough.
 
 const (
 	// collectMin is the least increase, in bytes, that starts a collection.
@@ -34,12 +35,14 @@ var pacer struct {
 	mu        sync.Mutex
 	held      int64        // sum of pages.held
 	least     int64        // minimum of held since the last collection: what survived it, or less
-	step      int64        // the increase at which a collection is due, or less
+	survived  int64        // held after the last collection
+	step      int64        // twice of what the program has released by itself, since garbage was found
 	garbage   bool         // the last collection has found at least a quarter of the increase
 	sinceLast atomic.Int64 // held - least, readable without mu
 
 	live  map[*pages]weak.Pointer[Mapping]
 	armed bool                   // next is set
+	cycle int64                  // the last collection after which next was read
 	next  weak.Pointer[sentinel] // nil after the next collection
 	asked int64                  // collections that the program has requested
 
@@ -130,12 +133,22 @@ func reap() {
 func collected() bool {
 	pacer.mu.Lock()
 	defer pacer.mu.Unlock()
-	return pacer.armed && pacer.next.Value() == nil
+	// Reading next while a collection marks keeps it alive for that one. So
+	// that the next sees it, it is read once after each.
+	cycle := metric("/gc/cycles/total:gc-cycles")
+	if !pacer.armed || cycle == pacer.cycle {
+		return false
+	}
+	if pacer.next.Value() == nil {
+		return true
+	}
+	pacer.cycle = cycle
+	return false
 }
 
-// reapNow is reap after a collection. The caller holds pacer.collecting,
-// because reading a weak pointer during a collection would keep its object
-// alive.
+// reapNow is reap after a collection. The caller holds pacer.collecting. If another
+// collection is marking, weak pointers that are read stay alive for that one, and the
+// sentinel, which is set before, tells of the next.
 func reapNow() {
 	p := &pacer
 	p.mu.Lock()
@@ -163,10 +176,10 @@ func reapNow() {
 		if p.garbage = freed >= increase/4; p.garbage {
 			p.step = stepMin
 		} else {
-			p.step = max(p.step, 2*increase)
+			p.step = max(p.step, 2*(p.survived-p.least))
 		}
 	}
-	p.least = p.held // the survivors
+	p.survived, p.least = p.held, p.held
 	p.sinceLast.Store(0)
 }
 
@@ -212,7 +225,7 @@ func overdue(m *Mapping) (over, due int64, garbage bool) {
 	}
 	p := &pacer
 	p.mu.Lock()
-	held, base, step := p.held, p.least, p.step
+	held, base, step := p.held, p.least, max(p.step, 2*(p.survived-p.least))
 	over, garbage = held-own-base, p.garbage
 	p.mu.Unlock()
 	if over <= collectMin {
@@ -232,11 +245,11 @@ func overdue(m *Mapping) (over, due int64, garbage bool) {
 	return over, due, garbage
 }
 
-// nearLimit reports whether n bytes of idle memory more would make the memory of the
-// process exceed seven eighths of the memory limit.
-func nearLimit(n int) bool {
+// nearLimit reports whether the memory of the process exceeds seven eighths of the
+// memory limit.
+func nearLimit() bool {
 	limit := metric("/gc/gomemlimit:bytes")
-	return limit < noLimit && readHeap().total+heldBytes()+idle.bytes.Load()+int64(n) > limit-limit/8
+	return limit < noLimit && readHeap().total+heldBytes()+idle.bytes.Load() > limit-limit/8
 }
 
 // heldBytes returns the estimated resident bytes of all mappings.
@@ -289,4 +302,13 @@ func number(s metrics.Sample) int64 {
 		return 0
 	}
 	return int64(s.Value.Uint64())
+}
+
+// Collect runs the collector, and frees mappings that it has found unreachable. The
+// caller must not hold locks.
+func Collect() {
+	pacer.collecting.Lock()
+	collect()
+	pacer.collecting.Unlock()
+	reap()
 }

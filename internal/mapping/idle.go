@@ -121,7 +121,7 @@ func keepIdle(p *pages, k int) bool {
 	if e.dirty <= 0 || most == 0 || !one || p.sparse.Load() || inBubble() {
 		return false
 	}
-	if nearLimit(e.dirty) {
+	if nearLimit() {
 		EmptyIdle()
 		return false
 	}
@@ -309,7 +309,7 @@ func lend(h *vm.HeapPages, n, used int, huge bool) []byte {
 		idle.mu.Lock()
 		now := idle.ticks
 		idle.mu.Unlock()
-		if inBubble() || nearLimit(n) || !addIdle(idlePages{mem: mem, dirty: n, huge: huge, since: now, rest: now}) {
+		if inBubble() || nearLimit() || !addIdle(idlePages{mem: mem, dirty: n, huge: huge, since: now, rest: now}) {
 			_ = vm.Abandon(mem)
 		}
 	})

@@ -68,7 +68,7 @@ func (m *Mapping) Check(gen uint32, off, end, have int) error {
 func (m *Mapping) FreeExcess() { m.freeExcess() }
 func Tick()                    { tick() }
 
-// SetIdleMax replaces idleMax and returns what sets it back. A negative n is no bound.
+// SetIdleMax replaces idleMax and returns what sets it back.
 func SetIdleMax(n int) (restore func()) {
 	set := func(f func() int) (old func() int) {
 		idle.mu.Lock()

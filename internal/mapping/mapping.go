@@ -3,8 +3,9 @@
 // (idle.go); and the collections that find those that nobody has closed
 // (collect.go).
 //
-// The memory of a Mapping is only accessed through its methods, which hold its lock
-// and keep it reachable: they pass it to functions that must not keep it.
+// The memory of a Mapping is accessed through its methods, which hold its lock and keep
+// it reachable: they pass it to functions that must not keep it. The exception is the
+// window, of which the owner alone has a slice.
 package mapping
 
 import (
@@ -244,6 +245,13 @@ func (m *Mapping) LimitCapacity(n int) {
 
 func (m *Mapping) setCapacity(n int) { m.capacity.Store(int64(min(coarse(n), len(m.mem)))) }
 
+// LimitCommit has no more than n bytes committed, unless they are asked for.
+func (m *Mapping) LimitCommit(n int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.most = n
+}
+
 // NeedsMemory reports whether writing mem[:n] takes memory that neither this nor an
 // earlier owner has written.
 func (m *Mapping) NeedsMemory(n int) bool {
@@ -308,7 +316,7 @@ func (m *Mapping) Shrink(front, back int) (cut int) {
 		if front > 0 && m.cutFront(front) == nil {
 			cut = front
 		}
-		if back -= cut; back < len(m.mem) {
+		if back -= cut; back < cap(m.mem) {
 			return m.cutBack(back)
 		}
 		return nil

@@ -1,6 +1,7 @@
 package mapping
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -58,6 +59,7 @@ type pages struct {
 	mu sync.RWMutex
 
 	committed int
+	most      int // committed is not more, unless the owner asks for it exactly
 	dirty     int
 	touched   []uint32 // a flag for each unit; set while mu is held for reading, too
 
@@ -94,7 +96,7 @@ func (p *pages) check() error {
 // mem[dirty:] reads as zero. huge reports whether huge pages were requested for
 // it.
 func newPages(mem []byte, dirty int, huge bool) *pages {
-	p := &pages{huge: huge}
+	p := &pages{huge: huge, most: math.MaxInt}
 	p.setMem(mem)
 	p.touch(0, dirty)
 	return p
@@ -151,7 +153,7 @@ func stepCeil(n int) int { return (n + clearStep - 1) &^ (clearStep - 1) }
 // order.
 func (p *pages) commit(n int) {
 	if n > p.committed {
-		n = min(coarse(n), len(p.mem))
+		n = min(max(n, min(coarse(n), p.most)), len(p.mem))
 		p.prepare(p.committed, n)
 		p.committed = n
 	}
@@ -486,6 +488,9 @@ func (p *pages) recycle(k int) (cut int) {
 // success, mem begins k bytes later; the caller adjusts the offsets. On
 // failure, mem may have been moved, or cut to mem[:end].
 func (p *pages) moveBehind(k, end int) error {
+	if vm.MovesRefused() {
+		return errors.ErrUnsupported
+	}
 	size, need := len(p.mem), end+k
 	if len(p.seams) == 0 && need > cap(p.mem)/2 {
 		// From now on, the mapping advances to higher addresses with

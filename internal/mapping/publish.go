@@ -41,7 +41,7 @@ func (m *Mapping) Publish(gen uint32, lo, end, spare int) error {
 	err := vm.ProbeHeap(hi - lo)
 	if err != nil && spare == 0 {
 		// Cutting the uncommitted end of the mapping may help.
-		if back, _ := vm.Round(m.committed); back < len(m.mem) && m.cutBack(back) == nil {
+		if back, _ := vm.Round(m.committed); back < cap(m.mem) && m.cutBack(back) == nil {
 			m.capacity.Store(int64(back))
 			err = vm.ProbeHeap(hi - lo)
 		}

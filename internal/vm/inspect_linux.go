@@ -4,9 +4,6 @@ package vm
 
 // The rest of this file is for tests of the packages above.
 
-// MovesRefused reports whether MoveOnto does nothing but fail.
-func MovesRefused() bool { return moveRefused.Load() }
-
 // RefuseMaps sets what Available reports.
 func RefuseMaps(refuse bool) { mapRefused.Store(refuse) }
 

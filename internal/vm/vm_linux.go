@@ -28,6 +28,9 @@ var mapRefused atomic.Bool
 // A release of Go that moves heap objects would require it from the start.
 var moveRefused atomic.Bool
 
+// MovesRefused reports whether MoveOnto does nothing but fail.
+func MovesRefused() bool { return moveRefused.Load() }
+
 // RefuseMoves has pages neither moved onto others nor out of the heap, or that tried
 // again.
 func RefuseMoves(refuse bool) {

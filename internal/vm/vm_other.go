@@ -13,6 +13,9 @@ func systemUnit() int {
 	return unit
 }
 
+// MovesRefused reports true.
+func MovesRefused() bool { return true }
+
 // Available reports false: there are no mappings.
 func Available() bool { return false }
 

@@ -1,0 +1,224 @@
+package mmapbuf
+
+import (
+	"fmt"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"weak"
+
+	"github.com/mmapbuf/mmapbuf/internal/mapping"
+	"github.com/mmapbuf/mmapbuf/internal/vm"
+)
+
+// A Limit bounds the memory that a number of Buffers use together. Set the field
+// Limit of each of them to it. A program can have several, for example one for each
+// tenant. All methods may be called concurrently.
+//
+// A Limit counts the capacity of slices, and of mappings what was written or reserved
+// with Grow, in whole pages (of 2 MiB on most machines), including gaps that WriteAt
+// leaves. A view counts while it is the storage of its Buffer, and not when only the
+// program refers to it. Idle memory, which the kernel may reclaim, does not count.
+//
+// If a Buffer needs more than the Limit leaves, it collects garbage once, in case that
+// other Buffers of the Limit have become unreachable. Then the same happens as with
+// MaxLen: methods that write store as much as fits, and return an error that wraps
+// [ErrTooLarge] and tells the Limit; Grow panics with ErrTooLarge.
+//
+// Close returns the share of a Buffer at once, and Shrink what it releases. Buffers
+// that are not closed return it when the collector has found them.
+type Limit struct {
+	max        int64
+	used       atomic.Int64
+	collecting sync.Mutex
+
+	mu     sync.Mutex
+	shares map[*account]weak.Pointer[share]
+}
+
+// NewLimit returns a Limit of n bytes. If n is negative, it is 0, and Buffers of the
+// Limit cannot have contents.
+func NewLimit(n int64) *Limit {
+	return &Limit{max: max(n, 0), shares: make(map[*account]weak.Pointer[share])}
+}
+
+// Max returns the limit in bytes.
+func (l *Limit) Max() int64 { return l.max }
+
+// Used returns how many bytes the Buffers of the Limit use. It is never more than
+// Max.
+func (l *Limit) Used() int64 { return l.used.Load() }
+
+// take adds n bytes to what is used, or reports false if they are too many.
+func (l *Limit) take(n int64) bool {
+	for {
+		used := l.used.Load()
+		if n > l.max-used {
+			return false
+		}
+		if l.used.CompareAndSwap(used, used+n) {
+			return true
+		}
+	}
+}
+
+// A share is what a Buffer, with its copies by value, uses of a Limit. When it is
+// unreachable, the account goes back to the Limit.
+type share struct{ *account }
+
+type account struct {
+	limit *Limit
+	held  atomic.Int64 // bytes; changed by the Buffer, or if that is unreachable
+}
+
+func (l *Limit) newShare() *share {
+	s := &share{&account{limit: l}}
+	runtime.AddCleanup(s, (*account).end, s.account)
+	l.mu.Lock()
+	l.shares[s.account] = weak.Make(s)
+	l.mu.Unlock()
+	return s
+}
+
+// end returns all of the account.
+func (a *account) end() {
+	a.lower(0)
+	a.limit.mu.Lock()
+	delete(a.limit.shares, a)
+	a.limit.mu.Unlock()
+}
+
+// raise makes the account at least n bytes, or reports false.
+func (a *account) raise(n int64) bool {
+	more := n - a.held.Load()
+	if more <= 0 {
+		return true
+	}
+	if !a.limit.take(more) {
+		return false
+	}
+	a.held.Add(more)
+	return true
+}
+
+// lower makes the account at most n bytes.
+func (a *account) lower(n int64) {
+	for {
+		held := a.held.Load()
+		if held <= n {
+			return
+		}
+		if a.held.CompareAndSwap(held, n) {
+			a.limit.used.Add(n - held)
+			return
+		}
+	}
+}
+
+// collect runs the collector and ends the accounts of Buffers that it has found
+// unreachable. The caller must not hold locks.
+func (l *Limit) collect() {
+	l.collecting.Lock()
+	defer l.collecting.Unlock()
+	mapping.Collect()
+	var dead []*account
+	l.mu.Lock()
+	for a, s := range l.shares {
+		if s.Value() == nil {
+			dead = append(dead, a)
+		}
+	}
+	l.mu.Unlock()
+	for _, a := range dead {
+		a.end()
+	}
+}
+
+// A limitError reports that n more bytes would exceed a Limit. It wraps ErrTooLarge.
+type limitError struct {
+	limit  *Limit
+	used   int64
+	len, n int
+}
+
+func (e *limitError) Error() string {
+	return fmt.Sprintf("mmapbuf: %d bytes and %d more exceed the Limit of %s, of which %s are used",
+		e.len, e.n, sizeString(int(e.limit.max)), sizeString(int(e.used)))
+}
+
+func (e *limitError) Unwrap() error { return ErrTooLarge }
+
+func isLimit(err error) bool {
+	_, ok := err.(*limitError)
+	return ok
+}
+
+// hasCollected collects garbage and reports true, if err is a *limitError. The caller
+// must not hold locks.
+func (b *Buffer) hasCollected(err error) bool {
+	if isLimit(err) {
+		b.Limit.collect()
+	}
+	return isLimit(err)
+}
+
+// charge makes the share of b at least total bytes, for n more bytes of contents. The
+// error is a *limitError.
+func (b *Buffer) charge(total, n int) error {
+	if b.share == nil && b.Limit == nil {
+		return nil
+	}
+	return b.chargeLimit(total, n)
+}
+
+// chargeLimit is charge for a Buffer that has a Limit, or had one.
+func (b *Buffer) chargeLimit(total, n int) error {
+	if b.share != nil && b.share.limit != b.Limit { // the field was changed
+		b.share.lower(0)
+		b.share = nil
+	}
+	if b.Limit == nil {
+		if b.m != nil {
+			b.m.LimitCommit(vm.MaxSize)
+		}
+		return nil
+	}
+	if b.share == nil {
+		b.share = b.Limit.newShare()
+	}
+	if !b.share.raise(int64(total)) {
+		return &limitError{b.Limit, b.Limit.Used(), b.Len(), n}
+	}
+	if b.m != nil {
+		b.m.LimitCommit(int(b.share.held.Load()))
+	}
+	return nil
+}
+
+// settle makes the share at most n bytes, after the storage has become smaller.
+func (b *Buffer) settle(n int) {
+	if b.share != nil {
+		b.share.lower(int64(n))
+	}
+}
+
+// roomWithin returns how many more bytes the Limit leaves, if err is that it was
+// exceeded; otherwise there is no memory, and roomWithin returns 0.
+func (b *Buffer) roomWithin(err error) int {
+	if !isLimit(err) {
+		return 0
+	}
+	return b.roomInLimit()
+}
+
+// roomInLimit returns how many more bytes the Limit, which must not be nil, leaves.
+func (b *Buffer) roomInLimit() int {
+	total := int(b.Limit.max - b.Limit.Used())
+	if b.share != nil {
+		total += int(b.share.held.Load())
+	}
+	if b.m != nil {
+		return max(vm.Floor(total)-b.buf.Len, 0)
+	}
+	return max(total-b.Len(), 0)
+}

@@ -1,0 +1,293 @@
+package mmapbuf
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/mmapbuf/mmapbuf/internal/mapping"
+)
+
+// requireUsed fails unless the Limit has that many bytes in use.
+func requireUsed(t *testing.T, l *Limit, n int64) {
+	t.Helper()
+	require.Equal(t, n, l.Used())
+}
+
+// TestLimitStoresWhatFits: every method that writes stores as much as fits, or
+// nothing where MaxLen has it store nothing, and says which Limit.
+func TestLimitStoresWhatFits(t *testing.T) {
+	tests := map[string]struct {
+		write func(b *Buffer, p []byte) (int, error)
+		all   bool // or nothing
+	}{
+		"Write":       {func(b *Buffer, p []byte) (int, error) { return b.Write(p) }, false},
+		"WriteString": {func(b *Buffer, p []byte) (int, error) { return b.WriteString(string(p)) }, false},
+		"WriteByte": {func(b *Buffer, p []byte) (n int, err error) {
+			for n < len(p) && err == nil {
+				if err = b.WriteByte(p[n]); err == nil {
+					n++
+				}
+			}
+			return n, err
+		}, false},
+		"ReadFrom": {func(b *Buffer, p []byte) (int, error) {
+			n, err := b.ReadFrom(bytes.NewReader(p))
+			return int(n), err
+		}, false},
+		"ReadFrom, small pieces": {func(b *Buffer, p []byte) (int, error) {
+			r := bytes.NewReader(p)
+			n, err := b.ReadFrom(reader(func(q []byte) (int, error) { return r.Read(q[:min(len(q), 1000)]) }))
+			return int(n), err
+		}, false},
+		"ReadFrom a file": {func(b *Buffer, p []byte) (int, error) {
+			f, err := os.CreateTemp("", "")
+			if err != nil {
+				return 0, err
+			}
+			defer os.Remove(f.Name())
+			defer f.Close()
+			_, _ = f.Write(p)
+			_, _ = f.Seek(0, io.SeekStart)
+			n, err := b.ReadFrom(f)
+			return int(n), err
+		}, false},
+		"File.Write":   {func(b *Buffer, p []byte) (int, error) { return atItsEnd(b).Write(p) }, false},
+		"WriteAt":      {func(b *Buffer, p []byte) (int, error) { return b.WriteAt(p, int64(b.Len())) }, true},
+		"File.WriteAt": {func(b *Buffer, p []byte) (int, error) { return NewFile(b).WriteAt(p, int64(b.Len())) }, true},
+		"Grow": {func(b *Buffer, p []byte) (int, error) {
+			err, panicked := caught(func() error { b.Grow(len(p)); return nil })
+			if err == nil {
+				return b.Write(p)
+			}
+			if !panicked || !errors.Is(err, ErrTooLarge) {
+				return 0, fmt.Errorf("not a panic: %v", err)
+			}
+			return 0, b.Reserve(len(p))
+		}, true},
+	}
+	for name, tt := range tests {
+		for _, limit := range []int{0, 1, 100, 1000, 100 * kiB, miB, 3*miB + 5, 6 * miB, 20 * miB} {
+			for _, before := range []int{0, 50, 90 * kiB, 2*miB + 1} {
+				if before > limit/2 {
+					continue
+				}
+				t.Run(fmt.Sprintf("%s/%d/%d", name, limit, before), func(t *testing.T) {
+					l := NewLimit(int64(limit))
+					b := &Buffer{Limit: l}
+					defer b.Close()
+					fill(b, 1, before)
+					require.Equal(t, before, b.Len())
+					if err := b.Reserve(0); before > 0 {
+						require.NoError(t, err)
+						require.GreaterOrEqual(t, l.Used(), int64(before))
+					}
+					p := noise()[:min(2*limit+1, len(noise()))]
+					var n int
+					var err error
+					for err == nil { // noise is shorter than some limits
+						var k int
+						k, err = tt.write(b, p)
+						n += k
+						require.LessOrEqual(t, l.Used(), l.Max())
+						require.NoError(t, invariants(b))
+					}
+					require.ErrorIs(t, err, ErrTooLarge)
+					require.ErrorContains(t, err, "Limit of "+sizeString(limit))
+					require.Equal(t, before+n, b.Len())
+					require.True(t, isFilled(contents(b)[:before], 1, 0))
+					got := contents(b)[before:]
+					for i := 0; i < n; i += len(p) {
+						k := min(len(p), n-i)
+						require.True(t, bytes.Equal(p[:k], got[i:i+k]))
+					}
+					if !tt.all {
+						most := limit
+						if b.m != nil {
+							most = limit / (2 * miB) * 2 * miB
+						}
+						require.GreaterOrEqual(t, b.Len(), most-MinRead, "less than what fits")
+					}
+					require.NoError(t, b.Close())
+					requireUsed(t, l, 0)
+					_, err = b.Write(p[:min(limit/2, len(p))])
+					require.NoError(t, err)
+				})
+			}
+		}
+	}
+}
+
+// TestLimitCountsStorage: what is counted follows the storage.
+func TestLimitCountsStorage(t *testing.T) {
+	l := NewLimit(64 * miB)
+	b := &Buffer{Limit: l}
+	_, _ = b.WriteString("x")
+	requireUsed(t, l, int64(b.Cap()))
+	fill(b, 1, 100*kiB)
+	requireUsed(t, l, int64(b.Cap()))
+	if !mapping.Available() {
+		require.NoError(t, b.Close())
+		requireUsed(t, l, 0)
+		return
+	}
+	fill(b, 2, 5*miB)
+	requireUsed(t, l, 6*miB)
+	b.Grow(20 * miB)
+	requireUsed(t, l, 26*miB)
+	b.Shrink()
+	requireUsed(t, l, 6*miB)
+	v := b.Bytes()
+	requireUsed(t, l, 6*miB)
+	_, _ = b.WriteString("x") // adopts, and has room
+	requireUsed(t, l, 6*miB)
+	require.LessOrEqual(t, int64(cap(v)), l.Used())
+	c := *b // a move by value counts once
+	requireUsed(t, l, 6*miB)
+	require.NoError(t, c.Close())
+	requireUsed(t, l, 0)
+
+	var d Buffer // a Limit applies from the next growth on
+	fill(&d, 1, 5*miB)
+	d.Limit = l
+	requireUsed(t, l, 0)
+	fill(&d, 2, 5*miB)
+	requireUsed(t, l, 10*miB)
+	other := NewLimit(4 * miB)
+	d.Limit = other
+	_, err := d.Write(noise()[:3*miB])
+	require.ErrorIs(t, err, ErrTooLarge)
+	requireUsed(t, l, 0)
+	require.Equal(t, 10*miB, d.Len())
+	d.Limit = nil
+	fill(&d, 3, 9*miB)
+	requireUsed(t, other, 0)
+	require.NoError(t, d.Close())
+}
+
+// TestLimitCollectsGarbage: what unreachable Buffers have is available again.
+func TestLimitCollectsGarbage(t *testing.T) {
+	for _, n := range []int{100 * kiB, 3 * miB} {
+		l := NewLimit(16 * int64(n))
+		for i := range 100 {
+			b := &Buffer{Limit: l}
+			_, err := b.Write(noise()[:n])
+			require.NoError(t, err, "%d", i)
+			require.LessOrEqual(t, l.Used(), l.Max())
+		}
+		for start := time.Now(); l.Used() > 0 && time.Since(start) < 20*time.Second; time.Sleep(time.Millisecond) {
+			runtime.GC()
+		}
+		requireUsed(t, l, 0)
+	}
+}
+
+// TestLimitOfManyBuffers has goroutines do random things with Buffers of a Limit.
+func TestLimitOfManyBuffers(t *testing.T) {
+	needMemory(t, giB)
+	for _, limit := range []int64{miB, 40 * miB, 200 * miB} {
+		for _, threshold := range []int{mapThreshold, 1} {
+			t.Run(fmt.Sprintf("%d/%d", limit, threshold), func(t *testing.T) {
+				setThreshold(t, threshold)
+				l := NewLimit(limit)
+				stop := make(chan bool)
+				var wg, watch sync.WaitGroup
+				var refused, stored sync.Map
+				watch.Go(func() {
+					for {
+						select {
+						case <-stop:
+							return
+						default:
+							if l.Used() > l.Max() || l.Used() < 0 {
+								t.Errorf("%d of %d used", l.Used(), l.Max())
+								return
+							}
+							runtime.Gosched()
+						}
+					}
+				})
+				for g := range 6 {
+					wg.Go(func() {
+						r := rand.New(rand.NewPCG(testSeed(t), uint64(g)))
+						b := &Buffer{Limit: l}
+						for end := time.Now().Add(byLength[time.Duration](200, 300, 2000) * time.Millisecond); time.Now().Before(end); {
+							n := r.IntN(int(limit) / 4)
+							n = min(n, len(noise()))
+							switch r.IntN(12) {
+							case 0, 1, 2, 3:
+								k, err := b.Write(noise()[:n])
+								if err != nil {
+									refused.Store(g, true)
+									assert.ErrorIs(t, err, ErrTooLarge)
+								}
+								if k > 0 {
+									stored.Store(g, true)
+								}
+							case 4:
+								_, err := b.WriteAt(noise()[:n/2], int64(b.Len()+r.IntN(n+1)/2))
+								assert.True(t, err == nil || errors.Is(err, ErrTooLarge))
+							case 5:
+								if err := b.Reserve(n); err != nil {
+									assert.ErrorIs(t, err, ErrTooLarge)
+								}
+							case 6:
+								v := b.Bytes()
+								assert.Len(t, v, b.Len())
+							case 7:
+								_, _ = io.ReadFull(b, make([]byte, r.IntN(b.Len()+1)))
+							case 8:
+								b.Shrink()
+							case 9:
+								b.Reset()
+							case 10:
+								_ = b.Close()
+							case 11: // left to the collector
+								b = &Buffer{Limit: l}
+							}
+							assert.NoError(t, invariants(b))
+						}
+						assert.NoError(t, b.Close())
+					})
+				}
+				wg.Wait()
+				close(stop)
+				watch.Wait()
+				_, ok := stored.Load(0)
+				require.True(t, ok)
+				for start := time.Now(); l.Used() > 0 && time.Since(start) < 20*time.Second; time.Sleep(time.Millisecond) {
+					runtime.GC()
+				}
+				requireUsed(t, l, 0)
+			})
+		}
+	}
+}
+
+// TestLimitsOfTenants: one Limit does not concern another, and nil none.
+func TestLimitsOfTenants(t *testing.T) {
+	small, large := NewLimit(100), NewLimit(10*kiB)
+	a, b, c := Buffer{Limit: small}, Buffer{Limit: large}, Buffer{}
+	text := strings.Repeat("x", 5000)
+	n, err := a.WriteString(text)
+	require.Equal(t, 100, n)
+	require.EqualError(t, err, "mmapbuf: 0 bytes and 5000 more exceed the Limit of 100 B, of which 0 B are used")
+	_, err = b.WriteString(text)
+	require.NoError(t, err)
+	_, err = c.WriteString(text)
+	require.NoError(t, err)
+	require.EqualValues(t, 100, small.Used())
+	require.EqualValues(t, 100, small.Max())
+	require.Zero(t, NewLimit(-5).Max())
+}
