@@ -59,11 +59,14 @@ import (
 //
 // # Concurrency
 //
-// ReadAt and WriteAt may run concurrently with each other, on ranges that do
-// not overlap, even if one of them extends the contents or causes the rollover,
-// and with Size and Rollover. Close may run concurrently with all methods; it
-// waits for calls that read or write, but not for a Reader or Writer. All other
-// concurrent use requires synchronization.
+// ReadAt, WriteAt, Truncate, Size, Rollover and Close may run concurrently with
+// each other and with one other method, if ReadAt and WriteAt are called for
+// ranges that do not overlap, and nothing modifies the contents during WriteTo.
+// Methods that use the offset (Read, Write, WriteString, Seek, Len, ReadFrom,
+// WriteTo) must not run concurrently with each other. ReadAt and WriteAt run in
+// parallel, unless one of them extends the contents of the Buffer or causes the
+// rollover. Close waits for calls that read or write, but not for a Reader or
+// Writer.
 //
 // # Errors
 //
@@ -86,7 +89,7 @@ type File struct {
 	disk *os.File        // contents after the rollover; nil before it and after Close
 
 	dir string // for disk; if empty, os.TempDir()
-	off int64  // offset of the next Read or Write, not negative
+	off int64  // offset of the next Read or Write, not negative; mem and disk have others
 }
 
 // chunkSize is the number of bytes that ReadFrom copies at a time.
@@ -272,14 +275,41 @@ func (f *File) readAt(p []byte, off int64) (n int, err error) {
 
 // Write overwrites the contents with p at the offset, extends them if
 // necessary, advances the offset by the number of bytes written, and returns
-// that number. It is len(p), or Write returns an error as well. If the rollover
-// fails, nothing is written. If the file on disk takes only a part of p, that
-// part is written, as with an os.File.
+// that number. If it is less than len(p), Write also returns an error: if the
+// rollover fails, Write has written as much of p as the Buffer takes; after the
+// rollover, as much as the file on disk takes, as with an os.File.
 func (f *File) Write(p []byte) (n int, err error) {
 	if f == nil {
 		return 0, os.ErrInvalid
 	}
-	n, err = f.writeAt(p, f.off)
+	n, err = f.write(p)
+	if errors.Is(err, mmapbuf.ErrTooLarge) {
+		if err = f.Rollover(); err == nil {
+			var more int
+			more, err = f.write(p[n:])
+			n += more
+		}
+	}
+	return n, err
+}
+
+// write is Write to where the contents are. Unlike WriteAt of a mmapbuf.File and
+// of an os.File, Write appends quickly, and counts what is written before an
+// error occurs.
+func (f *File) write(p []byte) (n int, err error) {
+	f.mu.Lock() // a Buffer may not be read while Write appends to it
+	defer f.mu.Unlock()
+	switch {
+	case f.mem != nil:
+		_, _ = f.mem.Seek(f.off, io.SeekStart)
+		n, err = f.mem.Write(p)
+	case f.disk == nil:
+		return 0, pathError("write", os.ErrClosed)
+	case len(p) > 0: // at any offset
+		if _, err = f.disk.Seek(f.off, io.SeekStart); err == nil {
+			n, err = f.disk.Write(p)
+		}
+	}
 	f.off += int64(n)
 	return n, err
 }
@@ -290,8 +320,11 @@ func (f *File) WriteString(s string) (n int, err error) {
 }
 
 // WriteAt overwrites the contents with p, beginning at off, and extends them if
-// necessary. Bytes between their old end and off are zero. WriteAt returns what
-// [File.Write] returns. It does not use or change the offset of the File.
+// necessary. Bytes between their old end and off are zero. WriteAt returns
+// len(p), or a smaller number and an error. If the rollover fails, the contents are
+// unchanged; if a write to the file on disk fails, some of p may be written that
+// is not counted, as with an os.File. WriteAt does not use or change the offset of
+// the File.
 func (f *File) WriteAt(p []byte, off int64) (n int, err error) {
 	switch {
 	case f == nil:
@@ -301,23 +334,17 @@ func (f *File) WriteAt(p []byte, off int64) (n int, err error) {
 	case len(p) == 0:
 		return 0, nil
 	}
-	return f.writeAt(p, off)
-}
-
-// writeAt is WriteAt without the checks.
-func (f *File) writeAt(p []byte, off int64) (n int, err error) {
-	n, err = f.put(p, off)
+	n, err = f.writeAt(p, off)
 	if errors.Is(err, mmapbuf.ErrTooLarge) {
-		if err := f.Rollover(); err != nil {
-			return n, err
+		if err = f.Rollover(); err == nil {
+			n, err = f.writeAt(p, off)
 		}
-		n, err = f.put(p, off)
 	}
 	return n, err
 }
 
-// put writes p to where the contents are.
-func (f *File) put(p []byte, off int64) (n int, err error) {
+// writeAt is WriteAt to where the contents are.
+func (f *File) writeAt(p []byte, off int64) (n int, err error) {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
 	switch {
@@ -432,17 +459,20 @@ func (f *File) WriteTo(w io.Writer) (n int64, err error) {
 	if err != nil || start >= size {
 		return 0, err
 	}
-	if b != nil {
+	switch _, ok := w.(io.ReaderFrom); {
+	case b != nil:
 		mem := mmapbuf.NewFile(b)
 		_, _ = mem.Seek(start, io.SeekStart)
 		n, err = mem.WriteTo(w)
-		if err == nil && n < size-start { // a rollover or Close has closed b
-			var more int64
-			more, err = io.Copy(w, io.NewSectionReader(f, start+n, size-start-n))
-			n += more
+	case ok: // which may have the kernel copy
+		if _, err = disk.Seek(start, io.SeekStart); err == nil {
+			n, err = io.Copy(w, io.LimitReader(disk, size-start))
 		}
-	} else if _, err = disk.Seek(start, io.SeekStart); err == nil { // only the kernel uses this offset
-		n, err = io.Copy(w, io.LimitReader(disk, size-start))
+	}
+	if rest := size - start - n; err == nil && rest > 0 { // also if a rollover or Close has closed b
+		var more int64
+		more, err = io.Copy(w, io.NewSectionReader(f, start+n, rest))
+		n += more
 	}
 	f.off += n
 	return n, err
