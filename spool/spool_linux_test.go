@@ -155,7 +155,7 @@ func plain(p []byte) io.Reader { return struct{ io.Reader }{bytes.NewReader(p)} 
 // TestNoMemory: without MaxLen, the contents are moved when memory is refused,
 // here for a size for which there are no addresses.
 func TestNoMemory(t *testing.T) {
-	const far = 1 << 50
+	const far int64 = 1 << 50
 	dir := smallDisk(t)
 	b := new(mmapbuf.Buffer)
 	f := New(b, dir)
@@ -166,7 +166,7 @@ func TestNoMemory(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, onDisk(f))
 	requireReleased(t, b)
-	require.EqualValues(t, far+1, f.Size())
+	require.Equal(t, far+1, f.Size())
 	p := make([]byte, 5)
 	_, err = f.ReadAt(p, 0)
 	require.NoError(t, err)
@@ -175,10 +175,32 @@ func TestNoMemory(t *testing.T) {
 	require.NoError(t, err)
 	_, err = f.WriteString("yz")
 	require.NoError(t, err)
-	require.EqualValues(t, far+2, f.Size())
+	require.Equal(t, far+2, f.Size())
 	n, err := f.ReadAt(p, far)
 	require.Equal(t, io.EOF, err)
 	require.Equal(t, "yz", string(p[:n]))
+}
+
+func TestNoAllocs(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector allocates")
+	}
+	atBothPlaces(t, noise()[:1<<20], func(t *testing.T, f *File) {
+		p := noise()[:1000]
+		s := string(p)
+		q := make([]byte, 1000)
+		for name, call := range map[string]func(){
+			"Write":       func() { f.Write(p) },
+			"WriteString": func() { f.WriteString(s) },
+			"WriteAt":     func() { f.WriteAt(p, 500) },
+			"Read":        func() { f.Read(q) },
+			"ReadAt":      func() { f.ReadAt(q, 100) },
+			"Truncate":    func() { f.Truncate(10_000); f.Truncate(900_000) },
+		} {
+			f.off = 0
+			assert.Zero(t, testing.AllocsPerRun(50, call), name)
+		}
+	})
 }
 
 // TestOneCopy: the rollover is one write(2) of the contents.

@@ -357,7 +357,7 @@ func TestFar(t *testing.T) {
 		require.Zero(t, res.n, o.name)
 		at, err := f.Seek(0, io.SeekCurrent)
 		require.NoError(t, err)
-		require.EqualValues(t, math.MaxInt64-1, at)
+		require.Equal(t, int64(math.MaxInt64-1), at)
 		requireContents(t, f, []byte("abc"), o.name)
 	}
 }
@@ -719,49 +719,54 @@ func TestBesideClose(t *testing.T) {
 		requireReleased(t, b)
 		requireEmpty(t, dir)
 	}
-	assert.NotZero(t, early.Load(), "Close always came last")
+	if runtime.GOARCH != "wasm" { // which has one thread
+		assert.NotZero(t, early.Load(), "Close always came last")
+	}
 }
 
 // TestWriteToBeside: WriteTo is complete although a rollover comes meanwhile, and
-// is not silently cut short by Close.
+// Close does not cut it short without an error.
 func TestWriteToBeside(t *testing.T) {
-	rounds := 30
+	data := bytes.Repeat(noise(), 4)
+	rounds := 16
 	if testing.Short() || raceEnabled {
-		rounds = 10
+		rounds = 6
 	}
-	cut := 0
 	for round := range rounds {
 		f := newFile(t, noMax)
-		_, err := f.WriteAt(noise(), 0)
+		_, err := f.Write(data)
 		require.NoError(t, err)
+		_, err = f.Seek(1, io.SeekStart)
+		require.NoError(t, err)
+		started := make(chan bool)
 		var wg sync.WaitGroup
 		wg.Go(func() {
-			time.Sleep(time.Duration(rand.IntN(1000)) * time.Microsecond)
+			<-started
+			for range rand.IntN(50) { // a WriteTo takes some milliseconds
+				time.Sleep(time.Microsecond)
+			}
 			if round%2 == 0 {
 				assert.NoError(t, f.Rollover())
 			} else {
 				assert.NoError(t, f.Close())
 			}
 		})
-		var to mmapbuf.Buffer // gets copies of parts
+		var to mmapbuf.Buffer // gets the contents in parts if it has a mapping
 		_, err = to.Write(noise()[:2<<20])
 		require.NoError(t, err)
+		close(started)
 		n, err := f.WriteTo(&to)
 		wg.Wait()
-		if round%2 == 0 {
-			require.NoError(t, err)
-		}
-		if err != nil {
-			require.ErrorIs(t, err, os.ErrClosed)
-			cut++
+		if err == nil {
+			require.EqualValues(t, len(data)-1, n)
 		} else {
-			require.EqualValues(t, len(noise()), n)
+			require.Equal(t, 1, round%2)
+			require.ErrorIs(t, err, os.ErrClosed)
 		}
 		to.Next(2 << 20)
-		require.NoError(t, diffBytes(to.Bytes(), noise()[:n]))
+		require.NoError(t, diffBytes(to.Bytes(), data[1:][:n]))
 		to.Close()
 	}
-	t.Logf("Close came before the end %d times", cut)
 }
 
 // TestWriteToFile: to a file, in parts and beyond offsets of Files.
@@ -789,28 +794,6 @@ func TestWriteToFile(t *testing.T) {
 		require.NoError(t, err)
 		require.EqualValues(t, len(noise())-5, n)
 		requireContents(t, f, append(bytes.Clone(noise()[5:]), noise()[len(noise())-5:]...))
-	})
-}
-
-func TestNoAllocs(t *testing.T) {
-	if raceEnabled {
-		t.Skip("the race detector allocates")
-	}
-	atBothPlaces(t, noise()[:1<<20], func(t *testing.T, f *File) {
-		p := noise()[:1000]
-		s := string(p)
-		q := make([]byte, 1000)
-		for name, call := range map[string]func(){
-			"Write":       func() { f.Write(p) },
-			"WriteString": func() { f.WriteString(s) },
-			"WriteAt":     func() { f.WriteAt(p, 500) },
-			"Read":        func() { f.Read(q) },
-			"ReadAt":      func() { f.ReadAt(q, 100) },
-			"Truncate":    func() { f.Truncate(10_000); f.Truncate(900_000) },
-		} {
-			f.off = 0
-			assert.Zero(t, testing.AllocsPerRun(50, call), name)
-		}
 	})
 }
 
