@@ -377,6 +377,12 @@ type writerFunc func(p []byte) (int, error)
 
 func (w writerFunc) Write(p []byte) (int, error) { return w(p) }
 
+// A readerFrom is a Writer that wants to read.
+type readerFrom func(r io.Reader) (int64, error)
+
+func (w readerFrom) ReadFrom(r io.Reader) (int64, error) { return w(r) }
+func (w readerFrom) Write(p []byte) (int, error)         { return 0, errTest }
+
 type readerFunc func(p []byte) (int, error)
 
 func (r readerFunc) Read(p []byte) (int, error) { return r(p) }

@@ -294,6 +294,25 @@ func TestKilled(t *testing.T) {
 	}
 }
 
+// TestNeverNamed: nobody can give the file a name.
+func TestNeverNamed(t *testing.T) {
+	dir := t.TempDir()
+	link := func(f *os.File) error {
+		return unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", f.Fd()), unix.AT_FDCWD, filepath.Join(dir, "name"), unix.AT_SYMLINK_FOLLOW)
+	}
+	other, err := os.OpenFile(dir, os.O_RDWR|unix.O_TMPFILE, 0o600)
+	if err != nil {
+		t.Skip("no O_TMPFILE here: ", err)
+	}
+	defer other.Close()
+	require.NoError(t, link(other), "this is how it would be done")
+	require.NoError(t, os.Remove(filepath.Join(dir, "name")))
+	f := New(new(mmapbuf.Buffer), dir)
+	defer f.Close()
+	require.NoError(t, f.Rollover())
+	require.Error(t, link(f.disk))
+}
+
 // TestWithoutTmpfile: a file system that has no O_TMPFILE, which overlays of some
 // kinds and /proc are.
 func TestWithoutTmpfile(t *testing.T) {

@@ -528,6 +528,34 @@ func TestInsideCalls(t *testing.T) {
 			require.EqualValues(t, n+4, k)
 			require.NoError(t, diffBytes(took.Bytes(), append(bytes.Clone(data), "more"...)))
 
+			// A Writer that writes at the offset, and one that reads by itself, what
+			// was there at the beginning.
+			took.Reset()
+			require.NoError(t, f.Truncate(int64(n)))
+			_, err = f.Seek(0, io.SeekStart)
+			require.NoError(t, err)
+			_, err = f.WriteTo(writerFunc(func(p []byte) (int, error) {
+				_, err := f.Seek(0, io.SeekEnd)
+				require.NoError(t, err)
+				_, err = f.WriteString("more")
+				require.NoError(t, err)
+				return took.Write(p)
+			}))
+			require.NoError(t, err)
+			require.NoError(t, diffBytes(took.Bytes(), data))
+			took.Reset()
+			require.NoError(t, f.Truncate(int64(n)))
+			_, err = f.Seek(0, io.SeekStart)
+			require.NoError(t, err)
+			k, err = f.WriteTo(readerFrom(func(r io.Reader) (int64, error) {
+				_, err := f.WriteAt([]byte("more"), f.Size())
+				require.NoError(t, err)
+				return took.ReadFrom(r)
+			}))
+			require.NoError(t, err)
+			require.EqualValues(t, n, k)
+			require.NoError(t, diffBytes(took.Bytes(), data))
+
 			// A Writer that closes the File.
 			for _, rolled := range []bool{false, true} {
 				f := newFile(t, n)
@@ -556,6 +584,7 @@ func TestInsideCalls(t *testing.T) {
 				_, err := f.WriteAt([]byte("patched"), 0)
 				require.NoError(t, err)
 				require.NoError(t, f.Rollover())
+				require.LessOrEqual(t, len(p), 64<<10)
 				return all.Read(p)
 			}))
 			require.NoError(t, err)
