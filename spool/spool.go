@@ -104,8 +104,8 @@ var errNegativeOffset = fmt.Errorf("negative offset: %w", os.ErrInvalid)
 // are extended.
 //
 // The File owns b until Close: the caller must not use b while the File is open.
-// Both the rollover and Close close b, so that it is empty after Close and can be
-// used again.
+// Both the rollover and Close close b. After Close, once no other method of the
+// File is running, b is empty and can be used again.
 //
 // The file on disk is created in the directory dir, or in [os.TempDir] if dir is
 // empty. New itself does not access the file system; if dir does not exist, the

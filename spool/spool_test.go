@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"math"
 	"math/rand/v2"
+	"net"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -492,6 +493,64 @@ func TestTempDir(t *testing.T) {
 	require.True(t, strings.HasPrefix(f.disk.Name(), dir), f.disk.Name())
 }
 
+// TestKilled kills a process after a rollover, and, later, perhaps in the middle of
+// one.
+func TestKilled(t *testing.T) {
+	const key = "MMAPBUF_TEST_SPOOL_DIR"
+	if dir := os.Getenv(key); dir != "" {
+		fmt.Println("started")
+		for {
+			f := New(&mmapbuf.Buffer{MaxLen: 6 << 20}, dir)
+			for range 6 {
+				_, err := f.Write(noise())
+				require.NoError(t, err)
+			}
+			require.True(t, onDisk(f))
+			fmt.Println("rolled over")
+			if os.Getenv(key+"_WAIT") != "" {
+				time.Sleep(time.Minute)
+			}
+			_ = f.Close()
+		}
+	}
+	if runtime.GOARCH == "wasm" {
+		t.Skip("no processes here")
+	}
+	exe, err := os.Executable()
+	require.NoError(t, err)
+	for i := range 6 {
+		dir := t.TempDir()
+		r, w, err := os.Pipe()
+		require.NoError(t, err)
+		child, err := os.StartProcess(exe, []string{exe, "-test.run=^TestKilled$"}, &os.ProcAttr{
+			Env:   append(os.Environ(), key+"="+dir, key+"_WAIT="+[]string{"yes", ""}[min(i, 1)]),
+			Files: []*os.File{nil, w, os.Stderr},
+		})
+		require.NoError(t, err)
+		require.NoError(t, w.Close())
+		out := bufio.NewReader(r)
+		for _, want := range []string{"started\n", "rolled over\n"} {
+			line, err := out.ReadString('\n')
+			require.NoError(t, err)
+			require.Equal(t, want, line)
+		}
+		if i > 0 {
+			time.Sleep(time.Duration(rand.IntN(20_000)) * time.Microsecond)
+		}
+		if runtime.GOOS == "linux" { // on other systems, it may have a name for a moment, or until it is closed
+			requireEmpty(t, dir)
+		}
+		require.NoError(t, child.Kill())
+		state, err := child.Wait()
+		require.NoError(t, err)
+		require.False(t, state.Success())
+		require.NoError(t, r.Close())
+		if runtime.GOOS == "linux" || i == 0 {
+			requireEmpty(t, dir)
+		}
+	}
+}
+
 // TestInsideCalls uses a File in the middle of its own ReadFrom and WriteTo, which
 // hold no locks then.
 func TestInsideCalls(t *testing.T) {
@@ -749,6 +808,7 @@ func TestBesideClose(t *testing.T) {
 		requireEmpty(t, dir)
 	}
 	if runtime.GOARCH != "wasm" { // which has one thread
+		t.Logf("%d calls ended early", early.Load())
 		assert.NotZero(t, early.Load(), "Close always came last")
 	}
 }
@@ -823,6 +883,39 @@ func TestWriteToFile(t *testing.T) {
 		require.NoError(t, err)
 		require.EqualValues(t, len(noise())-5, n)
 		requireContents(t, f, append(bytes.Clone(noise()[5:]), noise()[len(noise())-5:]...))
+	})
+}
+
+// TestWriteToConn: to a TCP connection, which has the kernel copy a file.
+func TestWriteToConn(t *testing.T) {
+	if runtime.GOARCH == "wasm" {
+		t.Skip("no connections here")
+	}
+	atBothPlaces(t, noise(), func(t *testing.T, f *File) {
+		l, err := net.Listen("tcp", "localhost:0")
+		require.NoError(t, err)
+		defer l.Close()
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		wg.Go(func() {
+			c, err := net.Dial("tcp", l.Addr().String())
+			if !assert.NoError(t, err) {
+				return
+			}
+			_, err = f.Seek(5, io.SeekStart)
+			assert.NoError(t, err)
+			n, err := io.Copy(c, f)
+			assert.NoError(t, err)
+			assert.EqualValues(t, len(noise())-5, n)
+			assert.Zero(t, f.Len())
+			assert.NoError(t, c.Close())
+		})
+		c, err := l.Accept()
+		require.NoError(t, err)
+		p, err := io.ReadAll(c)
+		require.NoError(t, err)
+		require.NoError(t, c.Close())
+		require.NoError(t, diffBytes(p, noise()[5:]))
 	})
 }
 
