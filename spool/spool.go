@@ -89,7 +89,8 @@ type File struct {
 	disk *os.File        // contents after the rollover; nil before it and after Close
 
 	dir string // for disk; if empty, os.TempDir()
-	off int64  // offset of the next Read or Write, not negative; mem and disk have others
+	off int64  // offset of the next Read or Write, not negative; mem has another
+	pos int64  // offset of disk, which Write and WriteTo use; -1 if unknown
 }
 
 // chunkSize is the number of bytes that ReadFrom copies at a time.
@@ -182,7 +183,7 @@ func (f *File) rollover() error {
 		return err
 	}
 	_ = f.b.Close() // it is empty, even if its memory could not be released
-	f.b, f.mem, f.disk = nil, nil, disk
+	f.b, f.mem, f.disk, f.pos = nil, nil, disk, -1
 	return nil
 }
 
@@ -306,8 +307,15 @@ func (f *File) write(p []byte) (n int, err error) {
 	case f.disk == nil:
 		return 0, pathError("write", os.ErrClosed)
 	case len(p) > 0: // at any offset
-		if _, err = f.disk.Seek(f.off, io.SeekStart); err == nil {
+		if f.pos != f.off {
+			_, err = f.disk.Seek(f.off, io.SeekStart)
+		}
+		if err == nil {
 			n, err = f.disk.Write(p)
+			f.pos = f.off + int64(n)
+		}
+		if err != nil {
+			f.pos = -1
 		}
 	}
 	f.off += int64(n)
@@ -465,6 +473,7 @@ func (f *File) WriteTo(w io.Writer) (n int64, err error) {
 		_, _ = mem.Seek(start, io.SeekStart)
 		n, err = mem.WriteTo(w)
 	case ok: // which may have the kernel copy
+		f.pos = -1
 		if _, err = disk.Seek(start, io.SeekStart); err == nil {
 			n, err = io.Copy(w, io.LimitReader(disk, size-start))
 		}

@@ -323,10 +323,13 @@ func TestErrors(t *testing.T) {
 			"readat spool.File: negative offset: invalid argument":  readAt(1, -1).run(f).err,
 			"writeat spool.File: negative offset: invalid argument": writeAt(nil, -1).run(f).err,
 			"seek spool.File: invalid argument":                     seek(-4, io.SeekEnd).run(f).err,
-			"truncate spool.File: invalid argument":                 truncate(-1).run(f).err,
+			"truncate spool.File: invalid argument":                 f.Truncate(-1),
 		} {
 			require.EqualError(t, err, text)
 			require.ErrorIs(t, err, os.ErrInvalid)
+		}
+		if runtime.GOOS == "js" {
+			return // Node.js has no offsets beyond 1<<53, and fs.read of it never returns
 		}
 		// Offsets that no file can have.
 		for _, far := range []int64{math.MaxInt64, math.MaxInt64 - 1, math.MaxInt64 / 2, 1 << 50} {
@@ -343,6 +346,9 @@ func TestErrors(t *testing.T) {
 
 // TestFar: writes that no system can do are errors, also of Truncate.
 func TestFar(t *testing.T) {
+	if runtime.GOOS == "js" {
+		t.Skip("an os.File writes elsewhere there: the offset becomes a float64")
+	}
 	for _, o := range []op{write([]byte("xy")), writeString("xy"), writeAt([]byte("xy"), math.MaxInt64-1), truncate(math.MaxInt64), readAll("xy")} {
 		if o.name == truncate(math.MaxInt64).name && runtime.GOOS != "windows" && canBe(t, math.MaxInt64) {
 			continue
