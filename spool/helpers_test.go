@@ -403,6 +403,13 @@ func writeTo(max int, end error) op {
 	}}
 }
 
+// writeToBuffer writes to a Writer that reads.
+var writeToBuffer = op{name: "WriteTo(bytes.Buffer)", run: func(f file) result {
+	var b bytes.Buffer
+	n, err := f.WriteTo(&b)
+	return result{n: n, p: b.Bytes(), err: err}
+}}
+
 // writeLie writes to a Writer that returns an invalid count. The text of the
 // error is not compared.
 func writeLie(lie int) op {

@@ -314,9 +314,6 @@ func (f *File) write(p []byte) (n int, err error) {
 			n, err = f.disk.Write(p)
 			f.pos = f.off + int64(n)
 		}
-		if err != nil {
-			f.pos = -1
-		}
 	}
 	f.off += int64(n)
 	return n, err

@@ -61,6 +61,7 @@ var table = []struct {
 	}},
 	{"WriteTo", "abcdef", []op{writeTo(100, nil), writeTo(100, nil), seek(2, io.SeekStart), writeTo(2, errTest), writeTo(1, nil), writeTo(0, errTest),
 		writeTo(1, nil), seek(0, io.SeekStart), writeLie(7), writeLie(-1), seek(7, io.SeekStart), writeTo(1, nil)}},
+	{"WriteTo between Writes", "abcdef", []op{write([]byte("AB")), writeToBuffer, seek(2, io.SeekStart), write([]byte("CD")), writeToBuffer, write([]byte("gh")), seek(4, io.SeekStart), writeString("EF")}},
 	{"WriteTo of much", string(noise()[:3<<20]), []op{writeTo(100_000, errTest), writeTo(math.MaxInt, nil)}},
 	{"Close", "abc", []op{read(1), closing, closing, read(0), read(1), readAt(0, 0), readAt(1, 0), readAt(1, -1), write(nil), write([]byte("x")), writeString("x"),
 		writeAt(nil, 0), writeAt([]byte("x"), 0), writeAt([]byte("x"), -1), seek(0, io.SeekStart), seek(0, 99), truncate(0), truncate(-1), writeTo(9, nil), readAll("x")}},
@@ -98,6 +99,7 @@ func TestExhaustive(t *testing.T) {
 		read(2),
 		seek(-1, io.SeekCurrent),
 		writeTo(2, nil),
+		writeToBuffer,
 		closing,
 	}
 	p := newPair(t, "", noMax)
@@ -195,6 +197,9 @@ func (s *script) step(p *pair) error {
 		o = readAll(string(s.data(off)))
 	case 18:
 		o = writeTo(s.size(), []error{nil, errTest}[s.byte()%2])
+		if s.byte()%2 == 0 {
+			o = writeToBuffer
+		}
 	case 19:
 		misuse := []op{seek(-1, io.SeekStart), seek(math.MinInt64, io.SeekEnd), seek(0, 77), readAt(1, -1), writeAt([]byte("x"), -1),
 			truncate(-1), write(nil), read(0), writeTo(math.MaxInt, nil), closing}
@@ -600,9 +605,9 @@ func TestInsideCalls(t *testing.T) {
 			_, err = f.Seek(0, io.SeekStart)
 			require.NoError(t, err)
 			_, err = f.WriteTo(writerFunc(func(p []byte) (int, error) {
-				_, err := f.Seek(0, io.SeekEnd)
+				_, err := f.Seek(0, io.SeekStart)
 				require.NoError(t, err)
-				_, err = f.WriteString("more")
+				_, err = f.Write(data[:4])
 				require.NoError(t, err)
 				return took.Write(p)
 			}))
