@@ -39,9 +39,9 @@ import (
 // contents may exceed the address space of a 32-bit machine.
 //
 // If the rollover fails, for example because the disk is full, the call returns
-// the error of the file system. The contents are still in memory, as they were
-// before the call, and the File remains usable. The next call that requires a
-// rollover tries again, and writes all of the contents again.
+// the error of the file system. The contents remain in memory, and the File
+// remains usable. The next call that requires a rollover tries again, and writes
+// all of the contents again.
 //
 // # The file on disk
 //
@@ -277,8 +277,8 @@ func (f *File) readAt(p []byte, off int64) (n int, err error) {
 // Write overwrites the contents with p at the offset, extends them if
 // necessary, advances the offset by the number of bytes written, and returns
 // that number. If it is less than len(p), Write also returns an error: if the
-// rollover fails, Write has written as much of p as the Buffer takes; after the
-// rollover, as much as the file on disk takes, as with an os.File.
+// rollover fails, Write has written as much of p as the Buffer takes, and after
+// the rollover, as much as the file on disk takes, as with an os.File.
 func (f *File) Write(p []byte) (n int, err error) {
 	if f == nil {
 		return 0, os.ErrInvalid
