@@ -75,10 +75,13 @@ func (b *Buffer) growMapping(n int) error {
 	if err := b.chargeMapping(n); err != nil {
 		return err
 	}
-	if n <= b.Available() || b.m.GrowCapacity(b.buf.Len+n) {
+	if n <= b.Available() {
 		return nil
 	}
-	if c := b.Cap(); c <= math.MaxInt-c-n && b.remap(n) == nil {
+	if c := b.Cap(); c > math.MaxInt-c-n {
+		return ErrTooLarge
+	}
+	if b.m.GrowCapacity(b.buf.Len+n) || b.remap(n) == nil {
 		return nil
 	}
 	// Whatever mremap(2) has refused, a new mapping may be possible.
