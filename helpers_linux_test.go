@@ -54,7 +54,7 @@ func noRace(t *testing.T) {
 // needMoves skips a test of what comes of it that views are moved.
 func needMoves(t *testing.T) {
 	t.Helper()
-	if vm.MovesRefused() {
+	if vm.MovesRefused() || mapping.CopiesViews {
 		t.Skip("views are copied")
 	}
 }

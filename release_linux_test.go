@@ -3,7 +3,6 @@
 package mmapbuf
 
 import (
-	"os"
 	"runtime"
 	"testing"
 
@@ -11,11 +10,6 @@ import (
 
 	"github.com/mmapbuf/mmapbuf/internal/vm"
 )
-
-// MMAPBUF_TEST_PUBLISH=copy has all views copied.
-func init() {
-	vm.RefuseMoves(os.Getenv("MMAPBUF_TEST_PUBLISH") == "copy")
-}
 
 // TestCopiedViewTouchesNoSpare copies a view with a spare capacity of a GiB, which
 // takes no memory until it is used.
