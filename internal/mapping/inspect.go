@@ -80,6 +80,13 @@ func SetIdleMax(n int) (restore func()) {
 	return func() { set(old) }
 }
 
+// SetLentMax replaces lentMax and returns what sets it back.
+func SetLentMax(n int64) (restore func()) {
+	old := lentMax
+	lentMax = n
+	return func() { lentMax = old }
+}
+
 // SetBudget replaces the maximum number of mappings and returns what sets it back.
 func SetBudget(n int64) (restore func()) {
 	old := vmaBudget
