@@ -69,7 +69,7 @@ func (o *owner) Grow(n int) {
 	if need <= o.m.Capacity() || o.m.GrowCapacity(need) {
 		return
 	}
-	front := vm.Floor(o.off)
+	front := o.consumed()
 	want, _ := vm.Round(max(2*o.m.Capacity(), need) - front)
 	least, _ := vm.Round(need - front)
 	cut, err := o.m.Grow(front, max(want, least), least)
@@ -114,13 +114,16 @@ func (o *owner) WriteAt(p []byte, off int) {
 // Read consumes n bytes.
 func (o *owner) Read(n int) { o.off += n }
 
-// Recycle and CutFront do with the consumed prefix what those of a Mapping do.
+// consumed returns how much of the memory has no contents any more, but never all.
+func (o *owner) consumed() int { return vm.Floor(max(min(o.off, o.end-1), 0)) }
+
+// Recycle and CutFront do with what is consumed what those of a Mapping do.
 func (o *owner) Recycle() {
-	if k := vm.Floor(o.off); k > 0 {
+	if k := o.consumed(); k > 0 {
 		o.moved(o.m.Recycle(k))
 	}
 }
-func (o *owner) CutFront() { o.moved(o.m.CutFront(vm.Floor(o.off))) }
+func (o *owner) CutFront() { o.moved(o.m.CutFront(o.consumed())) }
 
 // Shorten makes the contents n bytes long.
 func (o *owner) Shorten(n int) {
@@ -133,12 +136,12 @@ func (o *owner) Shorten(n int) {
 // Shrink cuts what has no contents off the mapping.
 func (o *owner) Shrink() {
 	back, _ := vm.Round(o.end)
-	o.moved(o.m.Shrink(vm.Floor(o.off), back))
+	o.moved(o.m.Shrink(o.consumed(), back))
 }
 
 // Bytes publishes the contents, of which o has none afterwards.
 func (o *owner) Bytes(spare int) []byte {
-	if err := o.m.Publish(o.gen, vm.Floor(o.off), o.end, spare); err != nil {
+	if err := o.m.Publish(o.gen, o.consumed(), o.end, spare); err != nil {
 		panic(err)
 	}
 	p, lo := o.m.Published(o.gen, o.off, o.end)

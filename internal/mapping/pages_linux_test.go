@@ -229,8 +229,8 @@ func walkFor() time.Duration {
 // FuzzMapping has the walk take what the bytes say.
 func FuzzMapping(f *testing.F) {
 	r := rand.New(rand.NewPCG(1, 2))
-	for n := range 30 {
-		p := make([]byte, 20*n)
+	for n := range 12 {
+		p := make([]byte, 50*n)
 		for i := range p {
 			p[i] = byte(r.Uint32())
 		}
