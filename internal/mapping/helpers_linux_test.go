@@ -99,10 +99,10 @@ func (o *owner) copyTo(n int) {
 
 // WriteAt writes p at an offset in the contents, and zeroes a gap before it.
 func (o *owner) WriteAt(p []byte, off int) {
-	if i, end := o.off+off, o.off+off+len(p); end > o.end {
-		o.Grow(end - o.end)
-		i, end = o.off+off, o.off+off+len(p)
-		o.window, o.end = o.m.Extend(o.end, max(i, o.end), end), end
+	if more := o.off + off + len(p) - o.end; more > 0 {
+		o.Grow(more)
+		end := o.end + more
+		o.window, o.end = o.m.Extend(o.end, max(o.off+off, o.end), end), end
 	}
 	if filled, ok := o.m.Overwrite(o.gen, o.off+off, len(p), o.end, func(mem []byte) { copy(mem, p) }); !ok {
 		panic("stale")
@@ -263,9 +263,25 @@ func waitFor(t testing.TB, cond func() bool) {
 // noIdle has no mappings and no idle memory, and no garbage that could become it.
 func noIdle(t testing.TB) {
 	t.Helper()
-	eventually(t, func() bool { return Counters.Mappings.Load() == 0 })
+	if Counters.Mappings.Load() > 0 {
+		eventually(t, func() bool { return Counters.Mappings.Load() == 0 })
+		waitFor(t, seen)
+	}
 	EmptyIdle()
 	require.Zero(t, IdleBytes())
+}
+
+// seen reports whether afterCollection, which empties idle memory, will not do so
+// because of a collection that was requested before.
+func seen() bool {
+	pacer.mu.Lock()
+	defer pacer.mu.Unlock()
+	forced := metric("/gc/cycles/forced:gc-cycles") - Counters.Collections.Load()
+	ran := pacer.asked >= forced
+	if !pacer.armed || pacer.next.Value() != nil { // it has run, or need not
+		pacer.asked = max(pacer.asked, forced)
+	}
+	return ran
 }
 
 // set replaces a variable for the length of a test.
