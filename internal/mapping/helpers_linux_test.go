@@ -4,6 +4,7 @@ package mapping
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -379,7 +380,8 @@ func address(mem []byte) uintptr { return uintptr(unsafe.Pointer(unsafe.SliceDat
 func (o *owner) all() []byte { return o.m.mem[:cap(o.m.mem)] }
 
 // pagesIn returns a byte for each page of mem, of which the lowest bit says whether it
-// is resident, or nil if some is not mapped.
+// is resident, or nil if some is not mapped. Pages of zeros that are only there
+// because they were read are none, where the system tells (proc_pid_pagemap(5)).
 func pagesIn(mem []byte) []byte {
 	vec := make([]byte, len(mem)/os.Getpagesize())
 	if len(vec) == 0 {
@@ -387,6 +389,21 @@ func pagesIn(mem []byte) []byte {
 	}
 	if _, _, errno := unix.Syscall(unix.SYS_MINCORE, address(mem), uintptr(len(mem)), uintptr(unsafe.Pointer(&vec[0]))); errno != 0 {
 		return nil
+	}
+	pagemap, err := os.Open("/proc/self/pagemap")
+	if err != nil {
+		return vec
+	}
+	defer pagemap.Close()
+	entries := make([]byte, 8*len(vec))
+	if _, err := pagemap.ReadAt(entries, 8*int64(address(mem))/int64(os.Getpagesize())); err != nil {
+		return vec
+	}
+	for i := range vec {
+		const exclusive = 1 << 56 // mapped by nobody else, as the page of zeros is
+		if vec[i]&1 != 0 && binary.NativeEndian.Uint64(entries[8*i:])&exclusive == 0 {
+			vec[i] = 0
+		}
 	}
 	return vec
 }

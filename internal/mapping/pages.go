@@ -187,8 +187,8 @@ func (p *pages) populateUnits(lo, hi int) {
 // populateAround makes the pages of mem[lo:hi], any range, resident with one
 // system call, which takes less time than a fault for each.
 func (p *pages) populateAround(lo, hi int) {
-	if lo, hi = vm.PageFloor(lo), vm.PageCeil(hi); lo < hi {
-		_ = vm.Populate(p.mem[lo:hi]) // not supported before Linux 5.14
+	if lo < hi {
+		_ = vm.Populate(p.mem[vm.PageFloor(lo):vm.PageCeil(hi)]) // not supported before Linux 5.14
 	}
 }
 
