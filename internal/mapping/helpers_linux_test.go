@@ -32,6 +32,16 @@ const (
 	giB = vm.GiB
 )
 
+// TestMain leaves ticks to the tests, but for those that run in a child.
+func TestMain(m *testing.M) {
+	if os.Getenv(child) == "" {
+		period = 1000 * time.Hour
+	}
+	os.Exit(m.Run())
+}
+
+const child = "MMAPBUF_TEST_CHILD"
+
 // An owner does with a Mapping what a Buffer does. The contents are mem[off:end] of
 // its generation gen. The methods panic on errors. A copy of an owner is as that of a
 // Buffer.
@@ -326,14 +336,13 @@ func noRace(t testing.TB) {
 // that process.
 func inChild(t *testing.T) bool {
 	t.Helper()
-	const key = "MMAPBUF_TEST_CHILD"
-	if os.Getenv(key) == t.Name() {
+	if os.Getenv(child) == t.Name() {
 		return true
 	}
 	exe, err := os.Executable()
 	require.NoError(t, err)
 	cmd := exec.Command(exe, "-test.run=^"+strings.ReplaceAll(t.Name(), "/", "$/^")+"$", "-test.v", "-test.timeout=1m")
-	cmd.Env = append(os.Environ(), key+"="+t.Name())
+	cmd.Env = append(os.Environ(), child+"="+t.Name())
 	out, err := cmd.CombinedOutput()
 	if errors.Is(err, unix.ENOEXEC) || bytes.Contains(out, []byte("--- SKIP")) {
 		t.Skipf("%v, %s", err, out)
@@ -371,6 +380,16 @@ func limitSpace(t *testing.T, room int) (restore func()) {
 func mapCount() int {
 	s, _ := os.ReadFile("/proc/self/maps")
 	return bytes.Count(s, []byte("\n"))
+}
+
+// block maps what is behind o from offset n on, if nothing is.
+func block(t *testing.T, o *owner, n int) {
+	t.Helper()
+	at, err := unix.MmapPtr(-1, 0, unsafe.Add(unsafe.Pointer(unsafe.SliceData(o.m.mem)), n), uintptr(vm.Unit()), unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_FIXED_NOREPLACE)
+	if err != unix.EEXIST {
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = unix.MunmapPtr(at, uintptr(vm.Unit())) })
+	}
 }
 
 // address returns that of mem, as a number.
@@ -418,6 +437,7 @@ func resident(mem []byte) (n int) {
 
 // A vma is one of the mappings that the system lists.
 type vma struct {
+	lo    uintptr
 	huge  int // bytes
 	flags string
 }
@@ -432,7 +452,7 @@ func vmas(t testing.TB, mem []byte) (vs []vma) {
 		var lo, hi uintptr
 		if n, _ := fmt.Sscanf(line, "%x-%x ", &lo, &hi); n == 2 {
 			if in = lo < from+uintptr(len(mem)) && from < hi; in {
-				vs = append(vs, vma{})
+				vs = append(vs, vma{lo: lo})
 			}
 		}
 		if !in {

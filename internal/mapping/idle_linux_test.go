@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -26,6 +27,19 @@ func keeps(t *testing.T, f func()) int {
 	noIdle(t)
 	f()
 	return int(IdleBytes())
+}
+
+func idleList() []idlePages {
+	idle.mu.Lock()
+	defer idle.mu.Unlock()
+	return slices.Clone(idle.list)
+}
+
+// reused returns how many mappings have unused idle memory.
+func reused() int {
+	idle.mu.Lock()
+	defer idle.mu.Unlock()
+	return len(idle.reused)
 }
 
 func setIdleMax(t *testing.T, n int) {
@@ -137,6 +151,8 @@ func TestProgramsCollectionFreesIdleMemory(t *testing.T) {
 	pacer.collecting.Unlock()
 	time.Sleep(20 * time.Millisecond) // for afterCollection
 	require.EqualValues(t, kept, IdleBytes())
+	runtime.GC()
+	waitFor(t, func() bool { return IdleBytes() == 0 })
 }
 
 // TestTicks: memory is idle for one full time between two ticks.
@@ -188,9 +204,7 @@ func TestUnusedRestGoes(t *testing.T) {
 	require.False(t, o.m.Sparse())
 	require.NoError(t, o.check())
 	require.True(t, isFilled(o.contents(), 1, 0))
-	idle.mu.Lock()
-	require.Empty(t, idle.reused)
-	idle.mu.Unlock()
+	require.Zero(t, reused())
 	o.Close()
 
 	// None of it was used.
@@ -203,6 +217,79 @@ func TestUnusedRestGoes(t *testing.T) {
 	require.EqualValues(t, 4*miB, IdleBytes())
 	require.NoError(t, FromIdle(miB, true).Release(1))
 	require.Zero(t, IdleBytes())
+}
+
+// TestUsedPartIsNotOld: when what was not used is freed, the rest begins anew.
+func TestUsedPartIsNotOld(t *testing.T) {
+	noIdle(t)
+	unit := vm.Unit()
+	use(32 * unit)
+	use(4 * unit)
+	tick()
+	use(4 * unit)
+	tick()
+	require.EqualValues(t, 32*unit, IdleBytes())
+	use(4 * unit)
+	require.EqualValues(t, 4*unit, IdleBytes())
+	use(unit)
+	require.EqualValues(t, 4*unit, IdleBytes())
+
+	// What is cut off is used up to the end of what was committed.
+	EmptyIdle()
+	use(32 * unit)
+	tick()
+	use(unit)
+	tick()
+	o := new(owner)
+	o.Grow(32 * unit)
+	fill(o, 1, 4*unit)
+	o.Shorten(2 * unit)
+	o.Shrink()
+	require.EqualValues(t, 2*unit, IdleBytes())
+	o.Close()
+}
+
+// TestTimerIsStarted by whatever gives tick something to do.
+func TestTimerIsStarted(t *testing.T) {
+	stopped := func() { // as at the end of tick
+		idle.mu.Lock()
+		idle.ticking = false
+		idle.mu.Unlock()
+	}
+	noIdle(t)
+	stopped()
+	use(4 * miB)
+	require.True(t, isTicking())
+	stopped()
+	m := FromIdle(4*miB, true)
+	require.True(t, isTicking())
+
+	// There is nothing to do for what is free.
+	require.Equal(t, 1, reused())
+	require.NoError(t, m.Release(1))
+	require.Zero(t, reused())
+	use(8 * miB)
+	o := filled(1, 6*miB)
+	require.Equal(t, 1, reused())
+	o.Bytes(0)
+	require.Zero(t, reused())
+	stopped() // that has started no timer
+}
+
+// TestEmptyIdleWaits: memory that another goroutine frees may be enough.
+func TestEmptyIdleWaits(t *testing.T) {
+	noIdle(t)
+	require.False(t, EmptyIdle())
+	use(miB)
+	require.True(t, EmptyIdle())
+	waitFor(t, func() bool {
+		idle.freeing.Lock()
+		done := make(chan bool)
+		go func() { done <- EmptyIdle() }()
+		time.Sleep(5 * time.Millisecond)
+		idle.freeing.Unlock()
+		return <-done
+	})
 }
 
 // TestExcessStaysWhileItIsLocked: tick neither waits for an owner nor forgets it.
@@ -249,7 +336,7 @@ func TestIdleMemoryIsBounded(t *testing.T) {
 			o.Close()
 		}
 		require.Equal(t, 16*miB, int(IdleBytes()))
-		at := address(idle.list[0].mem)
+		at := address(idleList()[0].mem)
 		os[0].Grow(8 * miB)
 		require.NotEqual(t, at, address(os[0].m.mem), "the most recent first")
 		os[0].Write(noise())
@@ -270,7 +357,7 @@ func TestIdleMemoryIsBounded(t *testing.T) {
 	o.Close()
 	require.Less(t, procBytes("self/status", "VmSize"), size-63*giB)
 	require.EqualValues(t, 4*miB, IdleBytes())
-	require.Len(t, idle.list[0].mem, 16*miB, "for growing")
+	require.Len(t, idleList()[0].mem, 16*miB, "for growing")
 
 	setIdleMax(t, 0)
 	require.Zero(t, keeps(t, func() { use(8 * miB) }))
@@ -289,7 +376,7 @@ func TestIdleMappingsAreFew(t *testing.T) {
 	for i := range os {
 		os[i].Close()
 	}
-	require.Len(t, idle.list, idleCount)
+	require.Equal(t, idleCount, len(idleList()))
 }
 
 // TestOnlyTheLastAreLookedThrough asks for more than the last idle mappings have.
@@ -333,6 +420,12 @@ func TestNotKept(t *testing.T) {
 		o.Close()
 	}), "locked (mlock(2)): the kernel could not take it")
 	require.Zero(t, vmCount())
+
+	o := queue(t, 10, 5)
+	o.Shorten(vm.Unit())
+	o.Shrink()
+	require.Zero(t, IdleBytes(), "several VMAs, at once")
+	o.Close()
 }
 
 // vmCount returns how many mappings of the package there are.
@@ -352,7 +445,9 @@ func TestNoIdleMemoryNearTheLimit(t *testing.T) {
 	require.Positive(t, keeps(t, use32))
 
 	// All of it goes when the limit is near.
-	other := filled(1, 8*miB)
+	other := owner{noHuge: true}
+	fill(&other, 1, 8*miB)
+	require.Positive(t, IdleBytes())
 	debug.SetMemoryLimit(readHeap().total + 48*miB)
 	other.Close()
 	require.Zero(t, IdleBytes())
@@ -403,7 +498,7 @@ func TestRecycledMemoryIsForTheKernelToTake(t *testing.T) {
 	o.Close()
 	require.GreaterOrEqual(t, IdleBytes(), int64(48*miB))
 	assert.GreaterOrEqual(t, procBytes("self/smaps_rollup", "LazyFree")-was, 44*miB)
-	for _, e := range idle.list {
+	for _, e := range idleList() {
 		require.LessOrEqual(t, len(vmas(t, e.mem)), 1)
 	}
 }

@@ -7,7 +7,6 @@ import (
 	"runtime"
 	"strings"
 	"testing"
-	"unsafe"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -134,6 +133,7 @@ func TestPanicInACall(t *testing.T) {
 func TestStaleGeneration(t *testing.T) {
 	o := filled(1, 3*miB)
 	defer o.Close()
+	o.Grow(16 * miB)
 	never := func([]byte) { t.Error("called") }
 	committed := o.m.Committed()
 	_, ok := o.m.Append(o.gen+1, o.end, miB+1, func([]byte) int { never(nil); return 0 })
@@ -199,15 +199,6 @@ func TestGrow(t *testing.T) {
 		require.True(t, isFilled(o.contents(), 1, unit))
 		o.Close()
 	})
-	// block maps what is behind o from offset n on.
-	block := func(t *testing.T, o *owner, n int) {
-		t.Helper()
-		at, err := unix.MmapPtr(-1, 0, unsafe.Add(unsafe.Pointer(unsafe.SliceData(o.m.mem)), n), uintptr(unit), unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_FIXED_NOREPLACE)
-		if err != unix.EEXIST {
-			require.NoError(t, err)
-			t.Cleanup(func() { _ = unix.MunmapPtr(at, uintptr(unit)) })
-		}
-	}
 	t.Run("elsewhere", func(t *testing.T) {
 		if vm.MovesRefused() {
 			t.Skip("moves are refused")
@@ -218,6 +209,9 @@ func TestGrow(t *testing.T) {
 		require.Equal(t, []int64{0, 1}, []int64{inPlace, moves})
 		require.Len(t, o.m.mem, 20*unit)
 		require.Zero(t, address(o.m.mem)%uintptr(unit), "not aligned")
+		block(t, o, cap(o.m.mem))
+		grow(o, 0, giB, giB)
+		require.Zero(t, address(o.m.mem)%giB, "not aligned to 1 GiB")
 		require.True(t, isFilled(o.contents(), 1, 0))
 		o.Close()
 	})
@@ -229,12 +223,7 @@ func TestGrow(t *testing.T) {
 		o.Close()
 	})
 	t.Run("a queue", func(t *testing.T) { // whose mapping is several VMAs, which do not move
-		o := filled(1, 20*unit)
-		o.Read(18 * unit)
-		o.Recycle()
-		if len(o.m.seams) == 0 {
-			t.Skip("moves are refused")
-		}
+		o := queue(t, 20, 18)
 		size := cap(o.m.mem)
 		block(t, o, size+10*unit)
 		inPlace, moves := grow(o, 0, size+12*unit, size+3*unit)

@@ -137,6 +137,13 @@ func (w *walk) publish() error {
 	return nil
 }
 
+func (w *walk) cleared() int {
+	if w.o.m == nil {
+		return 0
+	}
+	return w.o.m.cleared
+}
+
 func (w *walk) check() error {
 	if w.o.m == nil {
 		return nil
@@ -149,6 +156,9 @@ func (w *walk) check() error {
 	}
 	if p := w.o.m.pages; hasForeign(p.mem[:p.cleared]) {
 		return fmt.Errorf("I1: bytes of an earlier owner in mem[:%d]", p.cleared)
+	}
+	if p := w.o.m.pages; p.sparse.Load() != p.hasHoles() {
+		return fmt.Errorf("sparse: %t, %v", p.sparse.Load(), p.touched)
 	}
 	if p := w.o.contents(); !bytes.Equal(p, w.want) {
 		return fmt.Errorf("other contents, %d bytes of %d", len(p), len(w.want))
@@ -184,9 +194,13 @@ func (w *walk) run(n int, more func() bool) error {
 		if !more() {
 			break
 		}
+		m, gen, cleared := w.o.m, w.o.gen, w.cleared()
 		err := w.step()
 		if err == nil {
 			err = w.check()
+		}
+		if err == nil && m == w.o.m && gen == w.o.gen && w.cleared() < cleared {
+			err = fmt.Errorf("%d bytes are cleared, of %d that a copy may have written", w.cleared(), cleared)
 		}
 		if err != nil {
 			return fmt.Errorf("%w, after %v", err, w.trace)
@@ -265,17 +279,40 @@ func TestHoles(t *testing.T) {
 	require.NoError(t, o.check())
 }
 
-// TestShorterThanAUnit leaves a gap that has no whole unit.
-func TestShorterThanAUnit(t *testing.T) {
-	noIdle(t)
-	leaveForeign(4*miB, 0, false)
+// TestShortGap leaves a gap that has no whole unit. It is zero; where nobody has
+// written before, it takes no memory.
+func TestShortGap(t *testing.T) {
 	unit := vm.Unit()
-	o := filled(1, unit/2)
+	for _, warm := range []bool{false, true} {
+		noIdle(t)
+		if warm {
+			leaveForeign(4*unit, 0, true)
+		}
+		o := owner{noHuge: true}
+		fill(&o, 1, 1000)
+		o.WriteAt([]byte("x"), 2*unit-1)
+		require.False(t, o.m.Sparse())
+		if !warm {
+			require.LessOrEqual(t, resident(o.all()), 128*kiB+2*clearStep)
+		}
+		p := o.contents()
+		require.Equal(t, 2*unit-1001, bytes.Count(p, []byte{0}))
+		require.True(t, isFilled(p[:1000], 1, 0))
+		o.Close()
+	}
+}
+
+// TestFreeExcessOfAHole uncommits from within a hole, which is no multiple of pages.
+func TestFreeExcessOfAHole(t *testing.T) {
+	o := new(owner)
 	defer o.Close()
-	o.WriteAt([]byte("x"), 2*unit-1)
-	require.False(t, o.m.Sparse())
-	p := o.contents()
-	require.Equal(t, 3*unit/2-1, bytes.Count(p[unit/2:], []byte{0}))
+	o.Grow(16 * miB)
+	o.WriteAt([]byte("x"), 12*miB)
+	o.Shorten(5*miB + 100)
+	o.m.freeExcess()
+	require.Equal(t, 5*miB+64*kiB, o.m.dirty)
+	require.Zero(t, o.m.held.Load())
+	require.NoError(t, o.check())
 }
 
 // TestGapFromWithinAHole makes the contents end in a hole, and then leaves a gap:
@@ -421,35 +458,107 @@ func TestHugePagesAndHoles(t *testing.T) {
 // TestRecycle moves the pages of what is consumed behind the others again and again:
 // no more memory is taken, until there are too many seams.
 func TestRecycle(t *testing.T) {
+	unit := vm.Unit()
+	for _, more := range []int{0, 20 * unit} { // capacity behind what was written
+		noIdle(t)
+		o := new(owner)
+		o.Grow(4*unit + more)
+		fill(o, 1, 4*unit)
+		held := o.m.held.Load()
+		most, cut := 0, false
+		for k := range 60 {
+			size := len(o.m.mem)
+			o.Read(unit)
+			o.Recycle()
+			require.Zero(t, o.off)
+			require.GreaterOrEqual(t, len(o.m.mem), size-unit)
+			for i, v := range vmas(t, o.all()) {
+				if i > 0 {
+					require.Contains(t, o.m.seams, int(v.lo-address(o.m.mem)))
+				}
+			}
+			most = max(most, len(o.m.seams))
+			if cut = cut || o.m.held.Load() < held; !cut {
+				require.Equal(t, held, o.m.held.Load())
+			}
+			fill(o, k+2, unit)
+			require.NoError(t, o.check())
+		}
+		if !vm.MovesRefused() {
+			require.Positive(t, most, "nothing was moved")
+		}
+		require.LessOrEqual(t, most, maxSeams+1)
+		p := o.contents()
+		for k := range 4 {
+			require.True(t, isFilled(p[k*unit:(k+1)*unit], 58+k, 0), k)
+		}
+		o.Close()
+		require.Zero(t, heldBytes())
+	}
+}
+
+// queue returns an owner whose consumed prefix, of k units, was recycled when there
+// were n. The mapping is several VMAs.
+func queue(t *testing.T, n, k int) *owner {
+	t.Helper()
+	noIdle(t)
+	if vm.MovesRefused() {
+		t.Skip("moves are refused")
+	}
+	o := filled(1, n*vm.Unit())
+	o.Read(k * vm.Unit())
+	o.Recycle()
+	require.NotEmpty(t, o.m.seams)
+	return o
+}
+
+// TestRecycleOneVMA: before Linux 6.17, more than one is not moved by one call.
+func TestRecycleOneVMA(t *testing.T) {
+	unit := vm.Unit()
+	o := queue(t, 10, 4)
+	defer o.Close()
+	first := o.m.seams[0]
+	require.LessOrEqual(t, first, 6*unit)
+	fill(o, 2, 4*unit)
+	o.Read(9 * unit)
+	o.Recycle()
+	require.Equal(t, 9*unit-first, o.off)
+	require.True(t, isFilled(o.contents(), 2, 3*unit))
+}
+
+// TestRoomBehindAQueue: a mapping of several VMAs is not moved to grow. So it has free
+// addresses behind it from the start.
+func TestRoomBehindAQueue(t *testing.T) {
+	if vm.MovesRefused() {
+		t.Skip("moves are refused")
+	}
 	noIdle(t)
 	unit := vm.Unit()
-	o := filled(1, 4*unit)
-	held := o.m.held.Load()
-	most, cut := 0, false
-	for k := range 100 {
-		o.Read(unit)
-		o.Recycle()
-		require.Zero(t, o.off)
-		if cut = cut || o.m.held.Load() < held; !cut {
-			require.LessOrEqual(t, len(vmas(t, o.all())), len(o.m.seams)+1)
-		}
-		most = max(most, len(o.m.seams))
-		fill(o, k+2, unit)
-		require.NoError(t, o.check())
-	}
-	require.Positive(t, most, "nothing was moved")
-	require.LessOrEqual(t, most, maxSeams+1)
-	require.LessOrEqual(t, o.m.held.Load(), held+int64(unit))
-	p := o.contents()
-	for k := range 4 {
-		require.True(t, isFilled(p[k*unit:(k+1)*unit], 98+k, 0), k)
-	}
-
-	// It shrinks, and idle memory is each of its VMAs.
-	o.Shrink()
-	require.NoError(t, o.check())
+	o := new(owner)
+	o.Grow(16 * unit)
+	fill(o, 1, 8*unit)
+	block(t, o, cap(o.m.mem))
+	o.Read(4 * unit)
+	o.Recycle()
+	size := len(o.m.mem) + giB
+	_, err := o.m.Grow(0, size, size)
+	require.NoError(t, err)
+	o.moved(0)
+	require.True(t, isFilled(o.contents(), 1, 4*unit))
 	o.Close()
-	require.Zero(t, heldBytes())
+}
+
+// TestNoMoreHoles cuts off all holes.
+func TestNoMoreHoles(t *testing.T) {
+	o := new(owner)
+	o.Grow(9 * miB)
+	o.WriteAt([]byte("end"), 8*miB)
+	require.True(t, o.m.Sparse())
+	o.Read(8 * miB)
+	o.CutFront()
+	require.False(t, o.m.Sparse())
+	require.Equal(t, "end", string(o.contents()))
+	o.Close()
 }
 
 // TestRecycledMemoryIsNotTakenForClean: a queue on idle memory had committed all that

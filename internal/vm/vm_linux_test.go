@@ -203,12 +203,30 @@ func TestMoveToHeap(t *testing.T) {
 		require.Len(t, p, len(mem))
 		require.True(t, isFull(p, 'x'))
 		requireGone(t, mem)
+		for _, f := range flags(t, p) {
+			require.Equal(t, hugePagesAlways(), strings.Contains(f, " hg "), "advice for huge pages")
+		}
 		runtime.GC()
 		ClearHeap(p[3 : len(p)-5])
 		require.True(t, isFull(p[3:len(p)-5], 0))
 		require.Equal(t, "xxx", string(p[:3]))
 		require.Equal(t, "xxxxx", string(p[len(p)-5:]))
 		require.Positive(t, HeapSplits())
+	}
+}
+
+// TestSplits moves to parts of the same memory.
+func TestSplits(t *testing.T) {
+	var s vmaSplits
+	mem := mustMap(t, 8, false)
+	for _, tt := range []struct {
+		lo, hi int // units
+		n      int64
+	}{
+		{1, 2, 2}, {3, 4, 4}, {2, 3, 4}, {1, 4, 2}, {0, 2, 3}, {0, 8, 2},
+	} {
+		s.add(mem[tt.lo*Unit() : tt.hi*Unit()])
+		require.Equal(t, tt.n, s.n.Load(), "%v", tt)
 	}
 }
 
