@@ -152,13 +152,22 @@ func (o *owner) Shrink() {
 
 // Bytes publishes the contents, of which o has none afterwards.
 func (o *owner) Bytes(spare int) []byte {
-	if err := o.m.Publish(o.gen, o.consumed(), o.end, spare); err != nil {
+	p, err := o.publish(spare)
+	if err != nil {
 		panic(err)
+	}
+	return p
+}
+
+func (o *owner) publish(spare int) ([]byte, error) {
+	if err := o.m.Publish(o.gen, o.consumed(), o.end, spare); err != nil {
+		o.moved(0)
+		return nil, err
 	}
 	p, lo := o.m.Published(o.gen, o.off, o.end)
 	p = p[o.off-lo : o.end-lo]
 	*o = owner{noHuge: o.noHuge}
-	return p
+	return p, nil
 }
 
 // contents returns a copy of them.
@@ -172,9 +181,7 @@ func (o *owner) contents() (p []byte) {
 // Close frees the memory.
 func (o *owner) Close() {
 	if o.m != nil {
-		if err := o.m.Release(o.gen); err != nil {
-			panic(err)
-		}
+		_ = o.m.Release(o.gen)
 	}
 	*o = owner{noHuge: o.noHuge}
 }

@@ -242,12 +242,12 @@ func TestRefusedGrowth(t *testing.T) {
 	unit := vm.Unit()
 	o := filled(1, 3*miB)
 	maps := mapCount()
-	for range 10 {
+	for range 20 {
 		cut, err := o.m.Grow(0, vm.MaxSize+unit, vm.MaxSize+unit)
 		require.ErrorIs(t, err, unix.ENOMEM)
 		o.moved(cut)
 	}
-	require.LessOrEqual(t, mapCount(), maps+1)
+	require.LessOrEqual(t, mapCount(), maps+5) // the runtime has some, too
 	require.True(t, isFilled(o.contents(), 1, 0))
 	o.Close()
 }
@@ -261,12 +261,12 @@ func TestRefusedGrowthInASmallSpace(t *testing.T) {
 	o := filled(1, 30*miB)
 	defer limitSpace(t, 200*miB)()
 	maps := mapCount()
-	for range 10 {
+	for range 20 {
 		cut, err := o.m.Grow(0, 2*giB, giB)
 		require.ErrorIs(t, err, unix.ENOMEM)
 		o.moved(cut)
 	}
-	require.LessOrEqual(t, mapCount(), maps+1)
+	require.LessOrEqual(t, mapCount(), maps+5) // the runtime has some, too
 	require.True(t, isFilled(o.contents(), 1, 0))
 }
 

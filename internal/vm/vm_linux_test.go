@@ -112,10 +112,29 @@ func TestAdviseHuge(t *testing.T) {
 }
 
 func TestAlignedToGiB(t *testing.T) {
-	mem, err := Map(2*GiB, true)
-	require.NoError(t, err)
-	assert.Zero(t, uintptr(base(mem))%GiB)
-	require.NoError(t, Unmap(mem))
+	was := mapCount(t)
+	var mems [][]byte
+	for range 10 {
+		mem, err := Map(GiB, true)
+		require.NoError(t, err)
+		assert.Zero(t, uintptr(base(mem))%GiB)
+		mems = append(mems, mem)
+	}
+	require.LessOrEqual(t, mapCount(t), was+14, "what was cut off is still mapped")
+	for _, mem := range mems {
+		require.NoError(t, Unmap(mem))
+	}
+}
+
+// TestAbandon has memory that cannot be unmapped.
+func TestAbandon(t *testing.T) {
+	mem := mustMap(t, 1, false)
+	fillWith(mem, 'x')
+	if _, _, errno := unix.Syscall(unix.SYS_MSEAL, uintptr(base(mem)), uintptr(len(mem)), 0); errno != 0 {
+		t.Skip(errno) // before Linux 6.10
+	}
+	require.Error(t, Abandon(mem))
+	require.Zero(t, resident(t, mem))
 }
 
 func TestResize(t *testing.T) {
