@@ -556,7 +556,7 @@ func (p *pages) freeExcess() bool {
 	defer p.mu.Unlock()
 	const step = 64 * vm.KiB // a multiple of any page
 	if end := (p.committed + step - 1) &^ (step - 1); p.mem != nil && end < p.dirty {
-		if vm.Discard(p.mem[end:vm.PageCeil(p.dirty)]) == nil { // fails for locked memory (mlock(2))
+		if vm.Discard(p.mem[end:vm.Ceil(p.dirty)]) == nil { // fails for locked memory (mlock(2))
 			p.cutDirty(end)
 		}
 	}

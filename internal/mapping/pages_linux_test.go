@@ -668,3 +668,17 @@ func TestNothingAppendedToAHole(t *testing.T) {
 	require.Zero(t, resident(o.all()))
 	require.Zero(t, o.m.held.Load())
 }
+
+// TestFreeExcessOfAHugePage: what an owner writes may make all of a unit resident, of
+// which only a part is dirty. All of it is freed.
+func TestFreeExcessOfAHugePage(t *testing.T) {
+	noIdle(t)
+	use(100)
+	m := FromIdle(vm.Unit(), true)
+	require.NotNil(t, m)
+	require.EqualValues(t, vm.Unit(), m.held.Load())
+	m.freeExcess()
+	require.Zero(t, m.held.Load())
+	require.Zero(t, resident(m.mem))
+	require.NoError(t, m.Release(1))
+}
