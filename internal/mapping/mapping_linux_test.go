@@ -236,6 +236,35 @@ func TestGrow(t *testing.T) {
 	})
 }
 
+// TestMovedBackIsNew cuts the front of a mapping, and then moves it back to where it had
+// begun: the start and the length are those from before, the contents are not.
+func TestMovedBackIsNew(t *testing.T) {
+	noIdle(t)
+	unit := vm.Unit()
+	o := filled(1, 4*unit)
+	defer o.Close()
+	o.Read(2 * unit)
+	gen, was := o.gen, o.m.mem
+	err := o.m.remap(func() error {
+		if err := o.m.cutFront(2 * unit); err != nil {
+			return err
+		}
+		if err := vm.MoveOnto(was[:2*unit], o.m.mem); err != nil {
+			return err
+		}
+		o.m.setMem(was[: 2*unit : 2*unit])
+		return o.m.resize(4*unit, false)
+	})
+	if err != nil {
+		t.Skip(err) // something else is mapped there by now
+	}
+	require.Equal(t, address(was), address(o.m.mem))
+	require.Len(t, o.m.mem, len(was))
+	o.moved(2 * unit)
+	require.Equal(t, gen+1, o.gen)
+	require.True(t, isFilled(o.contents(), 1, 2*unit))
+}
+
 // TestRefusedGrowth: what could not be had leaves no mapping behind.
 func TestRefusedGrowth(t *testing.T) {
 	noIdle(t)

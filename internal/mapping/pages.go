@@ -44,6 +44,7 @@ type pages struct {
 	// mem[:cap(mem)]; mem is nil once it was given back.
 	mem   []byte
 	seams []int // offsets in mem at which one VMA ends and the next begins
+	moves int   // how often mem was moved, cut or enlarged
 	huge  bool  // huge pages were requested; while there are holes, they are disabled
 
 	// mu is held for reading by methods that read and write bytes of mem, and
@@ -105,6 +106,7 @@ func newPages(mem []byte, dirty int, huge bool) *pages {
 func (p *pages) setMem(mem []byte) {
 	was := p.mem
 	p.mem = mem
+	p.moves++
 	raise(&Counters.PeakMappedBytes, Counters.MappedBytes.Add(int64(cap(mem)-cap(was))))
 	switch {
 	case was == nil && mem != nil:
