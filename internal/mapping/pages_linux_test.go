@@ -543,7 +543,7 @@ func TestRoomBehindAQueue(t *testing.T) {
 	block(t, o, cap(o.m.mem))
 	o.Read(4 * unit)
 	o.Recycle()
-	size := len(o.m.mem) + giB
+	size := len(o.m.mem) + 50*unit
 	_, err := o.m.Grow(0, size, size)
 	require.NoError(t, err)
 	o.moved(0)
