@@ -283,8 +283,8 @@ func noIdle(t testing.TB) {
 	t.Helper()
 	if Counters.Mappings.Load() > 0 {
 		eventually(t, func() bool { return Counters.Mappings.Load() == 0 })
-		waitFor(t, seen)
 	}
+	waitFor(t, seen)
 	EmptyIdle()
 	require.Zero(t, IdleBytes())
 }
