@@ -21,11 +21,11 @@ import (
 // Idle memory holds bytes of earlier Buffers. They are overwritten, or cleared
 // when they are committed.
 
-const (
-	// period is the time between two ticks. Memory is idle for one or two of
-	// them.
-	period = 750 * time.Millisecond
+// period is the time between two ticks. Memory is idle for one or two of them. Only
+// tests replace it.
+var period = 750 * time.Millisecond
 
+const (
 	// IdleMin is the least capacity, in bytes, for which idle memory is
 	// used. For less, a slice is faster.
 	IdleMin = 32 * vm.KiB

@@ -135,3 +135,20 @@ func (m *Mapping) MoveTo(to []byte) error {
 		return err
 	})
 }
+
+// HoldCollections makes n bytes garbage that no collection finds, and has collections
+// wait until release is called.
+func HoldCollections(n int) (release func()) {
+	pacer.collecting.Lock()
+	add := func(n int, garbage bool) {
+		addHeld(n)
+		pacer.mu.Lock()
+		pacer.garbage = garbage
+		pacer.mu.Unlock()
+	}
+	add(n, true)
+	return func() {
+		add(-n, false)
+		pacer.collecting.Unlock()
+	}
+}
