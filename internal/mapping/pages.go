@@ -496,7 +496,7 @@ func (p *pages) moveBehind(k, end int) error {
 		// From now on, the mapping advances to higher addresses with
 		// each call, and cannot be moved. So move it below a large gap,
 		// which the kernel fills from its upper end.
-		if p.moveAligned(cap(p.mem), 1<<40) != nil {
+		if p.moveAligned(cap(p.mem), min(vm.MaxSize, 1<<40)) != nil {
 			_ = p.moveAligned(cap(p.mem), 16*need)
 		}
 	}
