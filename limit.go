@@ -31,6 +31,7 @@ type Limit struct {
 	max        int64
 	used       atomic.Int64
 	collecting sync.Mutex
+	begun      atomic.Int64 // collections
 
 	mu     sync.Mutex
 	shares map[*account]weak.Pointer[share]
@@ -118,8 +119,13 @@ func (a *account) lower(n int64) {
 // collect runs the collector and ends the accounts of Buffers that it has found
 // unreachable. The caller must not hold locks.
 func (l *Limit) collect() {
+	before := l.begun.Load()
 	l.collecting.Lock()
 	defer l.collecting.Unlock()
+	if l.begun.Load() > before {
+		return // another goroutine, which has waited too, has found all that this one would find
+	}
+	l.begun.Add(1)
 	mapping.Collect()
 	var dead []*account
 	l.mu.Lock()
