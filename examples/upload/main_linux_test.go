@@ -53,7 +53,7 @@ func serveBytesBuffer() {
 	if _, err := memlimit.Set(); err != nil {
 		log.Fatal(err)
 	}
-	listener, err := net.Listen("tcp", "localhost:0")
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -236,7 +236,7 @@ func TestInGroup(t *testing.T) {
 	n, size, memory := inGroup(t)
 	dir := diskDir(t, int64(n+4)*size)
 	g := newGroup(t, memory)
-	cmd, url := g.start(t, "", "-listen", "localhost:0", "-dir", dir)
+	cmd, url := g.start(t, "", "-listen", "127.0.0.1:0", "-dir", dir)
 
 	start, peak := time.Now(), g.peak()
 	var broken sync.WaitGroup
