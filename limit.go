@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 	"weak"
 
 	"github.com/mmapbuf/mmapbuf/internal/mapping"
@@ -21,7 +22,8 @@ import (
 // program refers to it. Idle memory, which the kernel may reclaim, does not count.
 //
 // If a Buffer needs more than the Limit leaves, it collects garbage once, in case that
-// other Buffers of the Limit have become unreachable. Then the same happens as with
+// other Buffers of the Limit have become unreachable, but not if that has been in vain
+// shortly before: it takes at most a twentieth of the time. Then the same happens as with
 // MaxLen: methods that write store as much as fits, and return an error that wraps
 // [ErrTooLarge] and tells the Limit; Grow panics with ErrTooLarge.
 //
@@ -31,6 +33,8 @@ type Limit struct {
 	max        int64
 	used       atomic.Int64
 	collecting sync.Mutex
+	begun      atomic.Int64 // collections
+	again      time.Time    // not before, because the last has found nothing; under collecting
 
 	mu     sync.Mutex
 	shares map[*account]weak.Pointer[share]
@@ -118,8 +122,17 @@ func (a *account) lower(n int64) {
 // collect runs the collector and ends the accounts of Buffers that it has found
 // unreachable. The caller must not hold locks.
 func (l *Limit) collect() {
+	before := l.begun.Load()
 	l.collecting.Lock()
 	defer l.collecting.Unlock()
+	if l.begun.Load() > before {
+		return // another goroutine, which has waited too, has found all that this one would find
+	}
+	start, used := time.Now(), l.used.Load()
+	if start.Before(l.again) {
+		return
+	}
+	l.begun.Add(1)
 	mapping.Collect()
 	var dead []*account
 	l.mu.Lock()
@@ -131,6 +144,10 @@ func (l *Limit) collect() {
 	l.mu.Unlock()
 	for _, a := range dead {
 		a.end()
+	}
+	if l.used.Load() >= used {
+		// A program whose Buffers are all in use shall not spend its time on it.
+		l.again = time.Now().Add(20 * time.Since(start))
 	}
 }
 
