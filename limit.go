@@ -2,6 +2,7 @@ package mmapbuf
 
 import (
 	"fmt"
+	"math"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -160,7 +161,7 @@ type limitError struct {
 
 func (e *limitError) Error() string {
 	return fmt.Sprintf("mmapbuf: %d bytes and %d more exceed the Limit of %s, of which %s are used",
-		e.len, e.n, sizeString(int(e.limit.max)), sizeString(int(e.used)))
+		e.len, e.n, sizeString(toInt(e.limit.max)), sizeString(toInt(e.used)))
 }
 
 func (e *limitError) Unwrap() error { return ErrTooLarge }
@@ -207,7 +208,7 @@ func (b *Buffer) chargeLimit(total, n int) error {
 		return &limitError{b.Limit, b.Limit.Used(), b.Len(), n}
 	}
 	if b.m != nil {
-		b.m.LimitCommit(int(b.share.held.Load()))
+		b.m.LimitCommit(toInt(b.share.held.Load()))
 	}
 	return nil
 }
@@ -219,12 +220,16 @@ func (b *Buffer) settle(n int) {
 	}
 }
 
+// toInt returns n, or the largest int.
+func toInt(n int64) int { return int(min(n, math.MaxInt)) }
+
 // roomInLimit returns how many more bytes the Limit, which must not be nil, leaves.
 func (b *Buffer) roomInLimit() int {
-	total := int(b.Limit.max - b.Limit.Used())
+	left := b.Limit.max - b.Limit.Used()
 	if b.share != nil {
-		total += int(b.share.held.Load())
+		left += b.share.held.Load()
 	}
+	total := toInt(left)
 	if b.m != nil {
 		return max(vm.Floor(total)-b.buf.Len, 0)
 	}
