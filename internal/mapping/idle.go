@@ -302,7 +302,7 @@ func lend(h *vm.HeapPages, n, used int, huge bool) []byte {
 	p := h.Bytes(used)
 	l := loan{n: n, used: used}
 	l.Loan = h.Lend(func(mem []byte) {
-		idle.lent.Add(int64(-n))
+		defer idle.lent.Add(int64(-n))
 		if mem == nil {
 			return
 		}
