@@ -174,10 +174,12 @@ func isLimit(err error) bool {
 // hasCollected collects garbage and reports true, if err is a *limitError. The caller
 // must not hold locks.
 func (b *Buffer) hasCollected(err error) bool {
-	if isLimit(err) {
-		b.Limit.collect()
+	if !isLimit(err) {
+		return false
 	}
-	return isLimit(err)
+	stats.limitRefusals.Add(1)
+	b.Limit.collect()
+	return true
 }
 
 // charge makes the share of b at least total bytes, for n more bytes of contents. The

@@ -9,7 +9,7 @@ import (
 // Stats describes all Buffers of the process. Mappings, MappedBytes and
 // IdleBytes are current values, PeakMappedBytes is a maximum, and the others
 // are totals since the program started. On platforms without mappings, all but
-// MaxLenExceeded are 0.
+// MaxLenExceeded and LimitExceeded are 0.
 //
 // The package documentation describes how mappings relate to the Go heap and to
 // its memory limit. Contents in Go slices are not included.
@@ -32,6 +32,7 @@ type Stats struct {
 
 	PeakMappedBytes int64 // maximum of MappedBytes
 	MaxLenExceeded  int64 // operations that failed or were cut short because of MaxLen
+	LimitExceeded   int64 // operations for which a Limit left too little, if only before garbage was collected
 
 	// Failures counts the refusals of memory that a Buffer could not avoid,
 	// and LastFailure describes the last one: the sizes and the system call.
@@ -42,8 +43,8 @@ type Stats struct {
 
 // stats are the figures of Buffers. Those of mappings are mapping.Counters.
 var stats struct {
-	refusals, failures atomic.Int64
-	lastFailure        atomic.Pointer[memoryError]
+	refusals, limitRefusals, failures atomic.Int64
+	lastFailure                       atomic.Pointer[memoryError]
 }
 
 // ReadStats returns the current figures. It only loads counters and may be
@@ -70,6 +71,7 @@ func ReadStats() Stats {
 
 		PeakMappedBytes: c.PeakMappedBytes.Load(),
 		MaxLenExceeded:  stats.refusals.Load(),
+		LimitExceeded:   stats.limitRefusals.Load(),
 		Failures:        stats.failures.Load(),
 	}
 	if e := stats.lastFailure.Load(); e != nil {

@@ -16,9 +16,9 @@ import (
 	"math"
 	"os"
 	"sync"
-	"unsafe"
 
 	"github.com/mmapbuf/mmapbuf"
+	"github.com/mmapbuf/mmapbuf/internal/vm"
 )
 
 // A File is a temporary file. It reads, writes and seeks as a [mmapbuf.File] and
@@ -324,7 +324,7 @@ func (f *File) write(p []byte) (n int, err error) {
 
 // WriteString writes the bytes of s as [File.Write] does.
 func (f *File) WriteString(s string) (n int, err error) {
-	return f.Write(unsafe.Slice(unsafe.StringData(s), len(s))) // Write neither modifies nor keeps it
+	return f.Write(vm.StringBytes(s)) // Write neither modifies nor keeps it
 }
 
 // WriteAt overwrites the contents with p, beginning at off, and extends them if

@@ -210,12 +210,12 @@ func TestOverdue(t *testing.T) {
 		{"little is garbage", collectMin + own, 0, 0, true, 100, noLimit, collectMin, collectMin},
 		{"more", 100 * miB, 0, 0, false, 100, noLimit, 100*miB - own, stepMin},
 		{"since the last", 150 * miB, 100 * miB, 0, true, 100, noLimit, 50*miB - own, stepMin},
-		{"as much as survived", 900 * miB, 600 * miB, 0, false, 100, noLimit, 300*miB - own, 600 * miB},
-		{"half of that", 900 * miB, 600 * miB, 0, false, 50, noLimit, 300*miB - own, 300 * miB},
+		{"a quarter of what survived", 900 * miB, 600 * miB, 0, false, 100, noLimit, 300*miB - own, 150 * miB},
+		{"half of that", 900 * miB, 600 * miB, 0, false, 50, noLimit, 300*miB - own, 75 * miB},
 		{"nothing was found", 900 * miB, 600 * miB, giB, false, 50, noLimit, 300*miB - own, giB},
 		{"off", 900 * miB, 600 * miB, 0, true, -1, noLimit, 300*miB - own, 1 << 62},
 		{"near the limit", 8 * giB, 7 * giB, 0, false, -1, 8 * giB, giB - own, 512 * miB},
-		{"not so near", 7 * giB, 6 * giB, 0, false, 10, 8 * giB, giB - own, 614 * miB},
+		{"not so near", 7 * giB, 6 * giB, 0, false, 50, 8 * giB, giB - own, 768 * miB},
 	} {
 		debug.SetGCPercent(tt.gogc)
 		limit := debug.SetMemoryLimit(tt.limit)

@@ -93,6 +93,9 @@ func (r *Region) Slice() []byte { return *(*[]byte)(unsafe.Pointer(r)) }
 // Set makes p the region.
 func (r *Region) Set(p []byte) { *(*[]byte)(unsafe.Pointer(r)) = p }
 
+// StringBytes returns the bytes of s, which must not be changed.
+func StringBytes(s string) []byte { return unsafe.Slice(unsafe.StringData(s), len(s)) }
+
 // Address returns the address of x as a number, by which nothing is accessed. x does
 // not escape to the heap.
 func Address[T any](x *T) uintptr { return uintptr(unsafe.Pointer(x)) }
