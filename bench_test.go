@@ -5,6 +5,8 @@ import (
 	"io"
 	"math"
 	"os"
+	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -392,4 +394,404 @@ func BenchmarkViewEveryWrite(b *testing.B) {
 			}
 		})
 	}
+}
+
+// large is the size of what these benchmarks work on: 1 GiB, with -short less.
+func large() int {
+	if testing.Short() {
+		return 64 * miB
+	}
+	return giB
+}
+
+// turns runs what each implementation does in turn, in one benchmark, and
+// reports the median of each in milliseconds. Every call starts with equal
+// chances.
+func turns(b *testing.B, size int, impls ...impl) {
+	b.Helper()
+	needMemory(b, 5*int64(size))
+	times := make([][]float64, len(impls))
+	for b.Loop() {
+		for i, im := range impls {
+			equalChance(4 * int64(size))
+			if t := im.run(); t > 0 {
+				times[i] = append(times[i], float64(t)/1e6)
+			}
+		}
+	}
+	b.ReportMetric(0, "ns/op")
+	for i, im := range impls {
+		if len(times[i]) > 0 {
+			b.ReportMetric(median(times[i]), im.name+"-ms")
+		}
+	}
+}
+
+// An impl does the work of a benchmark once and returns how long the part took
+// that matters, 0 if it could not.
+type impl struct {
+	name string
+	run  func() time.Duration
+}
+
+func timed(f func()) time.Duration {
+	start := time.Now()
+	f()
+	return time.Since(start)
+}
+
+// BenchmarkFloor is filling beside the least that can be done, in turn, for the
+// two are too close for BenchmarkFill to tell apart.
+func BenchmarkFloor(b *testing.B) {
+	if !mapping.Available() {
+		b.Skip("no mappings here")
+	}
+	chunk := bytes.Repeat([]byte("mmapbuf\n"), 64*kiB/8)
+	var impls []impl
+	for _, f := range fillers {
+		switch f.name {
+		case "mmapbuf.Buffer", "mmapbuf.Buffer,NoHugePages", "floor", "floor,NoHugePages":
+			impls = append(impls, impl{f.name, func() time.Duration {
+				return timed(func() { f.fill(large(), chunk) })
+			}})
+		}
+	}
+	turns(b, large(), impls...)
+}
+
+// BenchmarkWorstWrite is the longest of all writes of 64 KiB.
+func BenchmarkWorstWrite(b *testing.B) {
+	chunk := make([]byte, 64*kiB)
+	worst := func(w io.Writer) (most time.Duration) {
+		for range large() / len(chunk) {
+			most = max(most, timed(func() { _, _ = w.Write(chunk) }))
+		}
+		return most
+	}
+	turns(b, large(),
+		impl{"bytes.Buffer", func() time.Duration { return worst(new(bytes.Buffer)) }},
+		impl{"mmapbuf.Buffer", func() time.Duration {
+			var o Buffer
+			defer o.Close()
+			return worst(&o)
+		}})
+}
+
+// BenchmarkGrowthCall is the call alone that doubles full storage.
+func BenchmarkGrowthCall(b *testing.B) {
+	for _, size := range []int64{int64(large()), 4 * int64(large())} {
+		if size > math.MaxInt {
+			continue
+		}
+		size := int(size)
+		b.Run("size="+sizeName(size), func(b *testing.B) {
+			turns(b, size,
+				impl{"copy", func() time.Duration {
+					p := make([]byte, size)
+					for i := 0; i < size; i += 4 * kiB {
+						p[i] = 1
+					}
+					return timed(func() { sink = append(p, 1) })
+				}},
+				impl{"mmapbuf.Buffer", func() time.Duration {
+					var o Buffer
+					defer o.Close()
+					fillUp(&o, size)
+					return timed(func() { o.Grow(size) })
+				}})
+		})
+	}
+}
+
+func fillUp(w io.Writer, size int) {
+	for chunk := make([]byte, miB); size > 0; size -= len(chunk) {
+		_, _ = w.Write(chunk[:min(size, len(chunk))])
+	}
+}
+
+// BenchmarkBytes is the first view of contents that were never viewed, and a
+// copy of them.
+func BenchmarkBytes(b *testing.B) {
+	size := large()
+	turns(b, size,
+		impl{"copy", func() time.Duration {
+			p := make([]byte, size)
+			fillUp(bytes.NewBuffer(p[:0]), size)
+			return timed(func() { sink = bytes.Clone(p) })
+		}},
+		impl{"mmapbuf.Buffer", func() time.Duration {
+			var o Buffer
+			fillUp(&o, size)
+			return timed(func() { sink = o.Bytes() })
+		}})
+}
+
+// BenchmarkReadFrom reads a file that is in the page cache, and a pipe.
+func BenchmarkReadFrom(b *testing.B) {
+	size := large()
+	name := filepath.Join(b.TempDir(), "data")
+	f, err := os.Create(name)
+	if err != nil {
+		b.Fatal(err)
+	}
+	fillUp(f, size)
+	if err := f.Close(); err != nil {
+		b.Fatal(err)
+	}
+	file := func() (io.Reader, func()) {
+		f, err := os.Open(name)
+		if err != nil {
+			b.Fatal(err)
+		}
+		return f, func() { f.Close() }
+	}
+	pipe := func() (io.Reader, func()) {
+		r, w, err := os.Pipe()
+		if err != nil {
+			b.Fatal(err)
+		}
+		go func() { fillUp(w, size); w.Close() }()
+		return r, func() { r.Close() }
+	}
+	for _, from := range []struct {
+		name string
+		open func() (io.Reader, func())
+	}{{"file", file}, {"pipe", pipe}} {
+		read := func(f func(r io.Reader)) func() time.Duration {
+			return func() time.Duration {
+				r, done := from.open()
+				defer done()
+				return timed(func() { f(r) })
+			}
+		}
+		impls := []impl{
+			{"io.ReadAll", read(func(r io.Reader) { sink, _ = io.ReadAll(r) })},
+			{"bytes.Buffer", read(func(r io.Reader) {
+				var o bytes.Buffer
+				_, _ = o.ReadFrom(r)
+			})},
+			{"mmapbuf.Buffer", read(func(r io.Reader) {
+				var o Buffer
+				_, _ = o.ReadFrom(r)
+				_ = o.Close()
+			})},
+		}
+		if from.name == "file" {
+			impls = append(impls, impl{"os.ReadFile", func() time.Duration {
+				return timed(func() { sink, _ = os.ReadFile(name) })
+			}})
+		}
+		b.Run("from="+from.name, func(b *testing.B) { turns(b, size, impls...) })
+	}
+}
+
+// BenchmarkWriteTo writes to a file, over what it holds already.
+func BenchmarkWriteTo(b *testing.B) {
+	size := large()
+	f, err := os.Create(filepath.Join(b.TempDir(), "data"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer f.Close()
+	fillUp(f, size)
+	var o Buffer
+	defer o.Close()
+	p := bytes.Repeat([]byte("x"), size)
+	_, _ = o.Write(p)
+	rewind := func() {
+		if _, err := f.Seek(0, io.SeekStart); err != nil {
+			b.Fatal(err)
+		}
+	}
+	var plain, ours []float64
+	for b.Loop() {
+		rewind()
+		plain = append(plain, timed(func() { _, _ = f.Write(p) }).Seconds())
+		rewind()
+		ours = append(ours, timed(func() { _, _ = o.WriteTo(f) }).Seconds())
+		o.setEnd(size) // unread it all
+	}
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(median(plain)*1e3, "plain-ms")
+	b.ReportMetric(median(ours)*1e3, "mmapbuf.Buffer-ms")
+}
+
+// BenchmarkRefill fills what has been filled before.
+func BenchmarkRefill(b *testing.B) {
+	size := large() / 4
+	chunk := make([]byte, 64*kiB)
+	warm := make([]byte, size)
+	var std bytes.Buffer
+	var o Buffer
+	defer o.Close()
+	fillUp(&std, size)
+	fillUp(&o, size)
+	var times [3][]float64
+	for b.Loop() {
+		times[0] = append(times[0], timed(func() {
+			for i := 0; i < size; i += len(chunk) {
+				copy(warm[i:], chunk)
+			}
+		}).Seconds())
+		times[1] = append(times[1], timed(func() {
+			std.Reset()
+			for std.Len() < size {
+				std.Write(chunk)
+			}
+		}).Seconds())
+		times[2] = append(times[2], timed(func() {
+			o.Reset()
+			for o.Len() < size {
+				_, _ = o.Write(chunk)
+			}
+		}).Seconds())
+	}
+	b.ReportMetric(0, "ns/op")
+	for i, name := range []string{"copy", "bytes.Buffer", "mmapbuf.Buffer"} {
+		b.ReportMetric(median(times[i])*1e3, name+"-ms")
+	}
+}
+
+// BenchmarkLife is all of a Buffer: made, filled with one write or many, and
+// dropped, or closed. From 2 MiB on it also tells what a mapping of the right
+// size would take.
+func BenchmarkLife(b *testing.B) {
+	for _, size := range []int{64, kiB, 16 * kiB, 256 * kiB, 512 * kiB, miB, 2 * miB, 4 * miB, 16 * miB, 64 * miB, 256 * miB} {
+		b.Run("size="+sizeName(size), func(b *testing.B) {
+			if size > 64*miB && testing.Short() {
+				b.Skip("-short")
+			}
+			chunk := make([]byte, min(size, 64*kiB))
+			rounds := max(2, 64*miB/size) // a turn sees its own garbage collected, and little of the others'
+			var std, drop, closed, floor []float64
+			for b.Loop() {
+				t0 := time.Now()
+				for range rounds {
+					var o bytes.Buffer
+					for o.Len() < size {
+						o.Write(chunk)
+					}
+				}
+				t1 := time.Now()
+				for range rounds {
+					var o Buffer
+					for o.Len() < size {
+						_, _ = o.Write(chunk)
+					}
+				}
+				t2 := time.Now()
+				for range rounds {
+					var o Buffer
+					for o.Len() < size {
+						_, _ = o.Write(chunk)
+					}
+					_ = o.Close()
+				}
+				t3 := time.Now()
+				for range rounds {
+					if mapping.Available() && size >= 2*miB {
+						fillMapping(size, chunk, true)
+					}
+				}
+				t4 := time.Now()
+				base := float64(t1.Sub(t0))
+				std = append(std, base/float64(rounds))
+				drop = append(drop, float64(t2.Sub(t1))/base)
+				closed = append(closed, float64(t3.Sub(t2))/base)
+				floor = append(floor, float64(t4.Sub(t3))/base)
+			}
+			b.ReportMetric(0, "ns/op")
+			b.ReportMetric(median(std), "bytes.Buffer-ns")
+			b.ReportMetric(median(drop), "dropped-ratio")
+			b.ReportMetric(median(closed), "closed-ratio")
+			if mapping.Available() && size >= 2*miB {
+				b.ReportMetric(median(floor), "floor-ratio")
+			}
+		})
+	}
+}
+
+// BenchmarkQueue passes four times the backlog through, 64 KiB in and 64 KiB
+// out. A bytes.Buffer takes up eight times the backlog meanwhile.
+func BenchmarkQueue(b *testing.B) {
+	for _, backlog := range []int64{miB, 64 * miB, 512 * miB, 4 * giB} {
+		if backlog > math.MaxInt {
+			continue
+		}
+		backlog := int(backlog)
+		run := func(name string, peak int64, open func() io.ReadWriter) {
+			b.Run("backlog="+sizeName(backlog)+"/impl="+name, func(b *testing.B) {
+				if backlog > 64*miB && testing.Short() {
+					b.Skip("-short")
+				}
+				needMemory(b, peak*int64(backlog))
+				var worst time.Duration
+				var most int64
+				chunk := make([]byte, 64*kiB)
+				amount := max(4*backlog, 256*miB)
+				b.SetBytes(int64(amount))
+				for b.Loop() {
+					b.StopTimer()
+					equalChance(4 * int64(backlog))
+					base := procBytes("self/status", "VmRSS")
+					q := open()
+					fillUp(q, backlog)
+					b.StartTimer()
+					for i := range amount / len(chunk) {
+						start := time.Now()
+						_, _ = q.Write(chunk)
+						worst = max(worst, time.Since(start))
+						_, _ = q.Read(chunk)
+						if i%1024 == 0 {
+							most = max(most, procBytes("self/status", "VmRSS")-base)
+						}
+					}
+					if c, ok := q.(io.Closer); ok {
+						_ = c.Close()
+					}
+				}
+				b.ReportMetric(float64(worst)/1e6, "worst-write-ms")
+				b.ReportMetric(float64(most)/float64(backlog), "resident/backlog")
+			})
+		}
+		run("bytes.Buffer", 9, func() io.ReadWriter { return new(bytes.Buffer) })
+		run("mmapbuf.Buffer", 2, func() io.ReadWriter { return new(Buffer) })
+	}
+}
+
+// BenchmarkLargest fills 18 GiB and reads them back.
+func BenchmarkLargest(b *testing.B) {
+	size := int64(18) << 30
+	if size > math.MaxInt || testing.Short() {
+		b.Skip("-short")
+	}
+	needMemory(b, size+2*giB)
+	chunk := bytes.Repeat([]byte("mmapbuf\n"), miB/8)
+	p := make([]byte, len(chunk))
+	b.SetBytes(size)
+	for b.Loop() {
+		var o Buffer
+		for int64(o.Len()) < size {
+			_, _ = o.Write(chunk)
+		}
+		for range size / int64(len(chunk)) {
+			if _, err := io.ReadFull(&o, p); err != nil || !bytes.Equal(chunk, p) {
+				b.Fatal("read back something else", err)
+			}
+		}
+		_ = o.Close()
+	}
+}
+
+// BenchmarkGarbage reports what filling leaves on the Go heap.
+func BenchmarkGarbage(b *testing.B) {
+	chunk := make([]byte, 64*kiB)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for b.Loop() {
+		fillBuffer(new(Buffer), large(), chunk)
+	}
+	runtime.ReadMemStats(&after)
+	b.ReportMetric(float64(after.TotalAlloc-before.TotalAlloc)/float64(b.N), "heap-B/op")
+	b.ReportMetric(float64(after.NumGC-before.NumGC)/float64(b.N), "GCs/op")
 }

@@ -6,12 +6,16 @@ import (
 	"compress/gzip"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strconv"
+	"strings"
+	"sync"
 	"testing"
 	"testing/iotest"
 	"unicode/utf8"
@@ -609,4 +613,951 @@ func TestStandardPackages(t *testing.T) {
 			requireContents(t, &out, want)
 		})
 	})
+}
+
+// The operations.
+
+func write(p []byte) op {
+	return op{fmt.Sprintf("Write(%d)", len(p)), other, func(b buffer) result {
+		n, err := b.Write(p)
+		return result{n: int64(n), err: err}
+	}}
+}
+
+func writeString(s string) op {
+	return op{fmt.Sprintf("WriteString(%d)", len(s)), other, func(b buffer) result {
+		n, err := b.WriteString(s)
+		return result{n: int64(n), err: err}
+	}}
+}
+
+func writeByte(c byte) op {
+	return op{fmt.Sprintf("WriteByte(%#x)", c), other, func(b buffer) result {
+		return result{err: b.WriteByte(c)}
+	}}
+}
+
+func writeRune(r rune) op {
+	return op{fmt.Sprintf("WriteRune(%#x)", r), other, func(b buffer) result {
+		n, err := b.WriteRune(r)
+		return result{n: int64(n), err: err}
+	}}
+}
+
+// appendAvailable writes p by way of AvailableBuffer.
+func appendAvailable(p []byte) op {
+	return op{fmt.Sprintf("Write(append(AvailableBuffer(), %d))", len(p)), other, func(b buffer) result {
+		a := b.AvailableBuffer()
+		if len(a) != 0 || cap(a) != b.Available() {
+			return result{err: fmt.Errorf("AvailableBuffer: len %d, cap %d, want 0, %d", len(a), cap(a), b.Available())}
+		}
+		n, err := b.Write(append(a, p...))
+		return result{n: int64(n), err: err}
+	}}
+}
+
+// readFrom reads from what open returns.
+func readFrom(name string, open func() io.Reader) op {
+	return op{"ReadFrom(" + name + ")", other, func(b buffer) result {
+		r, short := open(), false
+		n, err := b.ReadFrom(reader(func(p []byte) (int, error) {
+			short = short || len(p) < MinRead
+			return r.Read(p)
+		}))
+		if short && !bounded(b) {
+			err = errors.New("ReadFrom: less than MinRead bytes to Read into")
+		}
+		return result{n: n, err: err}
+	}}
+}
+
+func readAll(s string) op {
+	return readFrom(strconv.Itoa(len(s)), func() io.Reader { return strings.NewReader(s) })
+}
+
+func writeTo(max, lie int, err error) op {
+	return op{fmt.Sprintf("WriteTo(max %d, lie %d, %v)", max, lie, err), take, func(b buffer) result {
+		w := &writer{max: max, lie: lie, err: err}
+		n, err := b.WriteTo(w)
+		return result{n: n, p: w.took, r: w.calls, err: err}
+	}}
+}
+
+func read(n int) op {
+	return op{fmt.Sprintf("Read(%d)", n), take, func(b buffer) result {
+		p := make([]byte, n)
+		n, err := b.Read(p)
+		return result{n: int64(n), p: p, err: err}
+	}}
+}
+
+func readBytes(delim byte) op {
+	return op{fmt.Sprintf("ReadBytes(%q)", delim), take, func(b buffer) result {
+		p, err := b.ReadBytes(delim)
+		res := result{p: p, err: err}
+		if p == nil { // as opposed to empty
+			res.n = -1
+		}
+		return res
+	}}
+}
+
+func readString(delim byte) op {
+	return op{fmt.Sprintf("ReadString(%q)", delim), take, func(b buffer) result {
+		s, err := b.ReadString(delim)
+		return result{p: []byte(s), err: err}
+	}}
+}
+
+func next(n int) op {
+	return op{fmt.Sprintf("Next(%d)", n), take, func(b buffer) result {
+		return result{p: b.Next(n), view: true}
+	}}
+}
+
+func peekN(n int) op {
+	return op{fmt.Sprintf("Peek(%d)", n), look, func(b buffer) result {
+		p, err := peek(b, n)
+		return result{p: p, err: err, view: true}
+	}}
+}
+
+func truncate(n int) op {
+	return op{fmt.Sprintf("Truncate(%d)", n), other, func(b buffer) result {
+		b.Truncate(n)
+		return result{}
+	}}
+}
+
+// cut truncates by n bytes.
+func cut(n int) op {
+	return op{fmt.Sprintf("Truncate(Len()%+d)", -n), other, func(b buffer) result {
+		b.Truncate(b.Len() - n)
+		return result{}
+	}}
+}
+
+// growBy grows. A negative count is a panic that changes nothing.
+func growBy(n int) op {
+	k := grow
+	if n < 0 {
+		k = look
+	}
+	return op{fmt.Sprintf("Grow(%d)", n), k, func(b buffer) result {
+		b.Grow(n)
+		if a := b.Available(); a < n {
+			return result{err: fmt.Errorf("Available() = %d after Grow(%d)", a, n)}
+		}
+		return result{}
+	}}
+}
+
+// growWrite grows and writes as much, which must not move the storage.
+func growWrite(p []byte) op {
+	return op{fmt.Sprintf("Grow(%d), Write", len(p)), other, func(b buffer) result {
+		b.Grow(len(p))
+		c := b.Cap()
+		n, err := b.Write(p)
+		if b.Cap() != c {
+			err = fmt.Errorf("Cap() went from %d to %d in Write(%d) after Grow", c, b.Cap(), len(p))
+		}
+		return result{n: int64(n), err: err}
+	}}
+}
+
+var (
+	readByte = op{"ReadByte", take, func(b buffer) result {
+		c, err := b.ReadByte()
+		return result{r: rune(c), err: err}
+	}}
+	readRune = op{"ReadRune", take, func(b buffer) result {
+		r, n, err := b.ReadRune()
+		return result{r: r, n: int64(n), err: err}
+	}}
+	unreadByte = op{"UnreadByte", unread, func(b buffer) result { return result{err: b.UnreadByte()} }}
+	unreadRune = op{"UnreadRune", unread, func(b buffer) result { return result{err: b.UnreadRune()} }}
+	reset      = op{"Reset", other, func(b buffer) result { b.Reset(); return result{} }}
+	getBytes   = op{"Bytes", look, func(b buffer) result { return result{p: b.Bytes(), view: true} }}
+	getString  = op{"String", look, func(b buffer) result { return result{p: []byte(b.String())} }}
+	getLen     = op{"Len", look, func(b buffer) result { return result{n: int64(b.Len())} }}
+	getCap     = op{"Cap", look, func(b buffer) result { b.Cap(); return result{} }}
+	available  = op{"AvailableBuffer", look, func(b buffer) result { return result{p: b.AvailableBuffer()} }}
+)
+
+// The operations beyond those of bytes.Buffer.
+
+func writeAt(p []byte, off int64) op {
+	k := overwrite
+	if off > math.MaxInt32 {
+		k = grow // it drops what has been consumed before it fails
+	}
+	return op{fmt.Sprintf("WriteAt(%d bytes, %d)", len(p), off), k, func(b buffer) result {
+		n, err := b.(beyond).WriteAt(p, off)
+		return result{n: int64(n), err: err}
+	}}
+}
+
+func readAt(n int, off int64) op {
+	return op{fmt.Sprintf("ReadAt(%d bytes, %d)", n, off), look, func(b buffer) result {
+		p := make([]byte, n)
+		n, err := b.(beyond).ReadAt(p, off)
+		return result{n: int64(n), p: p, err: err}
+	}}
+}
+
+func reserveBy(n int) op {
+	return op{fmt.Sprintf("Reserve(%d)", n), grow, func(b buffer) result {
+		err := b.(beyond).Reserve(n)
+		if a := b.Available(); err == nil && a < n {
+			err = fmt.Errorf("Available() = %d after Reserve(%d)", a, n)
+		}
+		return result{err: err}
+	}}
+}
+
+func setMaxLen(n int) op {
+	return op{fmt.Sprintf("MaxLen = %d", n), look, func(b buffer) result {
+		switch b := b.(type) {
+		case *Buffer:
+			b.MaxLen = n
+		case *oracle:
+			b.maxLen = n
+		}
+		return result{}
+	}}
+}
+
+// bounded reports whether b has a MaxLen.
+func bounded(b buffer) bool {
+	switch b := b.(type) {
+	case *Buffer:
+		return b.MaxLen > 0
+	case *oracle:
+		return b.maxLen > 0
+	}
+	return false
+}
+
+var (
+	shrink      = op{"Shrink", other, func(b buffer) result { b.(beyond).Shrink(); return result{} }}
+	closeIt     = op{"Close", other, func(b buffer) result { return result{err: b.(beyond).Close()} }}
+	collectNow  = op{"GC", look, func(buffer) result { runtime.GC(); return result{} }}
+	noHugePages = op{"NoHugePages", look, func(b buffer) result {
+		if b, ok := b.(*Buffer); ok {
+			b.NoHugePages = !b.NoHugePages
+		}
+		return result{}
+	}}
+)
+
+// moveByValue is done by pair.step.
+var moveByValue = op{"move by value", look, func(buffer) result { return result{} }}
+
+// glance looks at b in all ways, and returns what it saw.
+func glance(b buffer) []byte {
+	p, s := b.Bytes(), b.String()
+	q, _ := peek(b, len(s)/2)
+	_ = b.AvailableBuffer()
+	if string(p) != s || string(q) != s[:len(s)/2] || b.Len() != len(s) || b.Cap() < len(s) {
+		return []byte("Bytes, String and Peek differ")
+	}
+	return append(fmt.Appendf(nil, "%d ", len(s)), s[max(0, len(s)-100):]...)
+}
+
+// readFromLooking has the Reader look at the Buffer in each call.
+func readFromLooking(p []byte) op {
+	return op{fmt.Sprintf("ReadFrom(%d, looking)", len(p)), other, func(b buffer) result {
+		left := p
+		var seen []byte
+		n, err := b.ReadFrom(reader(func(q []byte) (int, error) {
+			seen = append(seen, glance(b)...)
+			if len(left) == 0 {
+				return 0, io.EOF
+			}
+			n := copy(q[:min(len(q), 400)], left)
+			left = left[n:]
+			seen = append(seen, glance(b)...)
+			return n, nil
+		}))
+		return result{n: n, err: err, p: seen}
+	}}
+}
+
+// writeToLooking has the Writer, and goroutines of its, look at the Buffer.
+func writeToLooking(max int, err error) op {
+	return op{fmt.Sprintf("WriteTo(max %d, %v, looking)", max, err), take, func(b buffer) result {
+		var seen []byte
+		n, err := b.WriteTo(writerFunc(func(p []byte) (int, error) {
+			seen = append(seen, lookAtOnce.run(b).p...)
+			p = p[:min(len(p), max)]
+			seen = append(seen, p...)
+			return len(p), err
+		}))
+		return result{n: n, err: err, p: seen}
+	}}
+}
+
+var lookAtOnce = op{"look at once", look, func(b buffer) result {
+	var seen [3][]byte
+	var wg sync.WaitGroup
+	for i := range seen {
+		wg.Go(func() { seen[i] = glance(b) })
+	}
+	wg.Wait()
+	return result{p: slices.Concat(seen[:]...)}
+}}
+
+// Readers and writers that break their contracts or break off.
+var (
+	readNegative = readFrom("negative count", func() io.Reader {
+		return reader(func([]byte) (int, error) { return -1, io.EOF })
+	})
+	readTooMuch = readFrom("count beyond p", func() io.Reader {
+		return reader(func(p []byte) (int, error) { return len(p) + 1, io.EOF })
+	})
+	readPanic = readFrom("panic", func() io.Reader {
+		return reader(func([]byte) (int, error) { panic("reader's panic") })
+	})
+	readThenPanic = readFrom("data, panic", func() io.Reader {
+		return io.MultiReader(strings.NewReader("ab"), reader(func([]byte) (int, error) { panic("reader's panic") }))
+	})
+	// readScratch uses all of p as scratch space, as io.Reader allows.
+	readScratch = readFrom("scratch", func() io.Reader {
+		return reader(func(p []byte) (int, error) {
+			for i := range p {
+				p[i] = 0xaa
+			}
+			return copy(p, "ab"), io.EOF
+		})
+	})
+	readNothing = readFrom("0 and nil, then data", func() io.Reader {
+		calls := 0
+		return reader(func(p []byte) (int, error) {
+			switch calls++; {
+			case calls < 3:
+				return 0, nil
+			case calls == 3:
+				return copy(p, "ab"), nil
+			}
+			return 0, io.EOF
+		})
+	})
+	readError     = readFrom("error", func() io.Reader { return iotest.ErrReader(errTest) })
+	readDataError = readFrom("data with error", func() io.Reader {
+		return reader(func(p []byte) (int, error) { return copy(p, "ab"), errTest })
+	})
+	readWrappedEOF = readFrom("wrapped EOF", func() io.Reader {
+		return iotest.ErrReader(errWrappedEOF)
+	})
+	writePanic = op{"WriteTo(panic)", take, func(b buffer) result {
+		_, err := b.WriteTo(writerFunc(func([]byte) (int, error) { panic("writer's panic") }))
+		return result{err: err}
+	}}
+	writeAll = writeTo(math.MaxInt, 0, nil)
+	writeLie = writeTo(math.MaxInt, 1, nil)
+)
+
+var errWrappedEOF = fmt.Errorf("wrapped: %w", io.EOF)
+
+// looks are the operations that may run at once, and inside of a Reader or
+// Writer that is being used. Each returns what it saw.
+var looks = map[string]func(b buffer) []byte{
+	"Bytes":  func(b buffer) []byte { return b.Bytes() },
+	"String": func(b buffer) []byte { return []byte(b.String()) },
+	"Peek":   func(b buffer) []byte { p, _ := peek(b, b.Len()/2); return p },
+	"Peek, more than there is": func(b buffer) []byte {
+		p, err := peek(b, b.Len()+1)
+		if err != io.EOF {
+			return nil
+		}
+		return p
+	},
+	"Len, Cap, Available": func(b buffer) []byte {
+		if c, n := b.Cap(), b.Len(); c < n || b.Available() > c {
+			return []byte(fmt.Sprint(c, n))
+		}
+		return nil
+	},
+	"AvailableBuffer": func(b buffer) []byte {
+		n := b.Available()
+		return bytes.Repeat([]byte{1}, len(b.AvailableBuffer())+cap(b.AvailableBuffer()[:0:n])-n)
+	},
+	"ReadAt": func(b buffer) []byte {
+		p := make([]byte, b.Len()/3)
+		if r, ok := b.(io.ReaderAt); ok {
+			_, _ = r.ReadAt(p, int64(len(p)))
+			return p
+		}
+		copy(p, b.Bytes()[len(p):])
+		return p
+	},
+}
+
+// lookSame runs a look on both and compares what they see.
+func lookSame(name string, got *Buffer, want *bytes.Buffer) error {
+	look := looks[name]
+	if err := diffBytes(look(got), look(want)); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return nil
+}
+
+// TestLookInsideReader has a Reader look at the Buffer that reads from it, as a
+// decoder with back references does, or one that shows progress. What it
+// delivers must not get lost.
+func TestLookInsideReader(t *testing.T) {
+	often := byLength(397, 397, 97)
+	atBothThresholds(t, func(t *testing.T) {
+		for name := range looks {
+			for _, piece := range []int{512, 64 << 10, 3 << 20} {
+				t.Run(fmt.Sprintf("%s/%d", name, piece), func(t *testing.T) {
+					data := noise()
+					if testing.Short() {
+						data = data[:3<<20]
+					}
+					var got Buffer
+					var want bytes.Buffer
+					_, _ = got.Write(data[:5])
+					want.Write(data[:5])
+					left, calls := data, 0
+					n, err := got.ReadFrom(reader(func(p []byte) (int, error) {
+						if calls++; calls < 8 || calls%often == 0 || len(left) < piece {
+							require.NoError(t, lookSame(name, &got, &want))
+						}
+						if len(left) == 0 {
+							return 0, io.EOF
+						}
+						n := copy(p, left[:min(piece, len(left))])
+						if calls%often == 1 { // also after p has been written
+							require.NoError(t, lookSame(name, &got, &want))
+						}
+						want.Write(left[:n])
+						left = left[n:]
+						return n, nil
+					}))
+					require.NoError(t, err)
+					require.EqualValues(t, len(data), n)
+					requireContents(t, &got, want.Bytes())
+					require.NoError(t, invariants(&got))
+					require.NoError(t, got.Close())
+				})
+			}
+		}
+	})
+}
+
+// TestLookInsideWriter has a Writer, and goroutines that it starts, look at the
+// Buffer that writes to it.
+func TestLookInsideWriter(t *testing.T) {
+	atBothThresholds(t, func(t *testing.T) {
+		for name := range looks {
+			for _, err := range []error{nil, errTest} {
+				t.Run(fmt.Sprintf("%s/%v", name, err), func(t *testing.T) {
+					var got Buffer
+					var want bytes.Buffer
+					_, _ = got.Write(noise())
+					want.Write(noise())
+					_, _ = got.Read(make([]byte, 1000))
+					want.Next(1000)
+					n, gotErr := got.WriteTo(writerFunc(func(p []byte) (int, error) {
+						var wg sync.WaitGroup
+						for range 4 {
+							wg.Go(func() {
+								if err := lookSame(name, &got, &want); err != nil {
+									panic(err)
+								}
+							})
+						}
+						wg.Wait()
+						if !bytes.Equal(p, want.Bytes()) {
+							panic("what was lent has changed")
+						}
+						return 3 << 20, err
+					}))
+					want.Next(3 << 20)
+					require.EqualValues(t, 3<<20, n)
+					require.Error(t, gotErr)
+					requireContents(t, &got, want.Bytes())
+					require.NoError(t, invariants(&got))
+					require.NoError(t, got.Close())
+				})
+			}
+		}
+	})
+}
+
+// TestLookConcurrently has goroutines look at a Buffer that nobody changes, and at
+// copies of it.
+func TestLookConcurrently(t *testing.T) {
+	runs := byLength(5, 8, 20)
+	atBothThresholds(t, func(t *testing.T) {
+		for _, size := range []int{100, 5<<20 + 7} {
+			for range runs {
+				var got Buffer
+				var want bytes.Buffer
+				_, _ = got.Write(noise()[:size])
+				want.Write(noise()[:size])
+				_ = got.WriteByte('x')
+				_ = want.WriteByte('x')
+				var wg sync.WaitGroup
+				errs := make(chan error, 64)
+				for range 3 {
+					for name := range looks {
+						moved := got // a struct in the slice of another goroutine
+						wg.Go(func() { errs <- lookSame(name, &got, &want) })
+						if size > 1000 {
+							wg.Go(func() { errs <- lookSame(name, &moved, &want) })
+						}
+					}
+				}
+				wg.Wait()
+				close(errs)
+				for err := range errs {
+					require.NoError(t, err)
+				}
+				require.NoError(t, invariants(&got))
+				_ = got.WriteByte('y')
+				_ = want.WriteByte('y')
+				requireContents(t, &got, want.Bytes())
+				_ = got.Close()
+			}
+		}
+	})
+}
+
+// changes are the methods that change a Buffer.
+var changes = map[string]func(b *Buffer){
+	"Write":        func(b *Buffer) { _, _ = b.Write([]byte("abc")) },
+	"Write much":   func(b *Buffer) { _, _ = b.Write(noise()) },
+	"WriteString":  func(b *Buffer) { _, _ = b.WriteString("abc") },
+	"WriteByte":    func(b *Buffer) { _ = b.WriteByte('x') },
+	"WriteRune":    func(b *Buffer) { _, _ = b.WriteRune('€') },
+	"ReadFrom":     func(b *Buffer) { _, _ = b.ReadFrom(strings.NewReader("abc")) },
+	"Grow":         func(b *Buffer) { b.Grow(64 << 20) },
+	"Reserve":      func(b *Buffer) { _ = b.Reserve(64 << 20) },
+	"Read":         func(b *Buffer) { _, _ = b.Read(make([]byte, 100)) },
+	"ReadByte":     func(b *Buffer) { _, _ = b.ReadByte(); _ = b.UnreadByte() },
+	"ReadRune":     func(b *Buffer) { _, _, _ = b.ReadRune(); _ = b.UnreadRune() },
+	"ReadBytes":    func(b *Buffer) { _, _ = b.ReadBytes(noise()[50]) },
+	"ReadString":   func(b *Buffer) { _, _ = b.ReadString(noise()[50]) },
+	"Next":         func(b *Buffer) { b.Next(100) },
+	"WriteTo":      func(b *Buffer) { _, _ = b.WriteTo(io.Discard) },
+	"WriteAt":      func(b *Buffer) { _, _ = b.WriteAt([]byte("abc"), int64(b.Len())) },
+	"Truncate":     func(b *Buffer) { b.Truncate(b.Len() / 2) },
+	"Reset":        func(b *Buffer) { b.Reset() },
+	"Shrink":       func(b *Buffer) { b.Shrink() },
+	"Close":        func(b *Buffer) { _ = b.Close() },
+	"Bytes, Write": func(b *Buffer) { b.Bytes(); _, _ = b.Write(noise()) },
+}
+
+// TestChangeInsideReader has a Reader call each method that changes the Buffer.
+// bytes.Buffer gives no useful contents then, so only what it promises is
+// asked: nothing that was delivered afterwards is lost, and the Buffer goes on
+// working.
+func TestChangeInsideReader(t *testing.T) {
+	atBothThresholds(t, func(t *testing.T) {
+		for name, change := range changes {
+			if testing.Short() && (name == "Write much" || name == "Bytes, Write") {
+				continue
+			}
+			for _, size := range []int{0, 1000, 3 << 20} {
+				t.Run(fmt.Sprintf("%s/%d", name, size), func(t *testing.T) {
+					var b Buffer
+					_, _ = b.Write(noise()[:size])
+					calls := 0
+					n, err := b.ReadFrom(reader(func(p []byte) (int, error) {
+						change(&b)
+						runtime.GC()
+						if calls++; calls == 3 {
+							return 0, io.EOF
+						}
+						return copy(p, "delivered"), nil
+					}))
+					require.NoError(t, err)
+					require.EqualValues(t, 18, n)
+					require.NoError(t, invariants(&b))
+					_, _ = b.Write(noise()[:2<<20])
+					require.True(t, bytes.HasSuffix(contents(&b), noise()[:2<<20]))
+					require.NoError(t, b.Close())
+				})
+				t.Run(fmt.Sprintf("Writer/%s/%d", name, size), func(t *testing.T) {
+					var b Buffer
+					_, _ = b.Write(noise()[:size+10])
+					n, err := b.WriteTo(writerFunc(func(p []byte) (int, error) {
+						change(&b)
+						runtime.GC()
+						require.NoError(t, diffBytes(p, noise()[:size+10]))
+						return 10, errTest
+					}))
+					require.Equal(t, errTest, err)
+					require.EqualValues(t, 10, n)
+					require.NoError(t, invariants(&b))
+					_, _ = b.Write(noise()[:2<<20])
+					require.True(t, bytes.HasSuffix(contents(&b), noise()[:2<<20]))
+					require.NoError(t, b.Close())
+				})
+			}
+		}
+	})
+}
+
+// TestReadBeyondInsideReader reads more, within a Reader, than there was when
+// ReadFrom began, which leaves a bytes.Buffer with a negative length.
+func TestReadBeyondInsideReader(t *testing.T) {
+	atSizes(t, func(t *testing.T, n int) {
+		b := filled(t, n)
+		b.Grow(4 * n)
+		left := 0
+		if b.m != nil { // nothing that the Reader has written is replaced
+			left = n/2 - n/3
+		}
+		_, err := b.ReadFrom(reader(func(p []byte) (int, error) {
+			writeAllOf(t, b, noise()[:n/2])
+			_, err := io.CopyN(io.Discard, struct{ io.Reader }{b}, int64(n+n/3))
+			require.NoError(t, err)
+			return 0, io.EOF
+		}))
+		require.NoError(t, err)
+		require.NoError(t, invariants(b))
+		require.Equal(t, left, b.Len())
+		for range 3 {
+			b.Grow(b.buf.Cap/2 + n)
+			writeAllOf(t, b, noise()[:n])
+		}
+		require.NoError(t, invariants(b))
+		require.Equal(t, left+3*n, b.Len())
+	})
+}
+
+type holder struct {
+	name string
+	b    Buffer
+}
+
+// TestMoveByValue moves filled Buffers as Go programs move values, with
+// collections and changing stacks in between. Only the newest place is used.
+func TestMoveByValue(t *testing.T) {
+	filled := func(n int) Buffer {
+		var b Buffer
+		_, _ = b.Write(noise()[:n])
+		return b
+	}
+	moves := map[string]func(n int) Buffer{
+		"returned": func(n int) Buffer { return filled(n) },
+		"appended to a slice of structs": func(n int) Buffer {
+			var hs []holder
+			for range 5 {
+				hs = append(hs, holder{"x", filled(n / 5)})
+			}
+			for i := 1; i < 5; i++ {
+				_, _ = hs[i].b.Write(noise()[n/5 : n])
+			}
+			return slices.Clone(hs)[3].b
+		},
+		"in a map": func(n int) Buffer {
+			m := map[string]holder{}
+			for i := range 20 {
+				m[fmt.Sprint(i)] = holder{"x", filled(n / 20)}
+			}
+			m["x"] = holder{"x", filled(n)}
+			return m["x"].b
+		},
+		"through a channel": func(n int) Buffer {
+			c := make(chan Buffer)
+			go func() { c <- filled(n) }()
+			runtime.GC()
+			return <-c
+		},
+		"from the stack to the heap": func(n int) Buffer {
+			onStack := filled(n)
+			heap := new(Buffer)
+			*heap = onStack
+			runtime.GC()
+			return *heap
+		},
+		"as an argument, by value": func(n int) Buffer {
+			return func(b Buffer) Buffer { _ = b.WriteByte(noise()[n]); b.Truncate(n); return b }(filled(n))
+		},
+		"after a view": func(n int) Buffer { b := filled(n); b.Bytes(); c := b; return c },
+		"after it was lent": func(n int) Buffer {
+			b := filled(n)
+			_, _ = b.WriteTo(writerFunc(func([]byte) (int, error) { return 0, errTest }))
+			return b
+		},
+	}
+	atBothThresholds(t, func(t *testing.T) {
+		for name, move := range moves {
+			for _, n := range []int{100, 2 << 20, 5 << 20} {
+				t.Run(fmt.Sprintf("%s/%d", name, n), func(t *testing.T) {
+					done := make(chan error)
+					go func() { // a small stack
+						b := move(n)
+						runtime.GC()
+						err := diffBytes([]byte(b.String()), noise()[:n])
+						_, _ = b.Write(noise()[n:])
+						runtime.GC()
+						if err == nil {
+							err = diffBytes(b.Bytes(), noise())
+						}
+						if err == nil {
+							err = invariants(&b)
+						}
+						_ = b.Close()
+						done <- err
+					}()
+					require.NoError(t, <-done)
+				})
+			}
+		}
+	})
+}
+
+// TestCopyAfterViewSharesContents behaves as a copy of a bytes.Buffer: both share contents.
+func TestCopyAfterViewSharesContents(t *testing.T) {
+	var got Buffer
+	var want bytes.Buffer
+	_, _ = got.Write(noise())
+	want.Write(noise())
+	got.Bytes()[0] = 'x'
+	want.Bytes()[0] = 'x'
+	gotCopy, wantCopy := got, want
+	gotCopy.Bytes()[1] = 'y'
+	wantCopy.Bytes()[1] = 'y'
+	_, _ = got.Read(make([]byte, 1))
+	want.Next(1)
+	requireContents(t, &got, want.Bytes())
+	requireContents(t, &gotCopy, wantCopy.Bytes())
+}
+
+func TestMaxLenWrite(t *testing.T) {
+	atSizes(t, func(t *testing.T, n int) {
+		for _, test := range []struct {
+			name  string
+			write func(b *Buffer) (int, error)
+			room  int
+			want  string // what is stored; less than all is an error
+			all   bool
+		}{
+			{"Write that fits", func(b *Buffer) (int, error) { return b.Write([]byte("abc")) }, 3, "abc", true},
+			{"Write that does not fit", func(b *Buffer) (int, error) { return b.Write([]byte("abc")) }, 2, "ab", false},
+			{"Write without room", func(b *Buffer) (int, error) { return b.Write([]byte("abc")) }, 0, "", false},
+			{"Write of nothing", func(b *Buffer) (int, error) { return b.Write(nil) }, 0, "", true},
+			{"Write far too much", func(b *Buffer) (int, error) { return b.Write(noise()[:4<<20]) }, 1 << 20, string(noise()[:1<<20]), false},
+			{"WriteString that fits", func(b *Buffer) (int, error) { return b.WriteString("abc") }, 3, "abc", true},
+			{"WriteString that does not fit", func(b *Buffer) (int, error) { return b.WriteString("abc") }, 2, "ab", false},
+			{"WriteString without room", func(b *Buffer) (int, error) { return b.WriteString("abc") }, 0, "", false},
+			{"WriteString of nothing", func(b *Buffer) (int, error) { return b.WriteString("") }, 0, "", true},
+			{"WriteByte that fits", func(b *Buffer) (int, error) { return 1, b.WriteByte('a') }, 1, "a", true},
+			{"WriteByte without room", func(b *Buffer) (int, error) { return 0, b.WriteByte('a') }, 0, "", false},
+			{"WriteRune ASCII that fits", func(b *Buffer) (int, error) { return b.WriteRune('a') }, 1, "a", true},
+			{"WriteRune ASCII without room", func(b *Buffer) (int, error) { return b.WriteRune('a') }, 0, "", false},
+			{"WriteRune of 2 that fits", func(b *Buffer) (int, error) { return b.WriteRune('é') }, 2, "é", true},
+			{"WriteRune of 2 that does not fit", func(b *Buffer) (int, error) { return b.WriteRune('é') }, 1, "", false},
+			{"WriteRune of 3 that fits", func(b *Buffer) (int, error) { return b.WriteRune('€') }, 3, "€", true},
+			{"WriteRune of 3 that does not fit", func(b *Buffer) (int, error) { return b.WriteRune('€') }, 2, "", false},
+			{"WriteRune of 4 that fits", func(b *Buffer) (int, error) { return b.WriteRune('😀') }, 4, "😀", true},
+			{"WriteRune of 4 that does not fit", func(b *Buffer) (int, error) { return b.WriteRune('😀') }, 3, "", false},
+			{"WriteRune invalid that fits", func(b *Buffer) (int, error) { return b.WriteRune(-1) }, 3, "\uFFFD", true},
+			{"WriteRune invalid that does not fit", func(b *Buffer) (int, error) { return b.WriteRune(-1) }, 2, "", false},
+			{"Fprintf", func(b *Buffer) (int, error) { return fmt.Fprintf(b, "%d", 12345) }, 3, "123", false},
+		} {
+			t.Run(test.name, func(t *testing.T) {
+				for _, spare := range []int{0, 8 << 20} { // MaxLen bounds Len, not Cap
+					b := full(t, n, 0)
+					b.MaxLen = 0
+					b.Grow(spare)
+					b.MaxLen = n + test.room
+					m, err := test.write(b)
+					if test.all {
+						require.NoError(t, err)
+					} else {
+						require.ErrorIs(t, err, ErrTooLarge)
+					}
+					require.Equal(t, len(test.want), m)
+					requireContents(t, b, append(bytes.Clone(noise()[:n]), test.want...))
+					b.Close()
+				}
+			})
+		}
+	})
+}
+
+func TestMaxLenReadFrom(t *testing.T) {
+	const room = 2000
+	fits, more := noise()[:room], noise()[:room+1]
+	atSizes(t, func(t *testing.T, n int) {
+		for _, test := range []struct {
+			name string
+			r    io.Reader
+			want int // bytes stored
+			err  error
+		}{
+			{"nothing", strings.NewReader(""), 0, nil},
+			{"less", bytes.NewReader(fits[:room-1]), room - 1, nil},
+			{"as much as fits", bytes.NewReader(fits), room, nil},
+			{"as much as fits, one byte at a time", iotest.OneByteReader(bytes.NewReader(fits)), room, nil},
+			{"as much as fits, with EOF", iotest.DataErrReader(bytes.NewReader(fits)), room, nil},
+			{"as much as fits, then an error", io.MultiReader(bytes.NewReader(fits), iotest.ErrReader(errTest)), room, errTest},
+			{"an error first", io.MultiReader(bytes.NewReader(fits[:9]), iotest.ErrReader(errTest)), 9, errTest},
+			{"a byte more", bytes.NewReader(more), room, ErrTooLarge},
+			{"a byte more, one at a time", iotest.OneByteReader(bytes.NewReader(more)), room, ErrTooLarge},
+			{"a byte more, with EOF", iotest.DataErrReader(bytes.NewReader(more)), room, ErrTooLarge},
+			{"much more", bytes.NewReader(noise()[:1<<20]), room, ErrTooLarge},
+			{"no end", io.MultiReader(bytes.NewReader(fits), io.LimitReader(loop, 100<<20)), room, ErrTooLarge},
+		} {
+			t.Run(test.name, func(t *testing.T) {
+				b := full(t, n, room)
+				m, err := b.ReadFrom(test.r)
+				if test.err == nil {
+					require.NoError(t, err)
+				} else {
+					require.ErrorIs(t, err, test.err)
+				}
+				require.EqualValues(t, test.want, m)
+				requireContents(t, b, append(bytes.Clone(noise()[:n]), fits[:test.want]...))
+				b.Close()
+			})
+		}
+
+		t.Run("full", func(t *testing.T) {
+			b := full(t, n, 0)
+			m, err := b.ReadFrom(strings.NewReader(""))
+			require.NoError(t, err)
+			require.Zero(t, m)
+			m, err = b.ReadFrom(strings.NewReader("a"))
+			require.ErrorIs(t, err, ErrTooLarge)
+			require.Zero(t, m)
+			requireContents(t, b, noise()[:n])
+		})
+
+		t.Run("io.Copy", func(t *testing.T) {
+			b := full(t, n, room)
+			m, err := io.Copy(b, bytes.NewReader(more))
+			require.ErrorIs(t, err, ErrTooLarge)
+			require.EqualValues(t, room, m)
+			require.Equal(t, n+room, b.Len())
+		})
+	})
+}
+
+func TestMaxLenGrow(t *testing.T) {
+	atSizes(t, func(t *testing.T, n int) {
+		b := full(t, n, 100)
+		require.NotPanics(t, func() { b.Grow(100) })
+		require.GreaterOrEqual(t, b.Available(), 100)
+		err, panicked := caught(func() error { b.Grow(101); return nil })
+		require.ErrorIs(t, err, ErrTooLarge)
+		require.True(t, panicked)
+
+		require.NoError(t, reserve(b, 100))
+		require.ErrorIs(t, reserve(b, 101), ErrTooLarge)
+		requireContents(t, b, noise()[:n])
+		writeAllOf(t, b, noise()[n:n+100])
+		requireContents(t, b, noise()[:n+100])
+	})
+}
+
+func TestMaxLenWriteAt(t *testing.T) {
+	atSizes(t, func(t *testing.T, n int) {
+		b := full(t, n, 10)
+		for _, test := range []struct {
+			n, off int
+			fits   bool
+		}{
+			{3, 0, true},
+			{10, n, true},
+			{1, n + 10, false},
+			{2, n + 9, false},
+			{1, n + 5000, false},
+			{n + 11, 0, false},
+			{11, n, false},
+			{3, n + 7, true},
+			{n + 10, 0, true},
+		} {
+			want := contents(b)
+			p := noise()[50:][:test.n]
+			m, err := b.WriteAt(p, int64(test.off))
+			if test.fits {
+				require.NoError(t, err)
+				require.Equal(t, test.n, m)
+				want = writtenAt(want, p, test.off)
+			} else {
+				require.ErrorIs(t, err, ErrTooLarge)
+				require.Zero(t, m)
+			}
+			requireContents(t, b, want, "%d bytes at %d", test.n, test.off)
+		}
+	})
+}
+
+// TestMaxLenBelowLen: a bound set too late removes nothing.
+func TestMaxLenBelowLen(t *testing.T) {
+	atSizes(t, func(t *testing.T, n int) {
+		b := full(t, n, -50)
+		requireContents(t, b, noise()[:n])
+		for _, write := range []func() (int, error){
+			func() (int, error) { return b.Write([]byte("abc")) },
+			func() (int, error) { return b.WriteString("abc") },
+			func() (int, error) { return 0, b.WriteByte('a') },
+			func() (int, error) { return b.WriteRune('é') },
+			func() (int, error) { m, err := b.ReadFrom(strings.NewReader("abc")); return int(m), err },
+			func() (int, error) { return b.WriteAt([]byte("abc"), int64(n)) },
+			func() (int, error) { return 0, reserve(b, 1) },
+		} {
+			m, err := write()
+			require.ErrorIs(t, err, ErrTooLarge)
+			require.Zero(t, m)
+			requireContents(t, b, noise()[:n])
+		}
+
+		b.Next(50) // as much as fits
+		require.ErrorIs(t, b.WriteByte('a'), ErrTooLarge)
+		b.Next(1)
+		require.NoError(t, b.WriteByte('a'))
+		require.ErrorIs(t, b.WriteByte('b'), ErrTooLarge)
+		require.Equal(t, n-50, b.Len())
+
+		b.MaxLen = 0 // no bound again
+		writeAllOf(t, b, "abc")
+	})
+}
+
+// TestMaxLenOfMaxInt: what has been read and the bound together are more than
+// an int holds. Write took that for too large.
+func TestMaxLenOfMaxInt(t *testing.T) {
+	for _, most := range []int{math.MaxInt, math.MaxInt - 1, math.MaxInt/2 + 1} {
+		atSizes(t, func(t *testing.T, n int) {
+			b := &Buffer{MaxLen: most}
+			writeAllOf(t, b, noise()[:n])
+			b.Read(make([]byte, 10))
+			c := b.Cap()
+			for b.Cap() == c {
+				writeAllOf(t, b, noise()[:n])
+			}
+			require.GreaterOrEqual(t, b.Cap(), 2*(c-10), "not doubled")
+			require.NoError(t, b.Close())
+		})
+	}
+}
+
+// TestMaxLenCountsUnreadBytes: the bound is on what is unread, so a queue runs on.
+func TestMaxLenCountsUnreadBytes(t *testing.T) {
+	for _, n := range []int{1, 10, 3000, 1 << 20} {
+		b := full(t, 0, n)
+		for i := range 10 {
+			writeAllOf(t, b, noise()[i:i+n])
+			require.ErrorIs(t, b.WriteByte('x'), ErrTooLarge)
+			p := make([]byte, n)
+			m, err := b.Read(p)
+			require.NoError(t, err)
+			require.Equal(t, n, m)
+			require.NoError(t, diffBytes(p, noise()[i:i+n]))
+		}
+		for _, clear := range []func(){b.Reset, func() { b.Truncate(0) }, func() { b.Next(n) }, func() { b.WriteTo(io.Discard) }} {
+			writeAllOf(t, b, noise()[:n])
+			require.Error(t, b.WriteByte('x'))
+			clear()
+		}
+		writeAllOf(t, b, noise()[:n])
+	}
 }

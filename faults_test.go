@@ -1,4 +1,4 @@
-//go:build linux && !nommap && (amd64 || arm64 || loong64 || mips64 || mips64le || ppc64 || ppc64le || riscv64 || s390x) && mmapbuf_faults
+//go:build linux && !nommap && !386 && !arm && !mips && !mipsle && mmapbuf_faults
 
 package mmapbuf
 
@@ -8,7 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -767,6 +769,7 @@ func TestFaultsAtFullSize(t *testing.T) {
 func allFaults(t *testing.T, scenarios []scenario, errnos []unix.Errno, forGood []bool, set setting) (cases int) {
 	t.Helper()
 	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // when it runs is for collect to say
+	defer mapping.SetLentMax(0)()                    // pages would come back at any time
 	eventually(t, func() bool { return mapping.Counters.Mappings.Load() == 0 })
 	manyThreads()
 	defer func(n int) { mapping.CopiedView = n }(mapping.CopiedView)
@@ -899,4 +902,190 @@ func writeMemory(at uintptr, p []byte) error {
 	_, err := unix.ProcessVMWritev(os.Getpid(), []unix.Iovec{{Base: &p[0], Len: uint64(len(p))}},
 		[]unix.RemoteIovec{{Base: at, Len: len(p)}}, 0)
 	return err
+}
+
+// failing has the calls of these names fail while f runs.
+func failing(names []string, f func()) {
+	hook := func(call string, target, source []byte) error {
+		if slices.Contains(names, call) {
+			return unix.ENOMEM
+		}
+		return nil
+	}
+	vm.OnCall.Store(&hook)
+	defer vm.OnCall.Store(nil)
+	f()
+}
+
+// TestPagesAtRandomFault is TestPagesAtRandom with calls that fail at random, but
+// for mmap(2), without which operations may fail.
+func TestPagesAtRandomFault(t *testing.T) {
+	defer func(n int) { mostAlignment = n }(mostAlignment)
+	mostAlignment = os.Getpagesize()
+	defer vm.RefuseMoves(vm.MovesRefused())
+	pagesAtRandom(t, func(r *rand.Rand) func() {
+		vm.RefuseMoves(false)
+		if r.IntN(2) == 0 {
+			return func() {}
+		}
+		rate := 1 + r.IntN(10)
+		hook := func(call string, target, source []byte) error {
+			if call != "mmap" && r.IntN(rate) == 0 {
+				return unix.ENOMEM
+			}
+			return nil
+		}
+		vm.OnCall.Store(&hook)
+		return func() { vm.OnCall.Store(nil) }
+	})
+}
+
+// TestFaultOfRecycling has the consumed prefix neither moved nor unmapped: the
+// capacity was taken for what it had been before.
+func TestFaultOfRecycling(t *testing.T) {
+	noIdle(t)
+	var b Buffer
+	defer b.Close()
+	b.Grow(100 * miB)
+	fill(&b, 1, 60*miB)
+	_, _ = b.Read(make([]byte, 31*miB))
+	n := b.m.Inspect().Dirty - b.buf.Len + 1
+	require.True(t, b.canRecycle(n))
+	failing([]string{"mremap", "mremap fixed", "munmap"}, func() { _, _ = b.Write(noise()[:n]) })
+	require.True(t, isFilled(contents(&b)[:29*miB], 1, 31*miB))
+	require.NoError(t, diffBytes(contents(&b)[29*miB:], noise()[:n]))
+}
+
+// TestFaultInReadFromAFile has the mapping become a slice in the middle of ReadFrom
+// from a file.
+func TestFaultInReadFromAFile(t *testing.T) {
+	noIdle(t)
+	name := filepath.Join(t.TempDir(), "file")
+	require.NoError(t, os.WriteFile(name, noise()[:3*miB], 0o600))
+	f, err := os.Open(name)
+	require.NoError(t, err)
+	defer f.Close()
+	var b Buffer
+	defer b.Close()
+	b.Grow(100 * miB)
+	fill(&b, 1, 60*miB-kiB)
+	_, _ = b.Read(make([]byte, 31*miB))
+	defer mapping.SetBudget(0)()
+	failing([]string{"mremap", "mremap fixed"}, func() {
+		n, err := b.ReadFrom(f)
+		require.NoError(t, err)
+		require.EqualValues(t, 3*miB, n)
+	})
+	require.NoError(t, diffBytes(contents(&b)[29*miB-kiB:], noise()[:3*miB]))
+}
+
+// TestAdviceAfterAMoveFaultless: after the pages of a view had been moved, advice was
+// given to their old addresses, where something else may be mapped by then.
+func TestAdviceAfterAMoveFaultless(t *testing.T) {
+	needMoves(t)
+	noIdle(t)
+	var b Buffer
+	defer b.Close()
+	b.Grow(62 * miB)
+	_, _ = b.Write(noise())
+	_, err := b.WriteAt([]byte("x"), 40*miB)
+	require.NoError(t, err)
+	b.Truncate(len(noise()))
+	require.True(t, b.m.Sparse())
+	at, moved, other := uintptr(base(b.m.Inspect().Mem)), false, false
+	const n = 6 * miB
+	hook := func(call string, target, source []byte) error {
+		moved = moved || call == "mremap fixed"
+		if moved && call == "munmap" && !other { // by now, something else is mapped there
+			_, _, errno := unix.Syscall6(unix.SYS_MMAP, at, n, unix.PROT_READ|unix.PROT_WRITE,
+				unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_FIXED_NOREPLACE, ^uintptr(0), 0)
+			_, _, err := unix.Syscall(unix.SYS_MADVISE, at, n, unix.MADV_NOHUGEPAGE)
+			other = errno == 0 && err == 0
+		}
+		return nil
+	}
+	vm.OnCall.Store(&hook)
+	v, err := b.view(false)
+	vm.OnCall.Store(nil)
+	require.NoError(t, err)
+	require.True(t, moved && other)
+	require.NoError(t, diffBytes(v, noise()))
+	for _, v := range vmas(t, nil) {
+		if v.lo <= at && at < v.hi {
+			require.Contains(t, v.flags, " nh ", "advice for what is not ours")
+		}
+	}
+	_, _, errno := unix.Syscall(unix.SYS_MUNMAP, at, n, 0)
+	require.Zero(t, errno)
+}
+
+// TestFailedViewKeepsTheMapping refuses to move the pages of a view, and memory
+// for a copy. The part of the mapping that the view did not need was idle memory
+// by then: the Buffer went on writing to it, and so did the next owner.
+func TestFailedViewKeepsTheMapping(t *testing.T) {
+	needMemory(t, giB)
+	var b, other Buffer
+	defer b.Close()
+	defer other.Close()
+	fill(&b, 1, 48*miB)
+	b.Truncate(8 * miB)
+	size := b.Cap()
+	probes := 0
+	hook := func(call string, target, source []byte) error {
+		switch {
+		case call == "mremap fixed":
+			return unix.ENOMEM
+		case call == "mmap":
+			if probes++; probes > 1 {
+				return unix.ENOMEM
+			}
+		}
+		return nil
+	}
+	vm.OnCall.Store(&hook)
+	err, panicked := caught(func() error { b.Bytes(); return nil })
+	vm.OnCall.Store(nil)
+	require.True(t, panicked)
+	require.ErrorIs(t, err, ErrTooLarge)
+	require.True(t, isFilled(contents(&b), 1, 0))
+
+	fill(&other, 2, 30*miB)
+	require.Equal(t, size, b.Cap())
+	_, _ = b.Write(make([]byte, 40*miB))
+	require.True(t, isFilled(contents(&other), 2, 0), "what another Buffer has written is overwritten")
+	require.True(t, isFilled(contents(&b)[:8*miB], 1, 0))
+	require.NoError(t, invariants(&b))
+}
+
+// TestFailedViewOfShorterCopy views a copy of a Buffer that has fewer contents, and
+// fails: nothing has happened then to what the other has beyond them.
+func TestFailedViewOfShorterCopy(t *testing.T) {
+	noIdle(t)
+	var other, b Buffer
+	fill(&other, 9, 16*miB)
+	require.NoError(t, other.Close())
+	fill(&b, 1, 5*miB)
+	short := b
+	fill(&b, 2, miB)
+	require.True(t, short.current())
+	moved := false
+	hook := func(call string, target, source []byte) error {
+		switch {
+		case call == "mremap fixed":
+			moved = true
+			return unix.ENOMEM
+		case call == "mmap" && moved:
+			return unix.ENOMEM
+		}
+		return nil
+	}
+	vm.OnCall.Store(&hook)
+	err, _ := caught(func() error { short.Bytes(); return nil })
+	vm.OnCall.Store(nil)
+	require.ErrorIs(t, err, ErrTooLarge)
+	got := contents(&b)
+	require.Equal(t, 6*miB, len(got))
+	require.True(t, isFilled(got[:5*miB], 1, 0))
+	require.True(t, isFilled(got[5*miB:], 2, 0))
+	require.NoError(t, b.Close())
 }

@@ -249,8 +249,10 @@ func writeAtOffset[T []byte | string](f *File, p T) (n int, err error) {
 		written, full := extendLocked(b, off, end, p)
 		if full != nil {
 			n = 0
-			if room := old + b.roomWithin(full) - off; 0 < room && room < len(p) {
-				n, _ = writeAtOffset(f, p[:room])
+			if isLimit(full) {
+				if room := old + b.roomInLimit() - off; 0 < room && room < len(p) {
+					n, _ = writeAtOffset(f, p[:room])
+				}
 			}
 			return n, pathError("write", full)
 		}

@@ -204,15 +204,6 @@ func (b *Buffer) settle(n int) {
 	}
 }
 
-// roomWithin returns how many more bytes the Limit leaves, if err is that it was
-// exceeded; otherwise there is no memory, and roomWithin returns 0.
-func (b *Buffer) roomWithin(err error) int {
-	if !isLimit(err) {
-		return 0
-	}
-	return b.roomInLimit()
-}
-
 // roomInLimit returns how many more bytes the Limit, which must not be nil, leaves.
 func (b *Buffer) roomInLimit() int {
 	total := int(b.Limit.max - b.Limit.Used())

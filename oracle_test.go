@@ -2,9 +2,17 @@ package mmapbuf
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"math"
+	"os"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"testing/iotest"
 	"unicode/utf8"
 	"unsafe"
 
@@ -179,4 +187,529 @@ func leaked(was Stats) error {
 		return fmt.Errorf("%d mappings of %d bytes, there were %d of %d", is.Mappings, is.MappedBytes, was.Mappings, was.MappedBytes)
 	}
 	return nil
+}
+
+// buffer is what bytes.Buffer and Buffer have in common.
+// Peek is missing: bytes.Buffer has it from Go 1.26 on, see [peek].
+type buffer interface {
+	Available() int
+	AvailableBuffer() []byte
+	Bytes() []byte
+	Cap() int
+	Grow(n int)
+	Len() int
+	Next(n int) []byte
+	Read(p []byte) (int, error)
+	ReadByte() (byte, error)
+	ReadBytes(delim byte) ([]byte, error)
+	ReadFrom(r io.Reader) (int64, error)
+	ReadRune() (rune, int, error)
+	ReadString(delim byte) (string, error)
+	Reset()
+	String() string
+	Truncate(n int)
+	UnreadByte() error
+	UnreadRune() error
+	Write(p []byte) (int, error)
+	WriteByte(c byte) error
+	WriteRune(r rune) (int, error)
+	WriteString(s string) (int, error)
+	WriteTo(w io.Writer) (int64, error)
+}
+
+// beyond is what Buffer and its oracle have that bytes.Buffer has not.
+type beyond interface {
+	buffer
+	io.ReaderAt
+	io.WriterAt
+	io.Closer
+	Reserve(n int) error
+	Shrink()
+}
+
+type peeker interface {
+	Peek(n int) ([]byte, error)
+}
+
+var (
+	_ buffer         = (*bytes.Buffer)(nil)
+	_ beyond         = (*Buffer)(nil)
+	_ beyond         = (*oracle)(nil)
+	_ peeker         = (*Buffer)(nil)
+	_ io.ReaderAt    = (*Buffer)(nil)
+	_ io.WriterAt    = (*Buffer)(nil)
+	_ io.Closer      = (*Buffer)(nil)
+	_ io.ByteScanner = (*Buffer)(nil)
+	_ io.RuneScanner = (*Buffer)(nil)
+)
+
+// peek calls b's Peek, or does without it where bytes.Buffer has none.
+func peek(b buffer, n int) ([]byte, error) {
+	if p, ok := b.(peeker); ok {
+		return p.Peek(n)
+	}
+	p := b.Bytes()
+	if len(p) < n {
+		return p, io.EOF
+	}
+	return p[:n], nil
+}
+
+// A result is what an operation returned; which fields it uses is up to it.
+type result struct {
+	n     int64
+	r     rune
+	p     []byte // may be a view: compared before the next operation
+	view  bool   // p is one, and stays what it is until the contents change
+	err   error
+	panic any
+}
+
+// An op is one step of a test, the same for both buffers.
+type op struct {
+	name string
+	kind kind
+	run  func(b buffer) result // must not keep state from call to call
+}
+
+// A kind says what an op means for a later UnreadByte or UnreadRune, and for
+// views.
+type kind int
+
+const (
+	other     kind = iota // decides anew whether there is something to unread, and ends views
+	take                  // the same, but views stay what they are
+	look                  // leaves both alone
+	grow                  // ends views; see pair.grown
+	overwrite             // ends views
+	unread                // unreads, and leaves views alone
+)
+
+func (k kind) endsViews() bool { return k == other || k == grow || k == overwrite }
+
+// on runs o on b and catches its panic.
+func (o op) on(b buffer) (res result) {
+	defer func() {
+		if v := recover(); v != nil {
+			res = result{panic: v}
+		}
+	}()
+	return o.run(b)
+}
+
+// diff says how res differs from what bytes.Buffer gave.
+func (res result) diff(want result) error {
+	switch {
+	case !samePanic(res.panic, want.panic):
+		return fmt.Errorf("panic %#v, want %#v", res.panic, want.panic)
+	case !sameError(res.err, want.err):
+		return fmt.Errorf("error %#v, want %#v", res.err, want.err)
+	case res.n != want.n:
+		return fmt.Errorf("n = %d, want %d", res.n, want.n)
+	case res.r != want.r:
+		return fmt.Errorf("rune, byte or calls = %#x, want %#x", res.r, want.r)
+	}
+	return diffBytes(res.p, want.p)
+}
+
+// sameError accepts another error with the same text only in place of
+// the errors that package bytes does not export.
+func sameError(err, want error) bool {
+	if err == nil || want == nil || err == want {
+		return err == want
+	}
+	if want == errFull {
+		return errors.Is(err, ErrTooLarge)
+	}
+	return want != bytes.ErrTooLarge && strings.HasPrefix(want.Error(), "bytes.Buffer: ") && err.Error() == want.Error()
+}
+
+func samePanic(v, want any) bool {
+	if _, ok := want.(runtime.Error); ok {
+		_, ok = v.(runtime.Error)
+		return ok
+	}
+	if want, ok := want.(error); ok {
+		err, ok := v.(error)
+		return ok && sameError(err, want)
+	}
+	return v == want
+}
+
+// A view says how a pair looks at the contents.
+type view int
+
+const (
+	byReadAt view = iota // leaves a mapping alone; only samples large contents
+	byString             // leaves a mapping alone
+	byBytes              // publishes a mapping
+	views
+)
+
+// A pair takes an oracle and a Buffer through the same steps.
+type pair struct {
+	want *oracle
+	got  *Buffer
+	was  Stats // at the start
+
+	// A Grow came after the last read. Whether bytes.Buffer can still unread
+	// then depends on whether Grow moved the data: UnreadByte and UnreadRune
+	// return nil and do nothing if it did. Capacity is not compared, so
+	// neither can this be, and the pair does not unread.
+	grown bool
+
+	live []seen // views of the storage as it is
+	left []seen // views of storage that the Buffer has left: nobody changes them any more
+
+	steps   []string
+	scratch []byte
+}
+
+// newPair returns a pair of zero buffers if start is empty, else of
+// buffers that read start.
+func newPair(start string) *pair {
+	p := &pair{want: new(oracle), got: new(Buffer), was: ReadStats()}
+	if start != "" {
+		p.want.Buffer = *bytes.NewBuffer([]byte(start))
+		p.got = NewBuffer([]byte(start))
+	}
+	return p
+}
+
+// close gives memory back at once: small garbage may own large mappings.
+func (p *pair) close() { p.got.Close() }
+
+// finish looks at everything once more and closes.
+func (p *pair) finish() error {
+	err := errors.Join(p.check(byString), p.check(byBytes))
+	p.close()
+	return errors.Join(err, invariants(p.got), changed(p.left), leaked(p.was))
+}
+
+// step runs o on both buffers and compares results and state.
+func (p *pair) step(o op, v view) error {
+	switch o.kind {
+	case grow:
+		p.grown = true
+	case unread:
+		if p.grown {
+			return nil
+		}
+	case other, take:
+		p.grown = false
+	}
+	p.steps = append(p.steps, o.name)
+	if o.name == moveByValue.name {
+		moved := *p.got
+		p.got = &moved
+	}
+	res := o.on(p.got)
+	err := res.diff(o.on(p.want))
+	if o.kind.endsViews() {
+		p.endViews()
+	}
+	if res.view {
+		p.live = newest(append(p.live, see(res.p)...))
+	}
+	if err == nil {
+		err = p.check(v)
+	}
+	if err != nil {
+		n := max(0, len(p.steps)-12)
+		return fmt.Errorf("step %d of %s: %w", len(p.steps), strings.Join(p.steps[n:], ", "), err)
+	}
+	return nil
+}
+
+// check compares the state.
+func (p *pair) check(v view) error {
+	want := p.want.Bytes()
+	n, c, a := p.got.Len(), p.got.Cap(), p.got.Available()
+	switch {
+	case n != len(want):
+		return fmt.Errorf("Len() = %d, want %d", n, len(want))
+	case a < 0 || c < n+a:
+		return fmt.Errorf("Len() = %d, Cap() = %d, Available() = %d", n, c, a)
+	}
+	if err := errors.Join(invariants(p.got), changed(p.live), changed(p.left)); err != nil {
+		return err
+	}
+	switch v {
+	case byString:
+		if s := p.got.String(); s != string(want) {
+			return fmt.Errorf("String(): %w", diffBytes([]byte(s), want))
+		}
+	case byBytes:
+		if err := diffBytes(p.got.Bytes(), want); err != nil {
+			return fmt.Errorf("Bytes(): %w", err)
+		}
+	case byReadAt:
+		const sample = 4 << 10
+		if n <= sample {
+			return p.readAt(want, 0, n+1)
+		}
+		some := uint64(len(p.steps)) * 0x9e3779b97f4a7c15 % uint64(n)
+		return errors.Join(p.readAt(want, 0, sample), p.readAt(want, int(some), sample), p.readAt(want, n-sample, sample+1))
+	}
+	return nil
+}
+
+// A seen is a part of a view, and what it showed.
+type seen struct{ view, want []byte }
+
+// see remembers both ends of a view.
+func see(p []byte) []seen {
+	const sample = 1 << 10
+	if len(p) <= sample {
+		return []seen{{p, bytes.Clone(p)}}
+	}
+	end := p[len(p)-sample:]
+	return []seen{{p[:sample], bytes.Clone(p[:sample])}, {end, bytes.Clone(end)}}
+}
+
+// newest returns the last views, of which a test does not hold too many.
+func newest(views []seen) []seen { return views[max(0, len(views)-16):] }
+
+func changed(views []seen) error {
+	for _, s := range views {
+		if err := diffBytes(s.view, s.want); err != nil {
+			return fmt.Errorf("a view has changed: %w", err)
+		}
+	}
+	return nil
+}
+
+// endViews is called after the contents may have changed. A view of storage
+// that the Buffer still has, or adopts with its next change, shows what it likes.
+func (p *pair) endViews() {
+	buf := p.got.buf.Slice()
+	if m := p.got.m; m != nil && !p.got.current() {
+		buf, _ = m.Published(p.got.gen, p.got.off, p.got.buf.Len)
+	}
+	for _, s := range p.live {
+		if !overlap(s.view, buf) {
+			p.left = append(p.left, seen{s.view, bytes.Clone(s.view)})
+		}
+	}
+	p.live, p.left = nil, newest(p.left)
+}
+
+// overlap reports whether two slices share memory up to their capacity.
+func overlap(p, q []byte) bool {
+	start := func(p []byte) uintptr { return uintptr(unsafe.Pointer(unsafe.SliceData(p))) }
+	return start(p) < start(q)+uintptr(cap(q)) && start(q) < start(p)+uintptr(cap(p))
+}
+
+// readAt compares n bytes at off with want's.
+func (p *pair) readAt(want []byte, off, n int) error {
+	p.scratch = slices.Grow(p.scratch[:0], n)[:n]
+	want = want[off:]
+	var wantErr error
+	if len(want) < n {
+		wantErr = io.EOF
+	}
+	m, err := p.got.ReadAt(p.scratch, int64(off))
+	if err != wantErr {
+		return fmt.Errorf("ReadAt(%d bytes, %d): error %v, want %v", n, off, err, wantErr)
+	}
+	if err := diffBytes(p.scratch[:m], want[:min(n, len(want))]); err != nil {
+		return fmt.Errorf("ReadAt(%d bytes, %d): %w", n, off, err)
+	}
+	return nil
+}
+
+// A script decodes operations from bytes: those of the fuzzer, or random ones.
+type script struct {
+	src  io.ByteReader
+	done bool // src has no more
+
+	writeBits, readBits int  // log2 of the largest sizes
+	limit               int  // of Len
+	noViews             bool // a mapping stays one
+}
+
+// storage draws for the length of a test from what size on storage is mapped,
+// whether it is published, and how fine mappings are: with small ones the edges
+// are close.
+func (s *script) storage(t testing.TB) {
+	t.Helper()
+	c := s.byte()
+	setThreshold(t, []int{mapThreshold, 1, 4096}[c%3])
+	s.noViews = c/3%2 == 1
+	if c/6%2 == 1 {
+		setUnit(t, os.Getpagesize())
+	}
+}
+
+func (s *script) byte() byte {
+	c, err := s.src.ReadByte()
+	s.done = s.done || err != nil
+	return c
+}
+
+func (s *script) uint16() int { return int(s.byte())<<8 | int(s.byte()) }
+
+// size draws a number below 1<<bits, its logarithm uniform.
+func (s *script) size(bits int) int {
+	e := int(s.byte()) % (bits + 1)
+	return min(1<<e-1+s.uint16()<<max(0, e-16)&(1<<e-1), 1<<bits-1)
+}
+
+// data draws what to write next to n bytes.
+func (s *script) data(n int) []byte {
+	k := min(s.size(s.writeBits), max(0, s.limit-n))
+	off := s.uint16()
+	return noise()[off : off+k]
+}
+
+// offset draws an offset up to n.
+func (s *script) offset(n int) int { return int(uint64(s.uint16()) * uint64(n+1) >> 16) }
+
+// op draws an operation for a buffer of n bytes.
+func (s *script) op(n int) op {
+	c := s.byte() % 40
+	if c >= 32 {
+		return s.opBeyond(c, n)
+	}
+	if s.noViews && c >= 24 {
+		c -= 24
+	}
+	switch c {
+	case 0, 1:
+		return write(s.data(n))
+	case 2:
+		return writeString(string(s.data(n)))
+	case 3:
+		return writeByte(s.byte())
+	case 4:
+		runes := []rune{'a', 'é', '€', '😀', -1, 0xd800, utf8.MaxRune, utf8.MaxRune + 1}
+		return writeRune(runes[int(s.byte())%len(runes)])
+	case 5, 6:
+		return s.readFrom(n)
+	case 7, 8:
+		return read(s.size(s.readBits))
+	case 9:
+		return readByte
+	case 10, 11:
+		return readRune
+	case 12, 13:
+		return unreadByte
+	case 14, 15:
+		return unreadRune
+	case 16:
+		return readBytes(s.byte())
+	case 17:
+		return readString(s.byte())
+	case 18:
+		return growBy(s.size(s.writeBits))
+	case 19:
+		return growWrite(s.data(n))
+	case 20:
+		return cut(s.size(s.readBits))
+	case 21:
+		return writeTo(s.size(s.readBits), 0, []error{nil, errTest}[s.byte()%2])
+	case 22:
+		if s.byte()%64 != 0 { // rare, or contents never get large
+			return readByte
+		}
+		return []op{reset, truncate(0), writeAll}[s.byte()%3]
+	case 23:
+		misuse := []op{growBy(-1), truncate(-1), cut(-1), writeLie, writePanic, growBy(math.MaxInt)}
+		if math.MaxInt == math.MaxInt32 {
+			misuse = misuse[:5] // so much is to be had on 32 bits, now and then
+		}
+		return misuse[int(s.byte())%len(misuse)]
+	case 24, 25:
+		return appendAvailable(s.data(n))
+	case 26, 27:
+		return next(s.size(s.readBits))
+	case 28, 29:
+		return peekN(s.size(s.readBits))
+	case 30:
+		return getBytes
+	default:
+		switch s.byte() % 6 {
+		case 0:
+			return next(-1)
+		case 1:
+			return peekN(-1)
+		case 2:
+			return available
+		case 3:
+			p := s.data(n)
+			return readFromLooking(p[:min(len(p), 5000)]) // slow
+		case 4:
+			return writeToLooking(s.size(s.readBits), []error{nil, errTest}[s.byte()%2])
+		}
+		return lookAtOnce
+	}
+}
+
+// opBeyond draws an operation that bytes.Buffer has not.
+func (s *script) opBeyond(c byte, n int) op {
+	switch c {
+	case 32:
+		return writeAt(s.data(n), int64(s.offset(n)))
+	case 33:
+		end := min(n+s.size(s.writeBits), max(n, s.limit))
+		return writeAt(s.data(end), int64(end))
+	case 34:
+		return readAt(s.size(s.readBits), int64(s.offset(n+1)))
+	case 35:
+		return reserveBy(s.size(s.writeBits))
+	case 36:
+		bounds := []int{0, 0, 0, 0, n, n + s.size(8), n / 2, math.MaxInt}
+		return setMaxLen(bounds[s.byte()%8])
+	case 37:
+		return shrink
+	case 38:
+		if s.byte()%16 != 0 { // rare: it is slow, or empties the contents
+			return noHugePages
+		}
+		return []op{closeIt, collectNow, moveByValue, moveByValue}[s.byte()%4]
+	}
+	misuse := []op{
+		writeAt([]byte("x"), -1), writeAt(nil, -1), writeAt([]byte("x"), math.MaxInt64), writeAt([]byte("x"), math.MaxInt64-1),
+		readAt(1, -1), readAt(0, -1), readAt(1, math.MaxInt64), reserveBy(-1), reserveBy(math.MinInt),
+	}
+	return misuse[int(s.byte())%len(misuse)]
+}
+
+func (s *script) readFrom(n int) op {
+	p := s.data(n)
+	name := strconv.Itoa(len(p))
+	switch s.byte() % 16 {
+	case 0:
+		p = p[:min(len(p), 2000)] // slow
+		return readFrom(name+" one byte at a time", func() io.Reader { return iotest.OneByteReader(bytes.NewReader(p)) })
+	case 1:
+		return readFrom(name+" with EOF", func() io.Reader { return iotest.DataErrReader(bytes.NewReader(p)) })
+	case 2:
+		return readFrom(name+" by halves", func() io.Reader { return iotest.HalfReader(bytes.NewReader(p)) })
+	case 3:
+		return readFrom(name+", error", func() io.Reader { return io.MultiReader(bytes.NewReader(p), iotest.ErrReader(errTest)) })
+	case 4:
+		misuse := []op{readNegative, readTooMuch, readPanic, readThenPanic, readScratch, readNothing, readError, readDataError}
+		return misuse[int(s.byte())%len(misuse)]
+	}
+	return readAll(string(p))
+}
+
+// view draws how to look at n bytes. Large contents are rarely worth the time.
+func (s *script) view(n int) view {
+	c := s.byte()
+	v := view(c%4) % views
+	if n > 1<<20 && c > 4 || s.noViews && v == byBytes {
+		v = byReadAt
+	}
+	return v
+}
+
+func (s *script) step(p *pair) error {
+	n := p.got.Len()
+	o, v := s.op(n), s.view(n)
+	if s.done {
+		return nil
+	}
+	return p.step(o, v)
 }

@@ -1,178 +1,447 @@
 package mmapbuf
 
 import (
-	"math"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"go/types"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"reflect"
+	"runtime"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-
-	"github.com/mmapbuf/mmapbuf/internal/vm"
 )
 
-// units are sizes of pages and huge pages that there are.
-var units = []int{4 * kiB, 16 * kiB, 64 * kiB, 2 * miB, 32 * miB, 512 * miB}
-
-func TestRemapPlan(t *testing.T) {
-	// In units.
-	tests := []struct {
-		name            string
-		live, off, c, n float64
-		drop, want      float64
-	}{
-		{"nothing consumed: double", 32, 0, 32, 0.1, 0, 64},
-		{"a large write: what it needs", 32, 0, 32, 50, 0, 82},
-		{"less than a quarter consumed: double", 28, 4, 32, 0.1, 0, 64},
-		{"a quarter consumed: give it back", 24, 8, 32, 0.1, 8, 32},
-		{"only whole pages", 23.5, 8.5, 32, 0.1, 8, 32},
-		{"no whole page", 1.5, 0.5, 2, 0.1, 0, 4},
-		{"room for more than was consumed", 24, 8, 32, 10, 8, 64},
-		{"nearly all consumed", 2.5, 29.5, 32, 0.1, 29, 32},
-		{"all consumed", 0, 32, 32, 1, 32, 32},
-	}
-	for _, u := range units {
-		t.Run(sizeString(u), func(t *testing.T) {
-			setUnit(t, u)
-			of := func(x float64) int { return int(x * float64(u)) }
-			for _, tt := range tests {
-				if tt.want*float64(u) > math.MaxInt {
-					continue
-				}
-				drop, want := remapPlan(of(tt.live), of(tt.off), of(tt.c), of(tt.n))
-				assert.Equal(t, of(tt.drop), drop, "%s: dropped", tt.name)
-				assert.Equal(t, of(tt.want), want, "%s: wanted", tt.name)
+// TestReflection prints and compares structs that have a Buffer as a field, also
+// after its memory has gone elsewhere: that read unmapped memory, or that of
+// another Buffer.
+func TestReflection(t *testing.T) {
+	type request struct{ body Buffer }
+	for name, use := range map[string]func(b *Buffer){
+		"nothing": func(*Buffer) {},
+		"viewed":  func(b *Buffer) { b.Bytes() },
+		"moved":   func(b *Buffer) { b.Grow(512 << 20) },
+		"closed":  func(b *Buffer) { _ = b.Close() },
+	} {
+		for _, n := range []int{100, 3 << 20, 6 << 20} {
+			var x, y request
+			writeAllOf(t, &x.body, noise()[:n])
+			writeAllOf(t, &y.body, noise()[:n])
+			c := x
+			use(&x.body)
+			for _, v := range []request{x, y, c} {
+				s := fmt.Sprintf("%v %+v %#v", v, v, v)
+				assert.Less(t, len(s), 4000, "%s: contents are printed", name)
 			}
-		})
-	}
-}
-
-// imagine returns a Buffer of sizes that no machine has, for arithmetic alone.
-func imagine(off, end, c int) *Buffer {
-	b := &Buffer{off: off}
-	b.buf.Len, b.buf.Cap = end, c
-	return b
-}
-
-// An edge is a number near a power of two, near the largest int, or any, told
-// by x.
-func edge(x int64) int {
-	near, any := math.MaxInt>>(x&63), int(x>>16&math.MaxInt)
-	switch d := int(int8(x >> 8)); {
-	case x>>6&3 == 3:
-		return any
-	case d > 0 && near > math.MaxInt-d:
-		return math.MaxInt
-	default:
-		return max(near+d, 0)
-	}
-}
-
-// TestGrowthAtEdges takes the arithmetic of growth to where it turns or ends.
-func TestGrowthAtEdges(t *testing.T) {
-	for _, u := range units {
-		t.Run(sizeString(u), func(t *testing.T) {
-			setUnit(t, u)
-			for _, size := range []int{u, 2 * u, 31 * u, vm.Floor(math.MaxInt / 3), vm.MaxSize} {
-				if size < u || size > vm.MaxSize {
-					continue // 32 bits
-				}
-				for _, end := range []int{size, size - 1, size - u, size / 2, 0} {
-					for _, off := range []int{0, 1, u - 1, u, end / 5, end - 1, end} {
-						if off < 0 || off > end {
-							continue
-						}
-						most := math.MaxInt - 2*size // that grow allows
-						for _, n := range []int{size - end + 1, size - end + u, size, most - 1, most} {
-							if n <= size-end || n > most {
-								continue
-							}
-							for _, bound := range []int{0, 1, end - off, end, size, size + n, math.MaxInt - 1, math.MaxInt} {
-								checkBounds(t, off, end, size, n, max(bound, 0))
-								checkRemap(t, off, end, size, n, max(bound, 0))
-							}
-						}
-					}
-				}
-			}
-		})
-	}
-}
-
-// FuzzGrowth looks for sizes with which the arithmetic of growth asks for too
-// little, overflows, or gives live bytes away.
-func FuzzGrowth(f *testing.F) {
-	f.Add(uint8(3), int64(0), int64(0), int64(0), int64(0), int64(0))
-	f.Fuzz(func(t *testing.T, unit uint8, a, b, c, d, e int64) {
-		setUnit(t, units[int(unit)%len(units)])
-		// A full mapping, as grow hands it to remap.
-		size := vm.Floor(min(edge(a), vm.MaxSize))
-		end := size - min(edge(b)>>1, size)
-		off := min(edge(c), end)
-		n, most := edge(d), edge(e)
-		if n <= size-end || size > math.MaxInt-size-n {
-			return
+			reflect.DeepEqual(x, y)
+			reflect.DeepEqual(&x, &c)
 		}
-		checkBounds(t, off, end, size, n, most)
-		checkRemap(t, off, end, size, n, most)
+	}
+}
+
+func TestViewsAlias(t *testing.T) {
+	atSizes(t, func(t *testing.T, n int) {
+		b := filled(t, n)
+		b.Next(10)
+		p := b.Bytes()
+		require.True(t, &p[0] == &b.Bytes()[0], "another Bytes")
+		q, err := peek(b, 3)
+		require.NoError(t, err)
+		require.True(t, &p[0] == &q[0], "Peek and Bytes differ")
+
+		copy(p, "bytes")
+		c, err := b.ReadByte()
+		require.NoError(t, err)
+		require.Equal(t, byte('b'), c)
+		q, err = peek(b, 4)
+		require.NoError(t, err)
+		require.Equal(t, "ytes", string(q))
+		copy(q, "ou n")
+		require.Equal(t, "bou n", string(p[:5]), "a change through Peek")
+		require.Equal(t, "ou", string(b.Next(2)))
+		p[len(p)-1] = 0
+		s := b.String()
+		require.Equal(t, byte(0), s[len(s)-1])
+		require.Equal(t, " n", s[:2])
 	})
 }
 
-// checkBounds checks what MaxLen, most, makes of capacities.
-func checkBounds(t *testing.T, off, end, size, n, most int) {
+// TestNextViewLastsUntilWrite: reads leave the view of Next alone.
+func TestNextViewLastsUntilWrite(t *testing.T) {
+	atSizes(t, func(t *testing.T, n int) {
+		b := filled(t, n)
+		view := b.Next(20)
+		b.Read(make([]byte, n/2))
+		b.ReadByte()
+		b.ReadRune()
+		b.UnreadByte()
+		b.ReadBytes(noise()[n-10])
+		b.ReadString(noise()[n-9])
+		b.WriteTo(io.Discard)
+		b.Read(make([]byte, 1))
+		require.Equal(t, noise()[:20], view)
+	})
+}
+
+// TestViewsSurvive: a view may be kept, whatever becomes of its Buffer.
+// Growth beyond Cap leaves it the old storage.
+func TestViewsSurvive(t *testing.T) {
+	for name, kill := range map[string]func(b *Buffer){
+		"unreachable": func(*Buffer) {},
+		"Grow": func(b *Buffer) {
+			b.Grow(b.Cap() + 1)
+			n := b.Len()
+			b.Reset()
+			b.Write(make([]byte, n))
+		},
+		"Write": func(b *Buffer) {
+			b.Write(make([]byte, b.Cap()))
+			b.Write(make([]byte, b.Cap()))
+		},
+		"Close": func(b *Buffer) {
+			b.Close()
+			b.Write(make([]byte, 5<<20))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			atSizes(t, func(t *testing.T, n int) {
+				var views [][]byte
+				func() {
+					for range 3 {
+						b := filled(t, n)
+						p, _ := peek(b, n/3)
+						views = append(views, p, b.Bytes()[:n/4], b.Next(n/2))
+						kill(b)
+					}
+				}()
+				for range 3 {
+					runtime.GC() // cleanups run after the first
+					b := new(Buffer)
+					b.Write(make([]byte, n))
+				}
+				for _, p := range views {
+					require.NoError(t, diffBytes(p, noise()[:len(p)]))
+				}
+			})
+		})
+	}
+}
+
+// Only page.go, whose functions keep the mapping reachable, uses the memory of a
+// Buffer. Elsewhere it is only measured.
+const pageFile = "page.go"
+
+// mayGetMemory are the functions that page.go may pass memory to, and why: "callee",
+// or "caller: callee" where it is for one caller only.
+var mayGetMemory = map[string]string{
+	"len":             "measures",
+	"copy":            "keeps nothing",
+	"clear":           "keeps nothing",
+	"append":          "keeps nothing but its first argument, which the result is taken for",
+	"string":          "copies",
+	"utf8.DecodeRune": "reads four bytes",
+	"utf8.AppendRune": "as append",
+	"bytes.IndexByte": "reads",
+	"vm.SameStart":    "compares addresses",
+	"b.buf.Set":       "is where a Buffer keeps it",
+
+	"withContents: f":         "a function literal, which this test looks into",
+	"overwrite: f":            "a function literal, which this test looks into",
+	"readSlice: r.Read":       "Go memory: ReadFrom calls it if there is no mapping",
+	"readSlice: b.appendRead": "copies; Go memory as well",
+	"readFile: f.Read":        "an os.File: read(2) fills it",
+	"writeDirect: w.Write":    "a type that direct knows",
+}
+
+// mayReturnMemory are the functions that may return memory.
+var mayReturnMemory = map[string]string{
+	"unread": "Go memory: callers ask for it if there is no mapping",
+	"view":   "Go memory: a slice",
+}
+
+// literalsGetMemory are the functions that pass memory to the function literal that
+// is their last argument, and yieldMemory those that return it.
+var (
+	literalsGetMemory = []string{"withContents", "overwrite", "appendToMapping", "Append", "Read", "Overwrite"}
+	yieldMemory       = []string{".buf.Slice", "m.Window", "m.Append", "m.Extend"}
+)
+
+// TestOnlyPagesTouchMemory looks at the syntax tree for uses of memory elsewhere,
+// and for memory that leaves page.go.
+func TestOnlyPagesTouchMemory(t *testing.T) {
+	names, err := filepath.Glob("*.go")
+	require.NoError(t, err)
+	used := make(map[string]bool)
+	looked := 0
+	for _, name := range names {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		src, err := os.ReadFile(name)
+		require.NoError(t, err)
+		for _, leak := range memoryLeaks(t, name, string(src), used) {
+			t.Error(leak)
+		}
+		looked++
+	}
+	require.Greater(t, looked, 5)
+	for rule := range maps.Keys(mayGetMemory) {
+		require.True(t, used[rule], "no longer needed: %s", rule)
+	}
+	for name := range maps.Keys(mayReturnMemory) {
+		require.True(t, used["return "+name], "no longer needed: %s", name)
+	}
+}
+
+// TestMemoryLeaksAreFound adds functions with leaks, and without.
+func TestMemoryLeaksAreFound(t *testing.T) {
+	leaks := map[string]string{
+		"a Writer":           `func (b *Buffer) leak(w io.Writer) { w.Write(b.buf.Slice()) }`,
+		"a part":             `func (b *Buffer) leak(w io.Writer) { w.Write(b.buf.Slice()[b.off : b.buf.Len-1]) }`,
+		"of a mapping":       `func (b *Buffer) leak(w io.Writer) { p, _ := b.m.Window(1); w.Write(p) }`,
+		"of Read":            `func (b *Buffer) leak(w io.Writer) { b.m.Read(1, 2, 3, func(p []byte) { w.Write(p) }) }`,
+		"a variable":         `func (b *Buffer) leak(w io.Writer) { p := b.buf.Slice()[b.off:]; w.Write(p) }`,
+		"variables":          `func (b *Buffer) leak(w io.Writer) { n, p := 1, b.buf.Slice(); var q []byte; q = p[n:]; w.Write(q) }`,
+		"a conversion":       `func (b *Buffer) leak(w io.Writer) { w.Write([]byte(b.buf.Slice())) }`,
+		"append":             `func (b *Buffer) leak(w io.Writer) { w.Write(append(b.buf.Slice(), 'x')) }`,
+		"an address":         `func (b *Buffer) leak(f func(*byte)) { f(&b.buf.Slice()[1]) }`,
+		"a slice of slices":  `func (b *Buffer) leak(f func([][]byte)) { f([][]byte{b.buf.Slice()}) }`,
+		"a struct":           `func (b *Buffer) leak(f func(any)) { x := struct{ p []byte }{p: b.buf.Slice()}; f(x) }`,
+		"a Reader":           `func (b *Buffer) leak(r io.Reader) { r.Read(b.buf.Slice()[:b.buf.Cap]) }`,
+		"a goroutine":        `func (b *Buffer) leak(f func([]byte)) { go f(b.buf.Slice()) }`,
+		"deferred":           `func (b *Buffer) leak(f func([]byte)) { defer f(b.buf.Slice()) }`,
+		"in a literal":       `func (b *Buffer) leak(w io.Writer) { p := b.buf.Slice(); func() { w.Write(p) }() }`,
+		"of withContents":    `func (b *Buffer) leak(w io.Writer) { b.withContents(func(p []byte) { w.Write(p[1:]) }) }`,
+		"of write":           `func (b *Buffer) leak(w io.Writer) { b.appendToMapping(2, func(p []byte) int { n, _ := w.Write(p); return n }) }`,
+		"kept":               `func (b *Buffer) leak() { b.withContents(func(p []byte) { kept = p }) }`,
+		"a variable outside": `func (b *Buffer) leak() { kept = b.buf.Slice() }`,
+		"a field":            `func (b *Buffer) leak(x *struct{ p []byte }) { x.p = b.buf.Slice() }`,
+		"an element":         `func (b *Buffer) leak(x map[int][]byte) { x[1] = b.buf.Slice() }`,
+		"a channel":          `func (b *Buffer) leak(c chan []byte) { c <- b.buf.Slice() }`,
+		"a result":           `func (b *Buffer) leak() []byte { return b.buf.Slice()[b.off:] }`,
+		"a named result":     `func (b *Buffer) leak() (p []byte) { p = b.buf.Slice(); return }`,
+		"writeDirect's own":  `func (b *Buffer) writeDirect2(w io.Writer) { w.Write(b.buf.Slice()) }`,
+		"another method":     `func (b *Buffer) writeDirect(w io.StringWriter, f *os.File) { f.Write(b.buf.Slice()) }`,
+	}
+	sound := map[string]string{
+		"measuring":       `func (b *Buffer) sound(f func(int)) { f(b.buf.Len); f(b.buf.Cap - b.buf.Len) }`,
+		"a byte":          `func (b *Buffer) sound(f func(byte)) { f(b.buf.Slice()[1]) }`,
+		"a string":        `func (b *Buffer) sound(f func(string)) { f(string(b.buf.Slice())) }`,
+		"a copy":          `func (b *Buffer) sound(w io.Writer) { w.Write(append([]byte(nil), b.buf...)) }`,
+		"a comparison":    `func (b *Buffer) sound(f func(bool)) { f(&b.buf.Slice()[0] == nil) }`,
+		"withContents":    `func (b *Buffer) sound() (s string) { b.withContents(func(p []byte) { s = string(p) }); return s }`,
+		"what it gets":    `func (b *Buffer) sound(p []byte) { b.buf.Set(p) }`,
+		"within a Buffer": `func (b *Buffer) sound() { p := b.buf.Slice()[:1]; b.buf.Set(p) }`,
+	}
+	source, err := os.ReadFile(pageFile)
+	require.NoError(t, err)
+	for name, f := range leaks {
+		require.NotEmpty(t, memoryLeaks(t, pageFile, string(source)+"\n"+f, nil), name)
+		require.NotEmpty(t, memoryLeaks(t, "file.go", "package mmapbuf\n"+f, nil), name)
+	}
+	for name, f := range sound {
+		require.Empty(t, memoryLeaks(t, pageFile, string(source)+"\n"+f, nil), name)
+	}
+	for _, f := range []string{
+		`func (b *Buffer) use() { p := b.buf.Slice(); _ = p }`,
+		`func (b *Buffer) use() string { return string(b.buf.Slice()) }`,
+		`func (b *Buffer) use() { b.buf.Set(nil) }`,
+	} {
+		require.NotEmpty(t, memoryLeaks(t, "new.go", "package mmapbuf\n"+f, nil), "not in page.go: %s", f)
+	}
+}
+
+// memoryLeaks returns where a file uses memory without leave. It marks the rules
+// that were needed.
+func memoryLeaks(t *testing.T, name, src string, used map[string]bool) (leaks []string) {
 	t.Helper()
-	b := imagine(off, end, size)
-	require.Equal(t, math.MaxInt, b.roomToMax(), "without a bound")
-	for _, c := range []int{end + n, size + n, max(2*(size-off), end+n), math.MaxInt} {
-		b.MaxLen = 0
-		require.Equal(t, c, b.limitToMaxLen(c, n))
-		b.MaxLen = most
-		got := b.limitToMaxLen(c, n)
-		require.True(t, end+n <= got && got <= c, "bounded(%d, %d) = %d", c, n, got)
-		if most > 0 {
-			fill := max(most, b.Len()+n)
-			require.LessOrEqual(t, got-off, fill, "bounded(%d, %d)", c, n)
-			require.True(t, got == c || got-off == fill, "bounded(%d, %d) = %d", c, n, got)
+	fset := token.NewFileSet()
+	file, err := parser.ParseFile(fset, name, src, 0)
+	require.NoError(t, err)
+	for _, d := range file.Decls {
+		f := &memoryUse{decl: d, names: make(map[string]bool), used: used}
+		f.name, _ = funcName(d)
+		f.report = func(n ast.Node, format string, args ...any) {
+			leaks = append(leaks, fmt.Sprintf("%s: %s: %s", fset.Position(n.Pos()), f.name, fmt.Sprintf(format, args...)))
+		}
+		for more := true; more; { // names of memory, until there are no more
+			n := len(f.names)
+			ast.Inspect(d, f.findNames)
+			more = len(f.names) > n
+		}
+		ast.Inspect(d, f.check)
+		if name != pageFile {
+			f.checkMeasured()
 		}
 	}
-	room := b.roomToMax()
-	require.True(t, room >= 0 && (most <= 0 || b.Len() > most || b.Len()+room == most), "roomToMax() = %d", room)
+	return leaks
 }
 
-// checkRemap goes the way of remap, with a mapping that does not exist.
-func checkRemap(t *testing.T, off, end, size, n, most int) {
-	t.Helper()
-	live := end - off
-	drop, want := remapPlan(live, off, size, n)
-	require.True(t, 0 <= drop && drop <= off && drop%vm.Unit() == 0, "drop %d of %d consumed", drop, off)
-	require.True(t, drop == 0 || drop >= live/4, "drop %d for %d", drop, live)
-	need := end - drop + n
-	require.True(t, want >= need && want <= max(2*size, need), "want %d for %d", want, need)
-	require.True(t, drop > 0 || want >= 2*size, "not doubled: %d of %d", want, size)
-
-	b := imagine(off-drop, end-drop, size-drop)
-	b.MaxLen = most
-	c := b.limitToMaxLen(want, n)
-	require.True(t, need <= c && c <= want, "bounded(%d, %d) = %d, need %d", want, n, c, need)
-	large, least, ok := roundCapacities(c, need)
-	if _, fits := vm.Round(need); !fits {
-		require.False(t, ok)
-		return
+func funcName(d ast.Decl) (name string, results []string) {
+	f, ok := d.(*ast.FuncDecl)
+	if !ok {
+		return "", nil
 	}
-	require.True(t, ok)
-	for _, n := range []int{large, least} {
-		require.True(t, n%vm.Unit() == 0 && n >= need && n > b.Cap(), "%d for %d, beyond %d", n, need, b.Cap())
+	if f.Type.Results != nil {
+		for _, field := range f.Type.Results.List {
+			for _, id := range field.Names {
+				results = append(results, id.Name)
+			}
+		}
 	}
-	require.Less(t, least-need, vm.Unit(), "not the least that does")
-	if up, ok := vm.Round(c); ok {
-		require.Equal(t, max(up, least), large, "not what was wanted")
-	}
+	return f.Name.Name, results
 }
 
-func TestSizeString(t *testing.T) {
-	for n, want := range map[int]string{
-		0: "0 B", 1: "1 B", 1023: "1023 B", 1024: "1 KiB", 1536: "1.5 KiB",
-		2 * miB: "2 MiB", giB: "1 GiB", math.MaxInt32: "2 GiB",
-	} {
-		assert.Equal(t, want, sizeString(n))
+// A memoryUse is what a declaration does with memory.
+type memoryUse struct {
+	decl   ast.Decl
+	name   string          // of the function
+	names  map[string]bool // variables that are memory
+	used   map[string]bool // rules that were needed
+	report func(n ast.Node, format string, args ...any)
+}
+
+// isMemory reports whether the value of e is, or has, memory of a Buffer or a
+// mapping: not a byte or a copy of it.
+func (f *memoryUse) isMemory(e ast.Expr) bool {
+	switch e := e.(type) {
+	case *ast.Ident:
+		return f.names[e.Name]
+	case *ast.SliceExpr:
+		return f.isMemory(e.X)
+	case *ast.ParenExpr:
+		return f.isMemory(e.X)
+	case *ast.StarExpr:
+		return f.isMemory(e.X)
+	case *ast.UnaryExpr:
+		if i, ok := e.X.(*ast.IndexExpr); ok && e.Op == token.AND {
+			return f.isMemory(i.X)
+		}
+		return e.Op == token.AND && f.isMemory(e.X)
+	case *ast.KeyValueExpr:
+		return f.isMemory(e.Value)
+	case *ast.CompositeLit:
+		return slices.ContainsFunc(e.Elts, f.isMemory)
+	case *ast.CallExpr:
+		if _, ok := e.Fun.(*ast.ArrayType); ok { // a conversion
+			return f.isMemory(e.Args[0])
+		}
+		switch callee := types.ExprString(e.Fun); {
+		case callee == "append", callee == "utf8.AppendRune":
+			return f.isMemory(e.Args[0])
+		default:
+			return slices.ContainsFunc(yieldMemory, func(f string) bool { return strings.HasSuffix(callee, f) })
+		}
 	}
+	return false
+}
+
+// findNames finds variables that are memory.
+func (f *memoryUse) findNames(n ast.Node) bool {
+	name := func(to, from []ast.Expr) {
+		for i, e := range from {
+			if id, ok := to[min(i, len(to)-1)].(*ast.Ident); ok && f.isMemory(e) {
+				f.names[id.Name] = true
+			}
+		}
+	}
+	switch n := n.(type) {
+	case *ast.AssignStmt:
+		name(n.Lhs, n.Rhs)
+	case *ast.ValueSpec:
+		for i, e := range n.Values {
+			name([]ast.Expr{n.Names[i]}, []ast.Expr{e})
+		}
+	case *ast.CallExpr:
+		if s, ok := n.Fun.(*ast.SelectorExpr); ok && slices.Contains(literalsGetMemory, s.Sel.Name) && len(n.Args) > 0 {
+			if lit, ok := n.Args[len(n.Args)-1].(*ast.FuncLit); ok {
+				f.names[lit.Type.Params.List[0].Names[0].Name] = true
+			}
+		}
+	}
+	return true
+}
+
+// check reports memory that leaves the function.
+func (f *memoryUse) check(n ast.Node) bool {
+	switch n := n.(type) {
+	case *ast.CallExpr:
+		callee := types.ExprString(n.Fun)
+		if _, ok := n.Fun.(*ast.ArrayType); !ok && slices.ContainsFunc(n.Args, f.isMemory) && !f.allowed(mayGetMemory, "", callee, f.name+": "+callee) {
+			f.report(n, "passes memory to %s", callee)
+		}
+	case *ast.AssignStmt:
+		for i, e := range n.Rhs {
+			if to := n.Lhs[min(i, len(n.Lhs)-1)]; f.isMemory(e) && !f.mayKeep(to) {
+				f.report(n, "keeps memory in %s", types.ExprString(to))
+			}
+		}
+	case *ast.SendStmt:
+		if f.isMemory(n.Value) {
+			f.report(n, "sends memory")
+		}
+	case *ast.ReturnStmt:
+		if slices.ContainsFunc(n.Results, f.isMemory) && !f.allowed(mayReturnMemory, "return ", f.name) {
+			f.report(n, "returns memory")
+		}
+	}
+	return true
+}
+
+// allowed reports whether one of the rules is there.
+func (f *memoryUse) allowed(rules map[string]string, mark string, names ...string) bool {
+	for _, name := range names {
+		if _, ok := rules[name]; ok {
+			if f.used != nil {
+				f.used[mark+name] = true
+			}
+			return true
+		}
+	}
+	return false
+}
+
+// mayKeep reports whether memory may be assigned to e: to a Buffer or mapping, or
+// to a variable of the function that it does not return.
+func (f *memoryUse) mayKeep(e ast.Expr) bool {
+	switch e := e.(type) {
+	case *ast.Ident:
+		if e.Name == "_" {
+			return true
+		}
+		_, results := funcName(f.decl)
+		local := e.Obj != nil && f.decl.Pos() <= e.Obj.Pos() && e.Obj.Pos() < f.decl.End()
+		return local && (!slices.Contains(results, e.Name) || f.allowed(mayReturnMemory, "return ", f.name))
+	}
+	return false
+}
+
+// checkMeasured reports all uses of memory but for its length and capacity, which
+// are fields of a region.
+func (f *memoryUse) checkMeasured() {
+	measured := make(map[ast.Node]bool)
+	ast.Inspect(f.decl, func(n ast.Node) bool {
+		switch n := n.(type) {
+		case *ast.CallExpr:
+			if fn, ok := n.Fun.(*ast.Ident); ok && (fn.Name == "len" || fn.Name == "cap") {
+				measured[n.Args[0]] = true
+			}
+		case *ast.SelectorExpr:
+			if x, ok := n.X.(*ast.SelectorExpr); ok && x.Sel.Name == "buf" && (n.Sel.Name == "Len" || n.Sel.Name == "Cap") {
+				measured[x] = true
+			}
+			if n.Sel.Name == "buf" && !measured[n] {
+				f.report(n, "uses %s", n.Sel.Name)
+			}
+		}
+		return true
+	})
 }

@@ -21,11 +21,11 @@ import (
 // Idle memory holds bytes of earlier Buffers. They are overwritten, or cleared
 // when they are committed.
 
-const (
-	// period is the time between two ticks. Memory is idle for one or two of
-	// them.
-	period = 750 * time.Millisecond
+// period is the time between two ticks. Memory is idle for one or two of them. Only
+// tests replace it.
+var period = 750 * time.Millisecond
 
+const (
 	// IdleMin is the least capacity, in bytes, for which idle memory is
 	// used. For less, a slice is faster.
 	IdleMin = 32 * vm.KiB
@@ -285,8 +285,9 @@ func tick() {
 // may block. So it is done for few views, and not for those that live longer.
 
 // lentMax is the number of bytes, at most, that are lent at a time. With twice as
-// many, a service that drops views took more memory and no less time.
-const lentMax = 128 * vm.MiB
+// many, a service that drops views took more memory and no less time. Only tests
+// change it.
+var lentMax = int64(128 * vm.MiB)
 
 // A loan is a view of which the pages may come back.
 type loan struct {

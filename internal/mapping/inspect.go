@@ -80,6 +80,13 @@ func SetIdleMax(n int) (restore func()) {
 	return func() { set(old) }
 }
 
+// SetLentMax replaces lentMax and returns what sets it back.
+func SetLentMax(n int64) (restore func()) {
+	old := lentMax
+	lentMax = n
+	return func() { lentMax = old }
+}
+
 // SetBudget replaces the maximum number of mappings and returns what sets it back.
 func SetBudget(n int64) (restore func()) {
 	old := vmaBudget
@@ -127,4 +134,21 @@ func (m *Mapping) MoveTo(to []byte) error {
 		}
 		return err
 	})
+}
+
+// HoldCollections makes n bytes garbage that no collection finds, and has collections
+// wait until release is called.
+func HoldCollections(n int) (release func()) {
+	pacer.collecting.Lock()
+	add := func(n int, garbage bool) {
+		addHeld(n)
+		pacer.mu.Lock()
+		pacer.garbage = garbage
+		pacer.mu.Unlock()
+	}
+	add(n, true)
+	return func() {
+		add(-n, false)
+		pacer.collecting.Unlock()
+	}
 }

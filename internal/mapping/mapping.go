@@ -269,9 +269,9 @@ func (m *Mapping) NeedsMemory(n int) bool {
 func (m *Mapping) remap(f func() error) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	was := m.mem
+	n, moves := len(m.mem), m.moves
 	err := f()
-	if len(was) != len(m.mem) || !vm.SameStart(was, m.mem) {
+	if m.moves != moves || len(m.mem) != n {
 		m.gen.Add(1)
 		m.capacity.Store(int64(len(m.mem)))
 	}

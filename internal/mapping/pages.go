@@ -45,6 +45,7 @@ type pages struct {
 	// mem[:cap(mem)]; mem is nil once it was given back.
 	mem   []byte
 	seams []int // offsets in mem at which one VMA ends and the next begins
+	moves int   // how often mem began at another address
 	huge  bool  // huge pages were requested; while there are holes, they are disabled
 
 	// mu is held for reading by methods that read and write bytes of mem, and
@@ -107,6 +108,9 @@ func newPages(mem []byte, dirty int, huge bool) *pages {
 func (p *pages) setMem(mem []byte) {
 	was := p.mem
 	p.mem = mem
+	if !vm.SameStart(was, mem) {
+		p.moves++
+	}
 	raise(&Counters.PeakMappedBytes, Counters.MappedBytes.Add(int64(cap(mem)-cap(was))))
 	switch {
 	case was == nil && mem != nil:
@@ -189,8 +193,8 @@ func (p *pages) populateUnits(lo, hi int) {
 // populateAround makes the pages of mem[lo:hi], any range, resident with one
 // system call, which takes less time than a fault for each.
 func (p *pages) populateAround(lo, hi int) {
-	if lo, hi = vm.PageFloor(lo), vm.PageCeil(hi); lo < hi {
-		_ = vm.Populate(p.mem[lo:hi]) // not supported before Linux 5.14
+	if lo < hi {
+		_ = vm.Populate(p.mem[vm.PageFloor(lo):vm.PageCeil(hi)]) // not supported before Linux 5.14
 	}
 }
 
@@ -496,7 +500,7 @@ func (p *pages) moveBehind(k, end int) error {
 		// From now on, the mapping advances to higher addresses with
 		// each call, and cannot be moved. So move it below a large gap,
 		// which the kernel fills from its upper end.
-		if p.moveAligned(cap(p.mem), 1<<40) != nil {
+		if p.moveAligned(cap(p.mem), min(1<<40, vm.MaxSize)) != nil {
 			_ = p.moveAligned(cap(p.mem), 16*need)
 		}
 	}
@@ -561,7 +565,7 @@ func (p *pages) freeExcess() bool {
 	defer p.mu.Unlock()
 	const step = 64 * vm.KiB // a multiple of any page
 	if end := (p.committed + step - 1) &^ (step - 1); p.mem != nil && end < p.dirty {
-		if vm.Discard(p.mem[end:vm.PageCeil(p.dirty)]) == nil { // fails for locked memory (mlock(2))
+		if vm.Discard(p.mem[end:vm.Ceil(p.dirty)]) == nil { // fails for locked memory (mlock(2))
 			p.cutDirty(end)
 		}
 	}

@@ -81,7 +81,7 @@ func (m *Mapping) moveOut(lo, end, hi int) ([]byte, error) {
 		last, lent = most, true
 	}
 	var h *vm.HeapPages
-	if len(m.seams) == 0 && vm.HeapSplits() < vmaBudget()/2 {
+	if !CopiesViews && len(m.seams) == 0 && vm.HeapSplits() < vmaBudget()/2 {
 		h = vm.MoveToHeap(m.mem[lo:last])
 	}
 	if h == nil {

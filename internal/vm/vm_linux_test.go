@@ -17,8 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mustMap returns a mapping of some units. It is not unmapped: when a test has moved
-// it, something else may be at its addresses.
+// mustMap returns a mapping of some units. It stays: a test that has moved it does not
+// own its addresses any more, where the runtime may have mapped something since.
 func mustMap(t *testing.T, units int, huge bool) []byte {
 	t.Helper()
 	mem, err := Map(units*Unit(), huge)
@@ -26,6 +26,13 @@ func mustMap(t *testing.T, units int, huge bool) []byte {
 	require.Len(t, mem, units*Unit())
 	require.Zero(t, uintptr(base(mem))%uintptr(Unit()))
 	return mem
+}
+
+// requireGone fails if mem, which was resident and was moved, still is. Something else
+// may be mapped there by now.
+func requireGone(t *testing.T, mem []byte) {
+	t.Helper()
+	require.Less(t, resident(t, mem), len(mem)/os.Getpagesize(), "still mapped")
 }
 
 // resident returns how many pages of mem are in memory, or -1 if one is not mapped.
@@ -111,10 +118,37 @@ func TestAdviseHuge(t *testing.T) {
 }
 
 func TestAlignedToGiB(t *testing.T) {
-	mem, err := Map(2*GiB, true)
-	require.NoError(t, err)
-	assert.Zero(t, uintptr(base(mem))%GiB)
-	require.NoError(t, Unmap(mem))
+	space := func() (pages int) {
+		s, err := os.ReadFile("/proc/self/statm")
+		require.NoError(t, err)
+		_, err = fmt.Sscan(string(s), &pages)
+		require.NoError(t, err)
+		return pages
+	}
+	was := space()
+	var mems [][]byte
+	for range 10 {
+		mustMap(t, 7, false) // so that the next is not aligned by chance
+		mem, err := Map(GiB, true)
+		require.NoError(t, err)
+		assert.Zero(t, uintptr(base(mem))%GiB)
+		mems = append(mems, mem)
+	}
+	require.Less(t, space()-was, (10*(GiB+7*Unit())+16*MiB)/os.Getpagesize(), "what was cut off is still mapped")
+	for _, mem := range mems {
+		require.NoError(t, Unmap(mem))
+	}
+}
+
+// TestAbandon has memory that cannot be unmapped.
+func TestAbandon(t *testing.T) {
+	mem := mustMap(t, 1, false)
+	fillWith(mem, 'x')
+	if _, _, errno := unix.Syscall(unix.SYS_MSEAL, uintptr(base(mem)), uintptr(len(mem)), 0); errno != 0 {
+		t.Skip(errno) // before Linux 6.10
+	}
+	require.Error(t, Abandon(mem))
+	require.Zero(t, resident(t, mem))
 }
 
 func TestResize(t *testing.T) {
@@ -124,7 +158,7 @@ func TestResize(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, isFull(big[:2*Unit()], 'x') && isFull(big[2*Unit():3*Unit()], 0))
 	if !SameStart(big, mem) {
-		require.Equal(t, -1, resident(t, mem), "still mapped")
+		requireGone(t, mem)
 	}
 	beside, err := unix.MmapPtr(-1, 0, unsafe.Add(base(big), len(big)), uintptr(Unit()), unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANON)
 	require.NoError(t, err)
@@ -146,7 +180,7 @@ func TestMoveOnto(t *testing.T) {
 	fillWith(from, 'x')
 	fillWith(to, 'y')
 	require.NoError(t, MoveOnto(to[Unit():2*Unit()], from))
-	require.Equal(t, -1, resident(t, from))
+	requireGone(t, from)
 	require.True(t, isFull(to[:Unit()], 'y') && isFull(to[Unit():2*Unit()], 'x') && isFull(to[2*Unit():], 'y'))
 }
 
@@ -159,7 +193,7 @@ func TestMoveAligned(t *testing.T) {
 	require.Zero(t, uintptr(base(moved))%GiB)
 	require.Equal(t, len(mem), cap(moved))
 	require.True(t, isFull(moved, 'x'))
-	require.Equal(t, -1, resident(t, mem))
+	requireGone(t, mem)
 	require.LessOrEqual(t, mapCount(t), was+2, "the rest of the reservation is still mapped")
 	require.NoError(t, Unmap(moved))
 }
@@ -203,13 +237,31 @@ func TestMoveToHeap(t *testing.T) {
 		p := h.Bytes(len(mem))
 		require.Len(t, p, len(mem))
 		require.True(t, isFull(p, 'x'))
-		require.Equal(t, -1, resident(t, mem))
+		requireGone(t, mem)
+		for _, f := range flags(t, p) {
+			require.Equal(t, hugePagesAlways(), strings.Contains(f, " hg "), "advice for huge pages")
+		}
 		runtime.GC()
 		ClearHeap(p[3 : len(p)-5])
 		require.True(t, isFull(p[3:len(p)-5], 0))
 		require.Equal(t, "xxx", string(p[:3]))
 		require.Equal(t, "xxxxx", string(p[len(p)-5:]))
 		require.Positive(t, HeapSplits())
+	}
+}
+
+// TestSplits moves to parts of the same memory.
+func TestSplits(t *testing.T) {
+	var s vmaSplits
+	mem := mustMap(t, 8, false)
+	for _, tt := range []struct {
+		lo, hi int // units
+		n      int64
+	}{
+		{1, 2, 2}, {3, 4, 4}, {2, 3, 4}, {1, 4, 2}, {0, 2, 3}, {0, 8, 2},
+	} {
+		s.add(mem[tt.lo*Unit() : tt.hi*Unit()])
+		require.Equal(t, tt.n, s.n.Load(), "%v", tt)
 	}
 }
 
@@ -262,9 +314,8 @@ func TestFailedMoveToHeap(t *testing.T) {
 	defer RefuseMoves(MovesRefused())
 	RefuseMoves(false)
 	kept := Lost()
-	from := mustMap(t, 2, false) // a source that is not mapped
-	require.NoError(t, Unmap(from))
-	other := mustMap(t, 1, false)
+	from, other := mustMap(t, 2, false), mustMap(t, 1, false)
+	require.NoError(t, Unmap(from)) // a source that is not mapped
 	for range 5 {
 		require.Nil(t, MoveToHeap(from))
 	}

@@ -115,6 +115,16 @@ func checkRounding(t *testing.T, n int) {
 	require.True(t, at%u == 0 && at&(at-1) == 0 && at <= max(u, GiB), "alignment(%d) = %d", n, at)
 }
 
+// TestAnyUnit has pages and huge pages of all sizes.
+func TestAnyUnit(t *testing.T) {
+	for page := 4 * KiB; page <= GiB; page *= 2 {
+		checkUnit(t, page, 0)
+		for huge := 4 * KiB; huge <= GiB; huge *= 2 {
+			checkUnit(t, page, huge)
+		}
+	}
+}
+
 func checkUnit(t *testing.T, page, huge int) {
 	t.Helper()
 	unit, advise := chooseUnit(page, huge)
