@@ -82,23 +82,6 @@ func ExampleBuffer_maxLen() {
 	// 1 byte, "than!", <nil>
 }
 
-// A Limit bounds the memory of several Buffers together.
-func ExampleLimit() {
-	limit := mmapbuf.NewLimit(64 << 20)
-	one, other := mmapbuf.Buffer{Limit: limit}, mmapbuf.Buffer{Limit: limit}
-
-	one.Write(make([]byte, 40<<20))
-	n, err := other.Write(make([]byte, 40<<20))
-	fmt.Println(n>>20, "MiB, too large:", errors.Is(err, mmapbuf.ErrTooLarge))
-
-	one.Close() // returns its share
-	n, err = other.Write(make([]byte, 16<<20))
-	fmt.Println(n>>20, "MiB,", err)
-	// Output:
-	// 24 MiB, too large: true
-	// 16 MiB, <nil>
-}
-
 // Reserve returns an error where Grow panics.
 func ExampleBuffer_Reserve() {
 	var b mmapbuf.Buffer
