@@ -96,7 +96,7 @@
 //
 // A call that adds data may wait for the collection if the memory limit is near,
 // or if unreachable Buffers accumulate faster than they are collected. A Buffer
-// that exceeds a Limit starts a collection as well.
+// that exceeds its Limit collects garbage as well.
 //
 // Once the mappings of Buffers, and those that views have added to the Go heap, are
 // half as many as Linux allows a process (vm.max_map_count), new storage is a Go

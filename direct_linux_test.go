@@ -101,7 +101,7 @@ func TestRequestBody(t *testing.T) {
 // withoutMemory leaves the process no memory while f runs.
 func withoutMemory(t *testing.T, f func()) {
 	t.Helper()
-	mapping.EmptyIdle()
+	mapping.Settle()
 	_ = make([]byte, 64*miB) // the runtime dies of a lack of memory; let it have some
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	restore := limit(t, unix.RLIMIT_AS, "VmSize", 0)
@@ -402,7 +402,7 @@ func TestForeignCodeHasNoMapping(t *testing.T) {
 			for _, n := range []int{100 * kiB, 3 * miB, 6 * miB} {
 				// of returns a Buffer with n bytes, from idle memory if warm is set.
 				of := func(t *testing.T, seed int) *Buffer {
-					mapping.EmptyIdle()
+					mapping.Settle()
 					if warm {
 						var other Buffer
 						fill(&other, 9, 16*miB)

@@ -705,7 +705,7 @@ func withFaults(t *testing.T, p *plan, set setting, run func(s *subject)) {
 func withFaultsOnce(t *testing.T, p *plan, set setting, run func(s *subject)) []span {
 	t.Helper()
 	p.seen, p.hits, p.over, p.left, p.holes = make(map[string]int), 0, false, nil, nil
-	mapping.EmptyIdle()
+	mapping.Settle()
 	_, was := anonymous(t)
 	s := &subject{t: t, plan: p, want: scratch()[:0], mb: set.mb}
 	s.b.NoHugePages = set.noHugePages
@@ -729,7 +729,7 @@ func withFaultsOnce(t *testing.T, p *plan, set setting, run func(s *subject)) []
 	s.close()
 	requireMapped(t, p, &s.b)
 	s.collect()
-	mapping.EmptyIdle()
+	mapping.Settle()
 	return leaks(t, p, was)
 }
 

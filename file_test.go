@@ -634,7 +634,7 @@ func TestFileHoles(t *testing.T) {
 	if !mapping.Available() {
 		t.Skip("no mappings here")
 	}
-	mapping.EmptyIdle() // what an earlier Buffer had would count
+	mapping.Settle() // what an earlier Buffer had would count
 	const far, much = int64(8 << 30), 64 << 20
 	b := new(Buffer)
 	defer b.Close()

@@ -462,7 +462,7 @@ func base(mem []byte) unsafe.Pointer { return unsafe.Pointer(unsafe.SliceData(me
 func noIdle(t testing.TB) {
 	t.Helper()
 	eventually(t, func() bool { return ReadStats().Mappings == 0 })
-	mapping.EmptyIdle()
+	mapping.Settle()
 }
 
 // setIdleMax sets the maximum of idle memory for the length of a test.

@@ -7,6 +7,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -95,15 +96,27 @@ func atSizes(t *testing.T, f func(t *testing.T, n int)) {
 	}
 }
 
-// setUnit replaces vm.Unit for the length of a test.
+// setUnit replaces vm.Unit for the length of a test. There are no mappings then, nor
+// pages that could come back, of units of another size.
 func setUnit(t testing.TB, n int) {
 	t.Helper()
 	old := vm.Unit
+	none := func() {
+		for range 1000 {
+			if mapping.Counters.Mappings.Load() == 0 {
+				break
+			}
+			runtime.GC()
+			time.Sleep(time.Millisecond)
+		}
+		require.Zero(t, mapping.Counters.Mappings.Load())
+		mapping.Settle()
+	}
 	t.Cleanup(func() {
-		mapping.EmptyIdle() // of units of n bytes
+		none()
 		vm.Unit = old
 	})
-	mapping.EmptyIdle()
+	none()
 	vm.Unit = func() int { return n }
 }
 

@@ -2,9 +2,11 @@ package mmapbuf
 
 import (
 	"fmt"
+	"math"
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 	"weak"
 
 	"github.com/mmapbuf/mmapbuf/internal/mapping"
@@ -21,8 +23,8 @@ import (
 // program refers to it. Idle memory, which the kernel may reclaim, does not count.
 //
 // If a Buffer needs more than the Limit leaves, it first collects garbage, in case that
-// other Buffers of the Limit have become unreachable; so each call that exceeds the
-// Limit takes as long as a collection. Then the same happens as with MaxLen: Write,
+// other Buffers of the Limit have become unreachable. Collections that find none take at
+// most a twentieth of the time. Then the same happens as with MaxLen: Write,
 // WriteString, WriteByte, ReadFrom and the same methods of a File store as much as
 // fits; WriteRune, WriteAt, Reserve and Truncate of a File change nothing; all of them
 // return an error that wraps [ErrTooLarge]. Grow panics with ErrTooLarge.
@@ -33,6 +35,8 @@ type Limit struct {
 	max        int64
 	used       atomic.Int64
 	collecting sync.Mutex
+	begun      atomic.Int64 // collections
+	again      time.Time    // not before, because the last has found nothing; under collecting
 
 	mu     sync.Mutex
 	shares map[*account]weak.Pointer[share]
@@ -120,8 +124,17 @@ func (a *account) lower(n int64) {
 // collect runs the collector and ends the accounts of Buffers that it has found
 // unreachable. The caller must not hold locks.
 func (l *Limit) collect() {
+	before := l.begun.Load()
 	l.collecting.Lock()
 	defer l.collecting.Unlock()
+	if l.begun.Load() > before {
+		return // another goroutine, which has waited too, has found all that this one would find
+	}
+	start, used := time.Now(), l.used.Load()
+	if start.Before(l.again) {
+		return
+	}
+	l.begun.Add(1)
 	mapping.Collect()
 	var dead []*account
 	l.mu.Lock()
@@ -134,6 +147,10 @@ func (l *Limit) collect() {
 	for _, a := range dead {
 		a.end()
 	}
+	if l.used.Load() >= used {
+		// A program whose Buffers are all in use shall not spend its time on it.
+		l.again = time.Now().Add(20 * time.Since(start))
+	}
 }
 
 // A limitError reports that n more bytes would exceed a Limit. It wraps ErrTooLarge.
@@ -145,7 +162,7 @@ type limitError struct {
 
 func (e *limitError) Error() string {
 	return fmt.Sprintf("mmapbuf: %d bytes and %d more exceed the Limit of %s, of which %s are used",
-		e.len, e.n, sizeString(int(e.limit.max)), sizeString(int(e.used)))
+		e.len, e.n, sizeString(toInt(e.limit.max)), sizeString(toInt(e.used)))
 }
 
 func (e *limitError) Unwrap() error { return ErrTooLarge }
@@ -192,7 +209,7 @@ func (b *Buffer) chargeLimit(total, n int) error {
 		return &limitError{b.Limit, b.Limit.Used(), b.Len(), n}
 	}
 	if b.m != nil {
-		b.m.LimitCommit(int(b.share.held.Load()))
+		b.m.LimitCommit(toInt(b.share.held.Load()))
 	}
 	return nil
 }
@@ -204,12 +221,16 @@ func (b *Buffer) settle(n int) {
 	}
 }
 
+// toInt returns n, or the largest int.
+func toInt(n int64) int { return int(min(n, math.MaxInt)) }
+
 // roomInLimit returns how many more bytes the Limit, which must not be nil, leaves.
 func (b *Buffer) roomInLimit() int {
-	total := int(b.Limit.max - b.Limit.Used())
+	left := b.Limit.max - b.Limit.Used()
 	if b.share != nil {
-		total += int(b.share.held.Load())
+		left += b.share.held.Load()
 	}
+	total := toInt(left)
 	if b.m != nil {
 		return max(vm.Floor(total)-b.buf.Len, 0)
 	}

@@ -193,6 +193,42 @@ func TestLimitCollectsGarbage(t *testing.T) {
 	}
 }
 
+// TestLimitCollectsOnceForAll: goroutines that are refused at the same time collect
+// once, not one after the other.
+func TestLimitCollectsOnceForAll(t *testing.T) {
+	const n = 8
+	l := NewLimit(1000)
+	full := &Buffer{Limit: l}
+	_, err := full.Write(noise()[:1000])
+	require.NoError(t, err)
+	l.collecting.Lock() // as a goroutine that collects has it
+	was := l.begun.Add(1)
+	var wg sync.WaitGroup
+	for range n {
+		wg.Go(func() {
+			_, err := (&Buffer{Limit: l}).WriteString("x")
+			assert.ErrorIs(t, err, ErrTooLarge)
+		})
+	}
+	stacks := make([]byte, miB)
+	for start := time.Now(); time.Since(start) < 20*time.Second; time.Sleep(time.Millisecond) {
+		waiting := 0
+		for _, s := range strings.Split(string(stacks[:runtime.Stack(stacks, true)]), "\n\n") {
+			if strings.Contains(s, "[sync.Mutex.Lock") && strings.Contains(s, "(*Limit).collect(") {
+				waiting++
+			}
+		}
+		if waiting == n {
+			break
+		}
+	}
+	l.collecting.Unlock()
+	wg.Wait()
+	require.EqualValues(t, was+1, l.begun.Load())
+	require.NoError(t, full.Close())
+	requireUsed(t, l, 0)
+}
+
 // TestLimitOfManyBuffers has goroutines do random things with Buffers of a Limit.
 func TestLimitOfManyBuffers(t *testing.T) {
 	needMemory(t, giB)

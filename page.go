@@ -338,7 +338,7 @@ func (b *Buffer) copyToHeap(c int) bool {
 func (b *Buffer) copyToMapping(m *mapping.Mapping) {
 	n := b.Len()
 	if b.Limit != nil {
-		m.LimitCommit(int(b.share.held.Load()))
+		m.LimitCommit(toInt(b.share.held.Load()))
 	}
 	m.Append(m.Generation(), 0, n, func(mem []byte) (n int) {
 		b.withContents(func(contents []byte) { n = copy(mem, contents) })
@@ -446,7 +446,7 @@ func (b *Buffer) viewSpare() int { return min(b.available(), max(b.Len(), spareM
 // available is Available, or what a Limit leaves of it.
 func (b *Buffer) available() int {
 	if b.share != nil {
-		return max(min(b.Available(), int(b.share.held.Load())-b.buf.Len), 0)
+		return max(min(b.Available(), toInt(b.share.held.Load())-b.buf.Len), 0)
 	}
 	return b.Available()
 }

@@ -33,7 +33,7 @@ import (
 )
 
 func TestMappingIsOneVMA(t *testing.T) {
-	mapping.EmptyIdle()
+	mapping.Settle()
 	runtime.GC() // mappings that other tests left could lie next to ours and merge with it
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	var b Buffer
@@ -64,12 +64,12 @@ func TestMappingIsOneVMA(t *testing.T) {
 	require.Zero(t, uintptr(base(b.m.Inspect().Mem))%giB, "not aligned to 1 GiB")
 	b.Truncate(30 * miB)
 	b.Shrink()
-	mapping.EmptyIdle() // what was cut off
+	mapping.Settle() // what was cut off
 	requireOneVMA(t, &b, "after Truncate and Shrink")
 
 	mem := b.m.Inspect().Mem
 	require.NoError(t, b.Close())
-	mapping.EmptyIdle()
+	mapping.Settle()
 	require.Empty(t, vmas(t, mem), "after Close")
 }
 
@@ -366,7 +366,7 @@ func TestHugePagesAgain(t *testing.T) {
 		"File.Write": func(b *Buffer, f *File) { _, _ = f.Write(block) },
 		"WriteAt":    func(b *Buffer, f *File) { _, _ = b.WriteAt(block, int64(b.Len())) },
 	} {
-		mapping.EmptyIdle()
+		mapping.Settle()
 		var b Buffer
 		b.Grow(100 * miB)
 		_ = b.WriteByte('x')
@@ -1349,7 +1349,7 @@ func TestRefusalConcernsOneMapping(t *testing.T) {
 	}
 	for name, trick := range tricks {
 		t.Run(name, func(t *testing.T) {
-			mapping.EmptyIdle() // b is to be a mapping of its own, which must grow
+			mapping.Settle() // b is to be a mapping of its own, which must grow
 			b, want := mapped(t, 5*miB)
 			if err := trick(b.m.Inspect().Mem[vm.Unit() : 2*vm.Unit()]); err != nil {
 				t.Skip(err)
@@ -1359,7 +1359,7 @@ func TestRefusalConcernsOneMapping(t *testing.T) {
 			require.True(t, bytes.Equal(want, contents(b)))
 			require.Greater(t, ReadStats().Copies, copies, "nothing was refused")
 
-			mapping.EmptyIdle()
+			mapping.Settle()
 			c, want := mapped(t, 5*miB)
 			moves := ReadStats()
 			c.Grow(100 * miB)

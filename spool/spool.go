@@ -28,9 +28,9 @@ import (
 // # Rollover
 //
 // The contents of a File are in a [mmapbuf.Buffer] at first. When the Buffer
-// refuses to become larger, because of its MaxLen or because there is not enough
-// memory, the File creates a temporary file on disk, writes the contents to it
-// in order, closes the Buffer, and continues with the file on disk. This is the
+// refuses to become larger, because of its MaxLen or its Limit or because there is
+// not enough memory, the File creates a temporary file on disk, writes the contents
+// to it in order, closes the Buffer, and continues with the file on disk. This is the
 // rollover. It happens at most once, within the Write, WriteAt, Truncate or
 // ReadFrom that needs it, or in [File.Rollover]. It takes as long as writing the
 // contents to the file system; other calls wait for it. Offsets, contents and
@@ -100,9 +100,12 @@ var errNegativeOffset = fmt.Errorf("negative offset: %w", os.ErrInvalid)
 
 // New returns a File with the contents of b and offset 0. The fields of b
 // determine how much the File keeps in memory: MaxLen is the maximum length in
-// bytes; if there is no maximum, the contents are moved to disk only if memory is
-// refused. Contents of b that already exceed MaxLen stay in memory until they
-// are extended.
+// bytes, and Limit bounds what a number of Files and Buffers keep together; without
+// these, the contents are moved to disk only if memory is refused. Contents of b that
+// already exceed MaxLen stay in memory until they are extended.
+//
+// While one File moves to disk, it uses its share of a Limit, and others that grow at
+// the same time move to disk as well.
 //
 // The File owns b until Close: the caller must not use b while the File is open.
 // Both the rollover and Close close b. After Close, once no other method of the

@@ -302,7 +302,7 @@ func lend(h *vm.HeapPages, n, used int, huge bool) []byte {
 	p := h.Bytes(used)
 	l := loan{n: n, used: used}
 	l.Loan = h.Lend(func(mem []byte) {
-		idle.lent.Add(int64(-n))
+		defer idle.lent.Add(int64(-n))
 		if mem == nil {
 			return
 		}
@@ -324,7 +324,7 @@ func lend(h *vm.HeapPages, n, used int, huge bool) []byte {
 
 // mayLend reports whether n more bytes may be lent, and counts them if so.
 func mayLend(n int) bool {
-	if idleMax() < n || inBubble() {
+	if idleMax() < n || inBubble() || nearLimit() {
 		return false
 	}
 	if idle.lent.Add(int64(n)) <= lentMax {

@@ -152,3 +152,19 @@ func HoldCollections(n int) (release func()) {
 		pacer.collecting.Unlock()
 	}
 }
+
+// Settle ends all loans and waits for pages that are coming back, and unmaps all idle
+// memory.
+func Settle() {
+	idle.mu.Lock()
+	loans := idle.loans
+	idle.loans = nil
+	idle.mu.Unlock()
+	for _, l := range loans {
+		l.end()
+	}
+	for idle.lent.Load() > 0 {
+		time.Sleep(100 * time.Microsecond)
+	}
+	EmptyIdle()
+}

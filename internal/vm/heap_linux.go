@@ -65,17 +65,18 @@ type Loan struct {
 	n    int
 }
 
-// Lend has back called when the object has become unreachable, with the mapping that
-// its pages are moved to, or with nil if that is not possible. It takes a finalizer,
-// for which the object is freed one collection later, or never if another finalizer of
-// the program blocks the queue. So the caller must bound the bytes that it lends, and
-// end loans after some time. h must not be used afterwards.
+// Lend has back called, in a goroutine, when the object has become unreachable, with
+// the mapping that its pages are moved to, or with nil if that is not possible. It
+// takes a finalizer, for which the object is freed one collection later, or never if
+// another finalizer of the program blocks the queue. So the caller must bound the bytes
+// that it lends, and end loans after some time. h must not be used afterwards.
 func (h *HeapPages) Lend(back func(mem []byte)) *Loan {
 	skip, n := h.skip, h.n // without h, which refers to the object
 	l := &Loan{obj: weak.Make(h.obj), at: uintptr(unsafe.Pointer(h.obj)) + uintptr(skip), n: n}
 	runtime.SetFinalizer(h.obj, func(obj *byte) {
 		if l.finish() {
-			back(moveOut(bytesAt(obj, skip, n)))
+			mem := moveOut(bytesAt(obj, skip, n))
+			go back(mem) // other finalizers wait
 		}
 	})
 	return l

@@ -1,7 +1,6 @@
-// Command init is the first process of a virtual machine that runs a test
-// binary and nothing else; see the script kernels. Its arguments are those of
-// the test binary, its environment is what the kernel did not know of its
-// command line.
+// Command init is the first process of a virtual machine that runs test binaries
+// and nothing else; see the script kernels. Its arguments are those of the test
+// binaries, its environment is what the kernel did not know of its command line.
 package main
 
 import (
@@ -9,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -50,11 +50,17 @@ func run(args []string) error {
 	up("lo")
 	describe()
 
-	cmd := exec.Command("/mmapbuf.test", args...)
-	cmd.Dir = "/mmapbuf"
-	cmd.Env = append(os.Environ(), "HOME=/tmp", "PATH=/bin")
-	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	return cmd.Run()
+	binaries, err := filepath.Glob("/*.test")
+	for _, binary := range binaries {
+		cmd := exec.Command(binary, args...)
+		cmd.Dir = "/mmapbuf"
+		cmd.Env = append(os.Environ(), "HOME=/tmp", "PATH=/bin")
+		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+		if failed := cmd.Run(); failed != nil {
+			err = failed
+		}
+	}
+	return err
 }
 
 // up brings a network interface up.
