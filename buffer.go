@@ -201,7 +201,7 @@ type Buffer struct {
 	gen      uint32           // generation of m that buf and off belong to; 0 if m is nil
 	buf      vm.Region        // contents are buf[off:len(buf)]; Go memory, or the window of m
 	off      int              // read at &buf[off], write at &buf[len(buf)]
-	m        *mapping.Mapping // nil for Go memory; kept until adopt if it was published
+	m        *mapping.Mapping // nil for Go memory; if it was published, kept until adopt, and its generation is not gen
 	share    *share           // of Limit, or of what that was before; may be nil
 }
 
