@@ -77,9 +77,11 @@
 // reports them, and the runtime/pprof profile named
 // github.com/mmapbuf/mmapbuf records the stack trace that created each mapping.
 // Set the memory limit to what the program may use, minus what its Buffers may
-// hold; a [Limit] bounds that. Mappings use at most the sum of Stats.MappedBytes
-// and Stats.IdleBytes. Contents in Go slices, and contents that were moved for a
-// view, are part of the Go heap.
+// hold; a [Limit] bounds that. While the runtime and the mappings together use more
+// than the memory limit, the package starts more collections and keeps no idle
+// memory; see below. Mappings use at most the sum of Stats.MappedBytes and
+// Stats.IdleBytes. Contents in Go slices, and contents that were moved for a view,
+// are part of the Go heap.
 //
 // The package starts a garbage collection when the memory used by mappings has
 // increased by more than a threshold since the last collection:
