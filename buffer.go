@@ -8,8 +8,11 @@
 // as long as writing each byte once, and uses about as much memory as the
 // contents, rounded up to whole pages (of 2 MiB on most machines). A
 // bytes.Buffer copies the contents each time it grows, and holds both the old
-// and the new array while it does. If idle memory (see below) is available,
-// mappings are used for capacities of 32 KiB and more.
+// and the new array while it does. If idle memory (see below) is available, a
+// Buffer without a [Limit] uses mappings for capacities of 32 KiB and more.
+//
+// Package spool, in the directory spool, has a temporary file that is in a Buffer
+// while it is small, and on disk once it is large.
 //
 // # Lifetime
 //
@@ -21,15 +24,21 @@
 // [Buffer.AvailableBuffer] return are called views. They point to memory on the
 // Go heap and stay valid for as long as they are referenced, even after Close.
 // As with bytes.Buffer, a view shows the contents only until the Buffer is next
-// modified. The first view of a mapping moves the contents to the Go heap:
-// contents of up to 2 MiB are copied; the pages of larger contents are moved by
-// mremap(2), which takes a few milliseconds per gigabyte. If the Buffer later
-// outgrows its memory on the heap, the contents are copied to a new mapping. A
-// Buffer that is viewed again after that stays on the heap and grows as a
-// bytes.Buffer does, until it is closed.
-// [Buffer.WriteTo] and [File.WriteTo] pass a view to their Writer, except to some
-// types of the standard library. The other methods that read, including Read,
-// ReadAt, ReadBytes and String, leave the contents where they are.
+// modified. [Buffer.WriteTo] and [File.WriteTo] pass a view to their Writer, except
+// to some types of the standard library. The other methods that read, including
+// Read, ReadAt, ReadBytes and String, leave the contents where they are.
+//
+// The first view of a mapping moves the contents to the Go heap. Up to 2 MiB,
+// including spare capacity, are copied. The pages of larger contents are moved by
+// mremap(2), to the addresses of a new object without pointers, which takes a few
+// milliseconds per gigabyte. This relies on properties of the Go runtime that it
+// does not promise; the tests of package internal/vm check that its heap objects
+// do not move. In builds with the tag mmapbuf_copyviews, and after the kernel has
+// refused a move, all views are copied.
+//
+// If the Buffer later outgrows its memory on the heap, the contents are copied to
+// a new mapping. A Buffer that is viewed again after that stays on the heap and
+// grows as a bytes.Buffer does, until it is closed.
 //
 // Only this package and the kernel access the memory of a mapping. A Reader or
 // Writer that retains the slice that it was passed, although [io.Reader] and
@@ -67,37 +76,47 @@
 // memory limit of the runtime (GOMEMLIMIT) do not include them. [ReadStats]
 // reports them, and the runtime/pprof profile named
 // github.com/mmapbuf/mmapbuf records the stack trace that created each mapping.
-// Set a memory limit low enough to leave room for them; they use at most the
-// sum of Stats.MappedBytes and Stats.IdleBytes. Contents in Go slices, and
-// contents that were moved for a view, are part of the Go heap.
+// Set the memory limit to what the program may use, minus what its Buffers may
+// hold; a [Limit] bounds that. While the runtime and the mappings together use more
+// than the memory limit, the package starts more collections and keeps no idle
+// memory; see below. Mappings use at most the sum of Stats.MappedBytes and
+// Stats.IdleBytes. Contents in Go slices, and contents that were moved for a view,
+// are part of the Go heap.
 //
 // The package starts a garbage collection when the memory used by mappings has
-// increased, since the last collection, by more than GOGC allows the Go heap to
-// grow. Mappings that survived that collection count as part of the heap for
-// this. The threshold is at least 192 MiB, or 128 MiB after unreachable
-// mappings were found. It is also at least the amount of memory that the
-// program has previously used and released by itself, as long as no unreachable
-// mappings are found, so a program that closes its Buffers causes few
-// collections or none. When the memory of the Go runtime and the mappings
-// together exceed 15/16 of the memory limit, the threshold is lowered to a
-// sixteenth of the limit. A call that adds data may wait for the collection if
-// the memory limit is near, or if unreachable Buffers accumulate faster than
-// they are collected. GOGC=off disables all but the collections near the memory
-// limit.
+// increased by more than a threshold since the last collection:
 //
-// A Buffer does not create a mapping once there are half as many mappings of
-// Buffers and views as Linux allows a process (vm.max_map_count). It then uses
-// a Go slice.
+//   - Usually, it is as much as GOGC allows the Go heap to grow by, if the mappings
+//     that survived that collection were part of the heap, but at least 128 MiB.
+//   - If the program closes Buffers, it is at least twice the amount of memory that
+//     the program has released by itself between two collections, until a
+//     collection finds a quarter of the increase unreachable.
+//   - When the memory of the Go runtime and the mappings together exceed 15/16 of
+//     the memory limit, it is at most a sixteenth of the limit, or 16 MiB if that
+//     is more.
+//   - With GOGC=off, only the memory limit starts collections.
+//
+// A call that adds data may wait for the collection if the memory limit is near,
+// or if unreachable Buffers accumulate faster than they are collected. A Buffer
+// that exceeds its Limit collects garbage as well.
+//
+// Once the mappings of Buffers, and those that views have added to the Go heap, are
+// half as many as Linux allows a process (vm.max_map_count), new storage is a Go
+// slice.
 //
 // # Idle memory
 //
 // Memory that a Buffer releases is kept for other Buffers for up to about 1.5
 // seconds, because the kernel does not have to allocate and clear pages that are
 // reused. It comes, for example, from Close, from Shrink, from contents that
-// were copied for a view, from Buffers that the collector found unreachable, and
-// from views that became unreachable within that time: up to 128 MiB of views have
-// a finalizer for that (runtime.SetFinalizer). The kernel may reclaim it whenever it needs memory (madvise(2),
-// MADV_FREE); until then, it counts as resident.
+// were copied for a view, and from Buffers that the collector found unreachable.
+// Views become idle memory if they become unreachable within that time; up to
+// 128 MiB of them at a time have a finalizer (runtime.SetFinalizer) for that.
+//
+// The kernel may reclaim idle memory whenever it needs memory (madvise(2),
+// MADV_FREE). Until then, the resident memory of the process and the memory of its
+// control group include it. The kernel counts it as inactive_file there, so the
+// working set that Kubernetes reports does not include it.
 //
 // Idle memory is at most a sixteenth of the memory of the machine, or of
 // RLIMIT_AS or RLIMIT_DATA if that is lower. It is unmapped early
@@ -122,14 +141,14 @@
 // ErrTooLarge and the error of the system call.
 //
 // This applies to mappings and views. Ordinary Go allocations (small contents,
-// contents of any size where mappings are not used, and the results of String,
+// contents of any size on platforms without mappings, and the results of String,
 // ReadBytes and ReadString) end the program if they fail, as in any Go program.
 // The package cannot prevent the kernel from killing a process when the machine
 // or the control group runs out of memory. Use MaxLen to bound the size of a
-// Buffer.
+// Buffer, and a Limit to bound that of many together.
 //
-// Methods that would exceed MaxLen return an error that wraps ErrTooLarge,
-// except Grow, which panics with ErrTooLarge.
+// Methods that would exceed MaxLen or the Limit return an error that wraps
+// ErrTooLarge, except Grow, which panics with ErrTooLarge.
 //
 // # Platforms
 //
@@ -167,6 +186,7 @@ type Buffer struct {
 	MaxLen int
 
 	// Limit bounds the memory of several Buffers together; nil means no bound.
+	// Methods that would exceed it do what they do if they would exceed MaxLen.
 	// If it is changed, it applies from the next time on that the Buffer takes
 	// memory.
 	Limit *Limit
@@ -183,7 +203,7 @@ type Buffer struct {
 	gen      uint32           // generation of m that buf and off belong to; 0 if m is nil
 	buf      vm.Region        // contents are buf[off:len(buf)]; Go memory, or the window of m
 	off      int              // read at &buf[off], write at &buf[len(buf)]
-	m        *mapping.Mapping // nil for Go memory; kept until adopt if it was published
+	m        *mapping.Mapping // nil for Go memory; if it was published, kept until adopt, and its generation is not gen
 	share    *share           // of Limit, or of what that was before; may be nil
 }
 
@@ -197,7 +217,7 @@ const (
 )
 
 // MinRead is the minimum length, in bytes, of the slice that [Buffer.ReadFrom]
-// passes to a Reader, unless MaxLen leaves less. ReadFrom does not enlarge a
+// passes to a Reader, unless MaxLen or Limit leaves less. ReadFrom does not enlarge a
 // Buffer that has MinRead bytes of spare capacity when the Reader returns
 // [io.EOF].
 const MinRead = bytes.MinRead
@@ -242,9 +262,8 @@ func NewBufferString(s string) *Buffer { return NewBuffer([]byte(s)) }
 // change the contents. A slice that is kept longer remains valid memory, but
 // its bytes are unspecified.
 //
-// If the contents are in a mapping, Bytes moves them to the Go heap. Contents of
-// up to 2 MiB are copied. The pages of larger contents are moved by mremap(2),
-// or copied if that is not possible. The slice has the spare capacity of the
+// If the contents are in a mapping, Bytes moves them to the Go heap; the package
+// documentation says how, and at what cost. The slice has the spare capacity of the
 // Buffer, but no more of it than 64 MiB or Len, whichever is larger; the rest of
 // a larger reservation, made with Grow, is released. If there is not enough
 // memory for it, the slice has less or none. Later writes that need more
@@ -336,9 +355,8 @@ func (b *Buffer) Len() int { return b.buf.Len - b.off }
 // memory.
 //
 // After Bytes, Peek, AvailableBuffer or WriteTo of a File has moved the contents
-// to the Go heap,
-// Cap and [Buffer.Available] report the capacity of the former mapping until
-// the Buffer is next modified.
+// to the Go heap, Cap and [Buffer.Available] report the capacity of the former
+// mapping until the Buffer is next modified.
 func (b *Buffer) Cap() int {
 	if b.m != nil {
 		return b.m.Capacity()
@@ -381,7 +399,8 @@ func (b *Buffer) Reset() {
 // [Buffer.Bytes].
 //
 // Grow panics if n is negative. It panics with ErrTooLarge if there is not enough
-// memory or if Len+n exceeds MaxLen; the contents are then unchanged.
+// memory, if Len+n exceeds MaxLen, or if the Limit is exceeded; the contents are
+// then unchanged.
 // [Buffer.Reserve] returns an error instead.
 func (b *Buffer) Grow(n int) {
 	if n < 0 {
@@ -394,7 +413,7 @@ func (b *Buffer) Grow(n int) {
 
 // Reserve makes room for n more bytes, as [Buffer.Grow] does, and returns an
 // error instead of panicking. The error wraps ErrTooLarge if Len+n exceeds
-// MaxLen or if there is not enough memory. If n is negative, Reserve returns
+// MaxLen, if the Limit is exceeded, or if there is not enough memory. If n is negative, Reserve returns
 // another error. The contents are unchanged in any case.
 func (b *Buffer) Reserve(n int) error {
 	b.refresh()
@@ -443,7 +462,7 @@ func (b *Buffer) Shrink() {
 }
 
 // Close empties the Buffer and releases its memory. The Buffer can be used
-// again; MaxLen and NoHugePages are kept. Close is optional and may be called
+// again; MaxLen, Limit and NoHugePages are kept. Close is optional and may be called
 // more than once. Views that were taken before stay valid. Close may run
 // concurrently with ReadAt and WriteAt, and with reading through a [File].
 //
@@ -505,8 +524,8 @@ func (b *Buffer) appendRead(p []byte) error {
 }
 
 // Write appends p to the contents. It returns len(p) and a nil error, unless p
-// does not fit within MaxLen: then Write appends as much as fits, and returns
-// how much that is and an error that wraps ErrTooLarge. It panics with
+// does not fit within MaxLen or Limit: then Write appends as much as fits, and
+// returns how much that is and an error that wraps ErrTooLarge. It panics with
 // ErrTooLarge if there is not enough memory; the contents are then unchanged.
 func (b *Buffer) Write(p []byte) (n int, err error) {
 	if !b.current() {
@@ -572,8 +591,8 @@ func (b *Buffer) writeByte(c byte) error {
 // file, also by io.Copy. If r itself modifies the Buffer, the data that it
 // returns may replace what it has appended.
 //
-// If MaxLen is set, ReadFrom appends as much as fits. To find out whether r has
-// more data, it then reads one more byte from r. If there is one, that byte is
+// If MaxLen or Limit is set, ReadFrom appends as much as fits. To find out whether
+// r has more data, it then reads one more byte from r. If there is one, that byte is
 // lost, and ReadFrom returns an error that wraps ErrTooLarge.
 func (b *Buffer) ReadFrom(r io.Reader) (n int64, err error) {
 	b.refresh()

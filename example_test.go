@@ -2,10 +2,12 @@ package mmapbuf_test
 
 import (
 	"bufio"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
 	"log"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -16,11 +18,17 @@ import (
 )
 
 func ExampleBuffer() {
-	var b mmapbuf.Buffer // the zero value is ready to use
-	b.Write([]byte("hello "))
-	fmt.Fprintf(&b, "world!\n")
-	b.WriteTo(os.Stdout)
-	// Output: hello world!
+	upload := io.LimitReader(rand.NewChaCha8([32]byte{}), 64<<20)
+
+	b := mmapbuf.Buffer{MaxLen: 1 << 30} // the zero value has no limit
+	defer b.Close()                      // optional: releases the memory now
+	if _, err := b.ReadFrom(upload); err != nil {
+		log.Fatal(err) // errors.Is(err, mmapbuf.ErrTooLarge) if there is more
+	}
+	sum := sha256.New()
+	n, err := b.WriteTo(sum)
+	fmt.Printf("%d bytes, SHA-256 %x..., %v\n", n, sum.Sum(nil)[:4], err)
+	// Output: 67108864 bytes, SHA-256 4291e080..., <nil>
 }
 
 // A slice that Bytes has returned remains valid after Close.

@@ -12,10 +12,10 @@ import (
 	"github.com/mmapbuf/mmapbuf/internal/vm"
 )
 
-// A File reads and writes the contents of a [Buffer] at an offset, as an
-// [os.File] opened with [os.O_RDWR] does. It is intended for code that seeks,
-// for example to update a header, or that requires an [io.ReadSeeker] or
-// [io.WriteSeeker]. [NewFile] creates a File; the zero File is closed.
+// A File is a file in memory: it reads and writes the contents of a [Buffer] at an
+// offset, as an [os.File] opened with [os.O_RDWR] does. It is intended for code
+// that seeks, for example to update a header, or that requires an [io.ReadSeeker]
+// or [io.WriteSeeker]. [NewFile] creates a File; the zero File is closed.
 //
 // # Files and their Buffer
 //
@@ -59,10 +59,10 @@ import (
 //
 //   - [os.ErrClosed] after Close,
 //   - [os.ErrInvalid] if an offset, a size or a whence is out of range,
-//   - [ErrTooLarge] if the contents would exceed MaxLen of the Buffer, or if
-//     there is not enough memory.
+//   - [ErrTooLarge] if the contents would exceed MaxLen or Limit of the Buffer, or
+//     if there is not enough memory.
 //
-// No method panics for lack of memory. Apart from errors, methods allocate only
+// No method panics with ErrTooLarge. Apart from errors, methods allocate only
 // the storage of the Buffer, a buffer of 64 KiB in ReadFrom, and what WriteTo
 // needs.
 type File struct {
@@ -190,8 +190,8 @@ func (f *File) ReadAt(p []byte, off int64) (n int, err error) {
 // Write overwrites the contents with p at the offset, extends them if
 // necessary, advances the offset by len(p), and returns len(p).
 //
-// If p does not fit within MaxLen of the Buffer, Write writes as much as fits,
-// and returns how much that is and an error. If there is not enough memory,
+// If p does not fit within MaxLen or Limit of the Buffer, Write writes as much as
+// fits, and returns how much that is and an error. If there is not enough memory,
 // Write returns 0 and an error, and the contents are unchanged.
 func (f *File) Write(p []byte) (n int, err error) {
 	if b := f.appendable(len(p)); b != nil {
@@ -308,8 +308,8 @@ func (f *File) Seek(offset int64, whence int) (int64, error) {
 // Truncate sets the length of the contents to size bytes. It does not change
 // the offset. If the contents become shorter, the storage is kept, as by
 // [Buffer.Truncate]; [Buffer.Shrink] releases it. Truncate returns an error, and
-// the contents are unchanged, if size is negative, exceeds MaxLen of the Buffer,
-// or requires more memory than there is.
+// the contents are unchanged, if size is negative, exceeds MaxLen or Limit of the
+// Buffer, or requires more memory than there is.
 func (f *File) Truncate(size int64) error {
 	b, err := f.buffer("truncate")
 	switch {

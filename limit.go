@@ -22,14 +22,15 @@ import (
 // leaves. A view counts while it is the storage of its Buffer, and not when only the
 // program refers to it. Idle memory, which the kernel may reclaim, does not count.
 //
-// If a Buffer needs more than the Limit leaves, it collects garbage once, in case that
-// other Buffers of the Limit have become unreachable, but not if that has been in vain
-// shortly before: it takes at most a twentieth of the time. Then the same happens as with
-// MaxLen: methods that write store as much as fits, and return an error that wraps
-// [ErrTooLarge] and tells the Limit; Grow panics with ErrTooLarge.
+// If a Buffer needs more than the Limit leaves, it first collects garbage, in case that
+// other Buffers of the Limit have become unreachable. Collections that find none take at
+// most a twentieth of the time. Then the same happens as with MaxLen: Write,
+// WriteString, WriteByte, ReadFrom and the same methods of a File store as much as
+// fits; WriteRune, WriteAt, Reserve and Truncate of a File change nothing; all of them
+// return an error that wraps [ErrTooLarge]. Grow panics with ErrTooLarge.
 //
 // Close returns the share of a Buffer at once, and Shrink what it releases. Buffers
-// that are not closed return it when the collector has found them.
+// that are not closed return it when the collector has found them unreachable.
 type Limit struct {
 	max        int64
 	used       atomic.Int64
