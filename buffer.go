@@ -76,18 +76,21 @@
 // memory limit of the runtime (GOMEMLIMIT) do not include them. [ReadStats]
 // reports them, and the runtime/pprof profile named
 // github.com/mmapbuf/mmapbuf records the stack trace that created each mapping.
-// Set the memory limit to what the program may use, minus what its Buffers may
-// hold; a [Limit] bounds that. While the runtime and the mappings together use more
-// than the memory limit, the package starts more collections and keeps no idle
-// memory; see below. Mappings use at most the sum of Stats.MappedBytes and
-// Stats.IdleBytes. Contents in Go slices, and contents that were moved for a view,
-// are part of the Go heap.
+// Mappings use at most the sum of Stats.MappedBytes and Stats.IdleBytes. Contents in
+// Go slices, and contents that were moved for a view, are part of the Go heap.
+//
+// The package compares the memory limit with what the runtime and mappings use
+// together, and while that exceeds it, starts more collections and keeps no idle
+// memory. So set the limit to what the program may use in all, and bound its Buffers
+// with a [Limit]. The runtime still lets the heap alone become as large as the memory
+// limit. With GOGC=off it does, so subtract what Buffers may hold then.
 //
 // The package starts a garbage collection when the memory used by mappings has
 // increased by more than a threshold since the last collection:
 //
-//   - Usually, it is as much as GOGC allows the Go heap to grow by, if the mappings
-//     that survived that collection were part of the heap, but at least 128 MiB.
+//   - Usually, it is as much as GOGC allows the Go heap to grow by, if a quarter of
+//     the memory of mappings that survived that collection were part of the heap,
+//     but at least 64 MiB.
 //   - If the program closes Buffers, it is at least twice the amount of memory that
 //     the program has released by itself between two collections, until a
 //     collection finds a quarter of the increase unreachable.

@@ -34,14 +34,14 @@ func main() {
 	max := flag.Int64("max", 10<<30, "`bytes` of the largest upload")
 	flag.Parse()
 
-	// What the container may use, or the machine if there is no limit. Mappings are
-	// not part of GOMEMLIMIT. Half is for uploads and a quarter for Go. The rest is
-	// for the kernel, mainly for the pages of files that are not on disk yet.
+	// What the container may use, or the machine if there is no limit. Half is for
+	// uploads, and a quarter is left to the kernel, mainly for the pages of files
+	// that are not on disk yet.
 	memory, err := memlimit.ApplyFallback(memlimit.FromCgroup, memlimit.FromSystem)()
 	if err != nil {
 		log.Fatal(err)
 	}
-	if _, err := memlimit.Set(memlimit.WithProvider(memlimit.Limit(memory)), memlimit.WithRatio(0.25)); err != nil {
+	if _, err := memlimit.Set(memlimit.WithProvider(memlimit.Limit(memory)), memlimit.WithRatio(0.75)); err != nil {
 		log.Fatal(err)
 	}
 	u := &uploads{limit: mmapbuf.NewLimit(int64(memory / 2)), dir: *dir, max: *max}
