@@ -51,9 +51,10 @@ func demonstrate(ctx context.Context, w io.Writer) error {
 
 // printLimit waits until share has set the limit for what is mapped now.
 func printLimit(w io.Writer) {
-	mapped := mmapbuf.ReadStats().MappedBytes
+	mapped := mappedBytes()
 	for debug.SetMemoryLimit(-1) != limit(total, mapped) {
 		time.Sleep(time.Millisecond)
+		mapped = mappedBytes()
 	}
 	fmt.Fprintf(w, "mapped %4d MiB, left for Go %4d MiB\n", mapped>>20, debug.SetMemoryLimit(-1)>>20)
 }
@@ -63,7 +64,7 @@ func printLimit(w io.Writer) {
 // no memory yet, so the sum stays below total.
 func share(ctx context.Context, total int64, every time.Duration) {
 	for {
-		debug.SetMemoryLimit(limit(total, mmapbuf.ReadStats().MappedBytes))
+		debug.SetMemoryLimit(limit(total, mappedBytes()))
 		select {
 		case <-ctx.Done():
 			debug.SetMemoryLimit(math.MaxInt64)
@@ -71,6 +72,12 @@ func share(ctx context.Context, total int64, every time.Duration) {
 		case <-time.After(every):
 		}
 	}
+}
+
+// mappedBytes returns the size of all mappings, those that are idle included.
+func mappedBytes() int64 {
+	s := mmapbuf.ReadStats()
+	return s.MappedBytes + s.IdleBytes
 }
 
 // limit leaves at least a tenth of total to Go. With less, the collector would
