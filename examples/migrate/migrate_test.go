@@ -1,4 +1,4 @@
-// Package migrate checks MIGRATING.md: that the standard library treats a
+// Package migrate checks docs/MIGRATING.md: that the standard library treats a
 // *bytes.Buffer specially in no other places than those listed there, and that the
 // advice for them gives the results of a bytes.Buffer.
 package migrate

@@ -23,7 +23,7 @@ const minObject = 64 * KiB
 // possible. The caller must have probed the heap for as many bytes.
 //
 // The object keeps its address, has no pointers, and the runtime does not touch its
-// memory until it frees the object: see "Publishing" in DESIGN.md.
+// memory until it frees the object: see "Publishing" in docs/DESIGN.md.
 func MoveToHeap(mem []byte) *HeapPages {
 	if moveRefused.Load() {
 		return nil
