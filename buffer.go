@@ -24,7 +24,8 @@
 // [Buffer.AvailableBuffer] return are called views. They point to memory on the
 // Go heap and stay valid for as long as they are referenced, even after Close.
 // As with bytes.Buffer, a view shows the contents only until the Buffer is next
-// modified. [Buffer.WriteTo] and [File.WriteTo] pass a view to their Writer, except
+// modified. Do not set a finalizer on a byte of a view, which may be zero when it runs;
+// set it on what holds the view. [Buffer.WriteTo] and [File.WriteTo] pass a view to their Writer, except
 // to some types of the standard library. The other methods that read, including
 // Read, ReadAt, ReadBytes and String, leave the contents where they are.
 //
@@ -519,11 +520,11 @@ func (b *Buffer) roomFor(n int) (got int, err error) {
 
 // appendRead appends p, regardless of MaxLen, or as much of it as Limit leaves. It
 // panics if there is not enough memory. buf must be current.
-func (b *Buffer) appendRead(p []byte) error {
+func (b *Buffer) appendRead(p []byte) (n int, err error) {
 	b.paceFor(len(p))
-	n, err := b.makeSomeRoom(len(p))
+	n, err = b.makeSomeRoom(len(p))
 	appendSlow(b, p[:n])
-	return err
+	return n, err
 }
 
 // Write appends p to the contents. It returns len(p) and a nil error, unless p
@@ -671,7 +672,8 @@ func (b *Buffer) readChunk(r io.Reader, p []byte) (n int, err error) {
 	}
 	p = p[:n] // a count beyond len(p) panics as any slice would
 	b.refresh()
-	if full := b.appendRead(p); full != nil {
+	n, full := b.appendRead(p)
+	if full != nil {
 		err = full // r has modified the Buffer
 	}
 	return n, err

@@ -26,10 +26,17 @@ func (b *Buffer) grow(n int) error {
 	if b.Len() == 0 && b.off != 0 {
 		b.rewind()
 	}
+	was := toInt(b.charged())
+	var err error
 	if b.m != nil {
-		return b.growMapping(n)
+		err = b.growMapping(n)
+	} else {
+		err = b.growSlice(n)
 	}
-	return b.growSlice(n)
+	if err != nil && b.charged() > int64(was) {
+		b.settle(was) // what was charged for it is not used
+	}
+	return err
 }
 
 // growSlice is grow for a slice.
@@ -251,8 +258,9 @@ func (b *Buffer) copyToNew(c, need int) error {
 	}
 	if c <= mapThreshold || !mapping.Available() {
 		if c >= mapping.IdleMin && b.Limit == nil {
+			_ = b.charge(c, 0) // of a Limit that b had before
 			if m := mapping.FromIdle(c, huge); m != nil {
-				m.LimitCapacity(c)
+				m.BoundCapacity(c)
 				b.copyToMapping(m)
 				return nil
 			}

@@ -168,11 +168,12 @@ func TestLimitCountsStorage(t *testing.T) {
 	d.Limit = other
 	_, err := d.Write(noise()[:3*miB])
 	require.ErrorIs(t, err, ErrTooLarge)
-	requireUsed(t, l, 0)
+	requireUsed(t, other, 0)
+	requireUsed(t, l, 10*miB) // still
 	require.Equal(t, 10*miB, d.Len())
 	d.Limit = nil
 	fill(&d, 3, 9*miB)
-	requireUsed(t, other, 0)
+	requireUsed(t, l, 0)
 	require.NoError(t, d.Close())
 }
 
@@ -300,8 +301,9 @@ func TestLimitOfManyBuffers(t *testing.T) {
 				wg.Wait()
 				close(stop)
 				watch.Wait()
-				_, ok := stored.Load(0)
-				require.True(t, ok)
+				some := false
+				stored.Range(func(any, any) bool { some = true; return false })
+				require.True(t, some)
 				for start := time.Now(); l.Used() > 0 && time.Since(start) < 20*time.Second; time.Sleep(time.Millisecond) {
 					runtime.GC()
 				}
@@ -326,4 +328,96 @@ func TestLimitsOfTenants(t *testing.T) {
 	require.EqualValues(t, 100, small.Used())
 	require.EqualValues(t, 100, small.Max())
 	require.Zero(t, NewLimit(-5).Max())
+}
+
+// TestLimitSetOnAMapping: a Limit that is set later bounds what ReadFrom, and a view,
+// use of room that was there before.
+func TestLimitSetOnAMapping(t *testing.T) {
+	if !mapping.Available() {
+		t.Skip("no mappings here")
+	}
+	endless := func() io.Reader { return io.LimitReader(loop, 64*miB) }
+
+	// The Limit refuses, and then the contents become shorter.
+	var b Buffer
+	defer b.Close()
+	fill(&b, 1, 10*miB)
+	b.Limit = NewLimit(4 * miB)
+	_, err := b.Write(noise())
+	require.ErrorIs(t, err, ErrTooLarge)
+	b.Truncate(3 * miB)
+	n, err := b.ReadFrom(endless())
+	require.ErrorIs(t, err, ErrTooLarge)
+	require.Equal(t, 3*miB+int(n), b.Len())
+	require.NoError(t, b.Close())
+
+	// Room was reserved before.
+	b.Limit = nil
+	b.Grow(80 * miB)
+	writeAllOf(t, &b, "text")
+	b.Limit = NewLimit(miB)
+	n, err = b.ReadFrom(endless())
+	require.ErrorIs(t, err, ErrTooLarge)
+	require.Equal(t, 4+int(n), b.Len())
+	require.LessOrEqual(t, b.Len(), 4*miB)
+	require.LessOrEqual(t, cap(b.Bytes()), 4*miB)
+	require.LessOrEqual(t, cap(b.AvailableBuffer()), 4*miB)
+	require.LessOrEqual(t, b.Limit.Used(), int64(miB))
+}
+
+// TestLimitAfterAFailure: what was charged for memory that the system has refused is
+// returned.
+func TestLimitAfterAFailure(t *testing.T) {
+	l := NewLimit(1 << 62)
+	b := &Buffer{Limit: l}
+	defer b.Close()
+	for _, size := range []int{0, 100, 10 * miB} {
+		fill(b, 1, size-b.Len())
+		was := l.Used()
+		require.ErrorIs(t, b.Reserve(bits(46)+1), ErrTooLarge)
+		require.LessOrEqual(t, l.Used(), max(was, int64(b.Cap())))
+	}
+}
+
+// TestLimitFallsWithTheFront: the consumed prefix is returned as it is unmapped.
+func TestLimitFallsWithTheFront(t *testing.T) {
+	if !mapping.Available() {
+		t.Skip("no mappings here")
+	}
+	needMemory(t, giB)
+	l := NewLimit(giB)
+	b := &Buffer{Limit: l}
+	defer b.Close()
+	fill(b, 1, 200*miB)
+	used := l.Used()
+	_, err := io.CopyN(io.Discard, struct{ io.Reader }{b}, 150*miB)
+	require.NoError(t, err)
+	require.LessOrEqual(t, l.Used(), used-64*miB)
+	require.NoError(t, invariants(b))
+}
+
+// TestZeroLimit is one of 0 bytes.
+func TestZeroLimit(t *testing.T) {
+	b := &Buffer{Limit: new(Limit)}
+	n, err := b.WriteString("text")
+	require.Zero(t, n)
+	require.ErrorIs(t, err, ErrTooLarge)
+	require.Zero(t, b.Limit.Max())
+}
+
+// TestLimitCollectsSeldom: refusals, one after the other, do not run a collection each,
+// if little is found.
+func TestLimitCollectsSeldom(t *testing.T) {
+	l := NewLimit(2 * miB)
+	full := &Buffer{Limit: l}
+	full.Grow(miB)
+	defer full.Close()
+	before, refusals := l.begun.Load(), 0
+	for start := time.Now(); time.Since(start) < 200*time.Millisecond; refusals++ {
+		b := &Buffer{Limit: l}
+		_ = b.WriteByte('x') // a little garbage
+		require.ErrorIs(t, b.Reserve(2*miB), ErrTooLarge)
+	}
+	require.Greater(t, refusals, 100)
+	require.Less(t, l.begun.Load()-before, int64(refusals/10))
 }

@@ -338,7 +338,7 @@ func (b *Buffer) copyToHeap(c int) bool {
 func (b *Buffer) copyToMapping(m *mapping.Mapping) {
 	n := b.Len()
 	if b.Limit != nil {
-		m.LimitCommit(toInt(b.share.held.Load()))
+		m.BoundCommit(toInt(b.share.held.Load()))
 	}
 	m.Append(m.Generation(), 0, n, func(mem []byte) (n int) {
 		b.withContents(func(contents []byte) { n = copy(mem, contents) })
@@ -353,7 +353,12 @@ func (b *Buffer) copyToMapping(m *mapping.Mapping) {
 
 // afterCut makes buf current after memory was moved, and cut bytes of it were cut
 // from the front.
-func (b *Buffer) afterCut(cut int) { b.setMapping(b.m, b.off-cut, b.buf.Len-cut) }
+func (b *Buffer) afterCut(cut int) {
+	if b.share != nil {
+		b.share.lower(max(b.share.held.Load()-int64(cut), 0))
+	}
+	b.setMapping(b.m, b.off-cut, b.buf.Len-cut)
+}
 
 // readSlice calls r.Read with the spare capacity of buf, which is Go memory, up
 // to most bytes, and appends the bytes read. r may use the Buffer.
@@ -372,7 +377,8 @@ func (b *Buffer) readSlice(r io.Reader, most int) (n int, err error) {
 		b.off = min(b.off, b.buf.Len)
 		return n, err
 	}
-	if full := b.appendRead(p); full != nil { // r has made the contents grow, which moved them
+	n, full := b.appendRead(p) // r has made the contents grow, which moved them
+	if full != nil {
 		err = full
 	}
 	return n, err
@@ -443,12 +449,15 @@ func (b *Buffer) mustView() []byte {
 // reservations that are far larger than the contents: it counts as heap.
 func (b *Buffer) viewSpare() int { return min(b.available(), max(b.Len(), spareMax)) }
 
-// available is Available, or what a Limit leaves of it.
+// available returns how many bytes may be written to a mapping without asking the
+// Limit, but at most Available.
 func (b *Buffer) available() int {
-	if b.share != nil {
-		return max(min(b.Available(), toInt(b.share.held.Load())-b.buf.Len), 0)
+	n := b.Available()
+	if b.Limit != nil {
+		charged := max(b.m.Committed(), toInt(b.charged())) // committed is more if Limit was changed
+		n = max(min(n, charged-b.buf.Len), 0)
 	}
-	return b.Available()
+	return n
 }
 
 // spareMax is the spare capacity, in bytes, that a view has of any reservation.

@@ -1387,3 +1387,20 @@ func TestCopiedViewTouchesNoSpare(t *testing.T) {
 	require.LessOrEqual(t, status(t, "VmRSS")-was, 64*miB)
 	runtime.KeepAlive(p)
 }
+
+// TestFinalizersOfViews: a program that sets, or removes, a finalizer on the first byte
+// of a view does not meet that of a loan.
+func TestFinalizersOfViews(t *testing.T) {
+	needMoves(t)
+	for i := range 300 {
+		var b Buffer
+		fill(&b, i, 3*miB)
+		v := b.Bytes()
+		if i%2 == 0 {
+			runtime.SetFinalizer(&v[0], func(*byte) {})
+		} else {
+			runtime.SetFinalizer(&v[0], nil)
+		}
+		require.True(t, isFilled(v, i, 0))
+	}
+}

@@ -331,7 +331,7 @@ func lend(h *vm.HeapPages, n, used int, huge bool) []byte {
 
 // mayLend reports whether n more bytes may be lent, and counts them if so.
 func mayLend(n int) bool {
-	if idleMax() < n || inBubble() || nearLimit() {
+	if idleMax() < n || !vm.Lends() || inBubble() || nearLimit() {
 		return false
 	}
 	if idle.lent.Add(int64(n)) <= lentMax {

@@ -236,8 +236,8 @@ func (m *Mapping) GrowCapacity(n int) bool {
 	return true
 }
 
-// LimitCapacity makes the capacity n bytes, rounded up.
-func (m *Mapping) LimitCapacity(n int) {
+// BoundCapacity makes the capacity n bytes, rounded up.
+func (m *Mapping) BoundCapacity(n int) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	m.setCapacity(n)
@@ -245,8 +245,8 @@ func (m *Mapping) LimitCapacity(n int) {
 
 func (m *Mapping) setCapacity(n int) { m.capacity.Store(int64(min(coarse(n), len(m.mem)))) }
 
-// LimitCommit has no more than n bytes committed, unless they are asked for.
-func (m *Mapping) LimitCommit(n int) {
+// BoundCommit has no more than n bytes committed, unless they are asked for.
+func (m *Mapping) BoundCommit(n int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.most = n

@@ -73,7 +73,7 @@ func TestCapacity(t *testing.T) {
 	use(10 * miB)
 	m := FromIdle(100*kiB, true)
 	require.Equal(t, vm.Unit(), m.Capacity())
-	m.LimitCapacity(100 * kiB)
+	m.BoundCapacity(100 * kiB)
 	require.Equal(t, 128*kiB, m.Capacity())
 	require.True(t, m.GrowCapacity(130*kiB))
 	require.Equal(t, 256*kiB, m.Capacity(), "twice as much")

@@ -52,7 +52,7 @@ func (m *Mapping) Publish(gen uint32, lo, end, spare int) error {
 
 	var p []byte
 	if hi-lo > CopiedView {
-		if p, err = m.moveOut(lo, end, hi); err != nil {
+		if p, err = m.moveToHeap(lo, end, hi); err != nil {
 			return err
 		}
 	}
@@ -70,15 +70,16 @@ func (m *Mapping) Publish(gen uint32, lo, end, spare int) error {
 	return nil
 }
 
-// moveOut moves the pages of mem[lo:hi] to the Go heap, and frees the rest. It
+// moveToHeap moves the pages of mem[lo:hi] to the Go heap, and frees the rest. It
 // returns nil, and nothing has changed, if they must be copied, for which it has
 // probed the heap.
-func (m *Mapping) moveOut(lo, end, hi int) ([]byte, error) {
+func (m *Mapping) moveToHeap(lo, end, hi int) ([]byte, error) {
 	// If the pages are to come back, what the owner has not used of idle memory
 	// goes with them: idle memory in small parts is of little use.
-	last, lent := hi, false
-	if most := max(hi, min(vm.Ceil(m.dirty), len(m.mem), hi+hi-lo)); m.dirty > lo && mayLend(most-lo) {
-		last, lent = most, true
+	last := max(hi, min(vm.Ceil(m.dirty), len(m.mem), hi+hi-lo))
+	lent := (last == hi || vm.ProbeHeap(last-lo) == nil) && mayLend(last-lo)
+	if !lent {
+		last = hi
 	}
 	var h *vm.HeapPages
 	if !CopiesViews && len(m.seams) == 0 && vm.HeapSplits() < vmaBudget()/2 {

@@ -75,7 +75,7 @@ func (h *HeapPages) Lend(back func(mem []byte)) *Loan {
 	l := &Loan{obj: weak.Make(h.obj), at: uintptr(unsafe.Pointer(h.obj)) + uintptr(skip), n: n}
 	runtime.SetFinalizer(h.obj, func(obj *byte) {
 		if l.finish() {
-			mem := moveOut(bytesAt(obj, skip, n))
+			mem := takeBack(bytesAt(obj, skip, n))
 			go back(mem) // other finalizers wait
 		}
 	})
@@ -114,23 +114,32 @@ func (l *Loan) End(keep int) bool {
 	return true
 }
 
-// moveOutRefused is set once pages could not be moved out of the heap, or to no
-// aligned address.
-var moveOutRefused atomic.Bool
+// takeBackRefused is set once pages could not be moved out of the heap, but for lack of
+// memory, or to no aligned address.
+var takeBackRefused atomic.Bool
 
-// moveOut moves the pages of mem, a part of the Go heap that is not used any more,
+// Lends reports whether pages that are lent may come back.
+func Lends() bool { return !takeBackRefused.Load() }
+
+// takeBack moves the pages of mem, a part of the Go heap that is not used any more,
 // to new addresses (MREMAP_DONTUNMAP). mem reads as zero then, and stays mapped, so
 // that nothing else is mapped there. It returns nil if that is not possible.
-func moveOut(mem []byte) []byte {
-	if moveOutRefused.Load() {
+func takeBack(mem []byte) []byte {
+	if takeBackRefused.Load() {
 		return nil
+	}
+	if LazyFree(mem) != nil {
+		return nil // locked (mlock(2)): the heap would not be, afterwards
 	}
 	out, err := remapOut(mem)
 	if err == nil && uintptr(base(out))%uintptr(Unit()) == 0 {
 		return out
 	}
+	if NoRoom(err) {
+		return nil
+	}
 	// Linux before 5.7 does not do it, and before 6.7 it does not align.
-	moveOutRefused.Store(true)
+	takeBackRefused.Store(true)
 	if err == nil {
 		_ = Abandon(out)
 	}
@@ -175,7 +184,9 @@ func heapObject(n int) (obj *byte, skip int) {
 	s.Grow(max(n+Unit(), minObject))
 	s.WriteByte(0) // the data of an empty string is unspecified
 	obj = unsafe.StringData(s.String())
-	return obj, int(-uintptr(unsafe.Pointer(obj)) % uintptr(Unit()))
+	// Not 0: a program that sets a finalizer on the first byte of a view must not
+	// replace that of a loan.
+	return obj, Unit() - int(uintptr(unsafe.Pointer(obj))%uintptr(Unit()))
 }
 
 // HeapCopy returns n bytes of Go heap, a copy of src followed by zeros. The

@@ -35,7 +35,7 @@ func MovesRefused() bool { return moveRefused.Load() }
 // again.
 func RefuseMoves(refuse bool) {
 	moveRefused.Store(refuse)
-	moveOutRefused.Store(refuse)
+	takeBackRefused.Store(refuse)
 }
 
 // Available reports whether there are mappings: false once the system has refused

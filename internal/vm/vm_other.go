@@ -33,6 +33,7 @@ func AdviseHuge([]byte, bool)                      {}
 func Resident([]byte, int) bool                    { return false }
 func Join(mem []byte, _ int) []byte                { return mem }
 func MoveToHeap([]byte) *HeapPages                 { return nil }
+func Lends() bool                                  { return false }
 func HeapSplits() int64                            { return 0 }
 func HeapCopy([]byte, int) []byte                  { return nil }
 func ClearHeap([]byte)                             {}
