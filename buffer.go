@@ -283,9 +283,9 @@ func (b *Buffer) Bytes() []byte {
 	return b.unread()
 }
 
-// AvailableBuffer returns an empty slice with a capacity of Available bytes. It
-// is meant to be appended to and passed to the Write that follows, and is valid
-// until then.
+// AvailableBuffer returns an empty slice with a capacity of Available bytes, or of what
+// a Limit leaves of them. It is meant to be appended to and passed to the Write that
+// follows, and is valid until then.
 //
 // As with [Buffer.Bytes], contents in a mapping are moved to the Go heap, here
 // together with all of the spare capacity. If an earlier view had less capacity,
@@ -643,8 +643,8 @@ const maxRead = 1 << 20
 type chunk []byte
 
 const (
-	chunkMin = 16 << 10
-	chunkMax = 256 << 10
+	chunkMin = 16 << 10  // for Readers of little
+	chunkMax = 256 << 10 // for those of much, and in the second-level cache
 )
 
 // upTo returns the chunk, but at most n bytes of it.

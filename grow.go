@@ -15,9 +15,9 @@ import (
 var mapThreshold = 1 << 20
 
 const (
-	smallSize   = 64       // least capacity of a slice
-	slideMax    = 4 << 20  // largest contents that are copied down within a mapping
-	discardStep = 32 << 20 // a consumed prefix is unmapped in steps of this size, a power of two
+	smallSize   = 64       // least capacity of a slice, as in bytes.Buffer
+	slideMax    = 4 << 20  // largest contents that are copied down within a mapping: beyond, it is better to move pages
+	discardStep = 32 << 20 // a consumed prefix is unmapped in steps of this size, a power of two, which take a system call each
 )
 
 // grow makes Available at least n. It may drop the consumed prefix, even if it
@@ -178,7 +178,8 @@ func (b *Buffer) makeSomeRoom(n int) (got int, err error) {
 
 // A queue of constant length uses the same memory again and again: the consumed
 // prefix is moved behind the contents for the next writes, if it is at least a
-// quarter of the contents plus recycleMin units.
+// quarter of the contents plus recycleMin units: so a page is moved for at least four
+// times as much that is written, and few VMAs are made.
 const recycleMin = 8
 
 // canRecycle reports whether recycling the consumed prefix would make room for

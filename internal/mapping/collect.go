@@ -22,7 +22,8 @@ import (
 // one has found enough.
 
 const (
-	// collectMin is the least increase, in bytes, that starts a collection.
+	// collectMin is the least increase, in bytes, that starts a collection: of
+	// less, what could be found is not worth reading the figures of the runtime.
 	collectMin = 16 * vm.MiB
 
 	// stepMin is the least increase, in bytes, that starts a collection unless

@@ -21,8 +21,9 @@ import (
 // Idle memory holds bytes of earlier Buffers. They are overwritten, or cleared
 // when they are committed.
 
-// period is the time between two ticks. Memory is idle for one or two of them. Only
-// tests replace it.
+// period is the time between two ticks. Memory is idle for one or two of them: longer
+// than between two jobs of a busy service, and too short to be seen in the memory of
+// one that is not. Only tests replace it.
 var period = 750 * time.Millisecond
 
 const (

@@ -52,11 +52,13 @@ type pages struct {
 	// for writing by methods that move, cut, publish or commit it.
 	//
 	// Locks are taken in this order: that of ReadAt and WriteAt in package
-	// mmapbuf, mu, largeViews, idle.freeing, idle.mu, pacer.mu. Under
-	// pacer.collecting, mu and what follows it is taken; so whoever holds one
-	// of these may only try to lock collecting. Holding idle.freeing, mu is
-	// only tried. None is held during calls of foreign Readers and Writers, or
-	// while waiting for a collection.
+	// mmapbuf, mu, largeViews, idle.freeing, that of a vm.Loan, idle.mu,
+	// pacer.mu. Under pacer.collecting, mu and what follows it is taken; so
+	// whoever holds one of these may only try to lock collecting. Holding
+	// idle.freeing, mu is only tried. The locks of a Limit come first and last:
+	// none is taken while its mu is held. None is held during calls of foreign
+	// Readers and Writers, or, but for collecting and that of a Limit, while
+	// waiting for a collection.
 	mu sync.RWMutex
 
 	committed int

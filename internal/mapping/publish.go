@@ -9,7 +9,8 @@ import (
 
 // CopiedView is the size, in bytes and including spare capacity, up to which
 // contents are copied when they are published, and not moved. The memory then
-// becomes idle memory. Only tests change it.
+// becomes idle memory. A service with views took a fifth more CPU time with 4 MiB, and
+// as much with 1. Only tests change it.
 var CopiedView = 2 * vm.MiB
 
 // largeViews is held while at least largeView bytes are published, so that two

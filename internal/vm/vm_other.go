@@ -16,7 +16,8 @@ func systemUnit() int {
 // MovesRefused reports true.
 func MovesRefused() bool { return true }
 
-// Available reports false: there are no mappings.
+// Available reports false: there are no mappings. The functions below have the doc
+// comments of those for Linux, and are not called with a mapping.
 func Available() bool { return false }
 
 func Map(int, bool) ([]byte, error)                { return nil, errors.ErrUnsupported }
