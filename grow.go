@@ -274,7 +274,7 @@ func (b *Buffer) copyToNew(c, need int) error {
 		return ErrTooLarge
 	}
 	if b.charge(least, need-b.Len()) != nil {
-		return b.copyToNewSlice(need, need) // which may be less than whole pages
+		return b.copyToNewSlice(c, need) // of which there may be less than whole pages
 	}
 	m, err := mapping.New(want, huge)
 	if err != nil && mapping.Available() && least < want {
