@@ -119,7 +119,29 @@ func (l *Loan) End(keep int) bool {
 var takeBackRefused atomic.Bool
 
 // Lends reports whether pages that are lent may come back.
-func Lends() bool { return !takeBackRefused.Load() }
+func Lends() bool { return canTakeBack() && !takeBackRefused.Load() }
+
+// canTakeBack tries it with a mapping: a system that does not know MREMAP_DONTUNMAP,
+// and does not say so (as qemu-user), would leave a hole in the heap.
+var canTakeBack = sync.OnceValue(func() bool {
+	mem, err := Map(Unit(), false)
+	if err != nil {
+		return false
+	}
+	mem[0] = 1
+	out := takeBack(mem)
+	if out == nil {
+		_ = Unmap(mem)
+		return false
+	}
+	moved := out[0] == 1
+	_ = Unmap(out)
+	if _, err := unix.Getrandom(mem[:1], unix.GRND_NONBLOCK); err == unix.EFAULT {
+		return false // mem is not mapped
+	}
+	_ = Unmap(mem)
+	return moved
+})
 
 // takeBack moves the pages of mem, a part of the Go heap that is not used any more,
 // to new addresses (MREMAP_DONTUNMAP). mem reads as zero then, and stays mapped, so
