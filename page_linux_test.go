@@ -1017,7 +1017,7 @@ func TestViewsComeBack(t *testing.T) {
 		require.NoError(t, b.Close())
 	}
 	if came == 0 {
-		t.Skip("none did: before Linux 6.7")
+		t.Skip("none did: before Linux 5.7")
 	}
 }
 

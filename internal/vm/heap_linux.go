@@ -114,8 +114,8 @@ func (l *Loan) End(keep int) bool {
 	return true
 }
 
-// takeBackRefused is set once pages could not be moved out of the heap, but for lack of
-// memory, or to no aligned address.
+// takeBackRefused is set once pages could not be moved out of the heap. As with
+// moveRefused, the addresses of the target are given up then.
 var takeBackRefused atomic.Bool
 
 // Lends reports whether pages that are lent may come back.
@@ -144,8 +144,9 @@ var canTakeBack = sync.OnceValue(func() bool {
 })
 
 // takeBack moves the pages of mem, a part of the Go heap that is not used any more,
-// to new addresses (MREMAP_DONTUNMAP). mem reads as zero then, and stays mapped, so
-// that nothing else is mapped there. It returns nil if that is not possible.
+// to new addresses (MREMAP_DONTUNMAP, since Linux 5.7). mem reads as zero then, and
+// stays mapped, so that nothing else is mapped there. It returns nil if that is not
+// possible.
 func takeBack(mem []byte) []byte {
 	if takeBackRefused.Load() {
 		return nil
@@ -153,31 +154,32 @@ func takeBack(mem []byte) []byte {
 	if LazyFree(mem) != nil {
 		return nil // locked (mlock(2)): the heap would not be, afterwards
 	}
-	out, err := remapOut(mem)
-	if err == nil && uintptr(base(out))%uintptr(Unit()) == 0 {
-		return out
-	}
-	if NoRoom(err) {
+	to, err := mapAligned(len(mem), len(mem), unix.PROT_NONE)
+	if err != nil {
 		return nil
 	}
-	// Linux before 5.7 does not do it, and before 6.7 it does not align.
-	takeBackRefused.Store(true)
-	if err == nil {
-		_ = Abandon(out)
+	if remapOut(to, mem) != nil {
+		takeBackRefused.Store(true)
+		return nil
 	}
-	return nil
+	return to
 }
 
-func remapOut(mem []byte) ([]byte, error) {
-	if err := fault("mremap out", nil, nil); err != nil {
-		return nil, err
+// remapOut moves the pages of from to the addresses of to. from stays mapped.
+func remapOut(to, from []byte) error {
+	if err := fault("mremap out", to, nil); err != nil {
+		return err
 	}
-	n := uintptr(len(mem))
-	p, err := unix.MremapPtr(base(mem), n, nil, n, unix.MREMAP_MAYMOVE|unix.MREMAP_DONTUNMAP)
-	if err != nil {
-		return nil, err
+	n := uintptr(len(from))
+	at, _, errno := unix.Syscall6(unix.SYS_MREMAP, uintptr(base(from)), n, n,
+		unix.MREMAP_MAYMOVE|unix.MREMAP_FIXED|unix.MREMAP_DONTUNMAP, uintptr(base(to)), 0)
+	switch {
+	case errno != 0:
+		return errno
+	case at != uintptr(base(to)):
+		return unix.ENOSYS
 	}
-	return unsafe.Slice((*byte)(p), n), nil
+	return nil
 }
 
 // lost are objects that must stay reachable for ever.
