@@ -186,8 +186,8 @@ func reapNow() {
 }
 
 // Pace starts a collection if one is due. If the increase exceeds twice the
-// threshold and is taken for garbage, it waits for the collection, so the
-// caller must not hold locks. m is the mapping of the caller, or nil; its
+// threshold and is taken for garbage, or four times the threshold, because processors
+// are scarce, it waits for the collection, so the caller must not hold locks. m is the mapping of the caller, or nil; its
 // memory is not counted.
 func Pace(m *Mapping) {
 	if pacer.sinceLast.Load() > collectMin {
@@ -201,7 +201,7 @@ func collectIfDue(m *Mapping) {
 	over, due, garbage := overdue(m)
 	switch {
 	case over <= due:
-	case garbage && over/2 > due:
+	case garbage && over/2 > due, over/4 > due:
 		pacer.collecting.Lock()
 		if over, due, _ := overdue(m); over/2 > due { // not collected by another goroutine
 			collect()

@@ -23,7 +23,7 @@ func fresh(t *testing.T) {
 	pacer.mu.Lock()
 	defer pacer.mu.Unlock()
 	require.Zero(t, pacer.held)
-	pacer.least, pacer.step, pacer.garbage = 0, 0, false
+	pacer.least, pacer.survived, pacer.step, pacer.garbage = 0, 0, 0, false
 	pacer.sinceLast.Store(0)
 }
 
@@ -107,7 +107,7 @@ func TestGarbageIsCollected(t *testing.T) {
 		limit       int // memory limit, or 0
 		fill        func(o *owner)
 	}{
-		{"2 MiB", 400, 640 * miB, 0, func(o *owner) { o.Write(noise()[:2*miB]) }},
+		{"2 MiB", 400, 512 * miB, 0, func(o *owner) { o.Write(noise()[:2*miB]) }},
 		// Room that was reserved is filled by writes that grow nothing.
 		{"reserved", 24, 480 * miB, 0, func(o *owner) { o.Grow(large); fill(o, 1, large) }},
 		// Blocks in any order: the first leaves a gap for the others.

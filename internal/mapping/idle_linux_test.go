@@ -121,6 +121,7 @@ func TestIdleMemoryGoes(t *testing.T) {
 	pair()
 	EmptyIdle()
 	debug.FreeOSMemory()
+	waitFor(t, seen)
 	was, goroutines := rss(), runtime.NumGoroutine()
 	pair()
 	require.Greater(t, rss(), was+3*n/2)
