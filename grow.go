@@ -132,7 +132,7 @@ func (b *Buffer) growByCopying(n int) error {
 // makeRoom is grow for a Buffer that only its caller uses. If a Limit leaves too
 // little, it collects garbage and tries again.
 func (b *Buffer) makeRoom(n int) error {
-	if b.off == 0 && n <= b.Cap()-b.buf.Len && b.share == nil && b.Limit == nil {
+	if b.off == 0 && n <= b.Cap()-b.buf.Len && (b.share == nil && b.Limit == nil || b.m != nil && n <= b.available()) {
 		return nil
 	}
 	err := b.tryRoom(n)
