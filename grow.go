@@ -123,7 +123,7 @@ func (b *Buffer) growByCopying(n int) error {
 	}
 	c := b.limitToMaxLen(max(2*(size-b.off), live+b.off+n), n)
 	err := b.copyToNew(c, live+n)
-	if _, limited := err.(*limitError); err == nil || limited || err == ErrTooLarge {
+	if err == nil || isLimit(err) || err == ErrTooLarge {
 		return err
 	}
 	return newMemoryError(fmt.Sprintf("grow %s to %s", sizeString(size), sizeString(live+n)), err)
@@ -297,16 +297,19 @@ func (b *Buffer) copyToNewSlice(c, need int) (err error) {
 	if c > vm.MaxSize {
 		return ErrTooLarge
 	}
-	if b.charge(c, need-b.Len()) != nil {
+	n := need - b.Len()
+	if err = b.charge(c, n); err != nil {
 		// Half of what is left, so that few writes copy the contents, and others
 		// can go on.
-		c = need + max(b.Len()+b.roomInLimit()-need, 0)/2
-		if b.charge(c, need-b.Len()) != nil {
-			c = need
-		}
-		if err := b.charge(c, need-b.Len()); err != nil {
-			return err
-		}
+		c = need + max(b.roomInLimit()-n, 0)/2
+		err = b.charge(c, n)
+	}
+	if err != nil {
+		c = need
+		err = b.charge(c, n)
+	}
+	if err != nil {
+		return err
 	}
 	if c > vm.MiB { // the runtime ends the program if it gets no memory
 		if err := vm.ProbeHeap(c); err != nil {

@@ -187,8 +187,8 @@ func reapNow() {
 
 // Pace starts a collection if one is due. If the increase exceeds twice the
 // threshold and is taken for garbage, or four times the threshold, because processors
-// are scarce, it waits for the collection, so the caller must not hold locks. m is the mapping of the caller, or nil; its
-// memory is not counted.
+// are scarce, it waits for the collection, so the caller must not hold locks. m is the
+// mapping of the caller, or nil; its memory is not counted.
 func Pace(m *Mapping) {
 	if pacer.sinceLast.Load() > collectMin {
 		collectIfDue(m)

@@ -284,9 +284,7 @@ func (m *Mapping) remap(f func() error) error {
 // unmap them, they stay, and come on top.
 func (m *Mapping) Grow(front, want, need int) (cut int, err error) {
 	err = m.remap(func() error {
-		if front > 0 && m.cutFront(front) == nil {
-			cut = front
-		}
+		cut = m.tryCutFront(front)
 		err := error(nil)
 		if want += front - cut; want > need+front-cut {
 			if err = m.grow(want); err == nil {
@@ -301,9 +299,7 @@ func (m *Mapping) Grow(front, want, need int) (cut int, err error) {
 // CutFront unmaps mem[:k], or nothing if that fails.
 func (m *Mapping) CutFront(k int) (cut int) {
 	_ = m.remap(func() error {
-		if k > 0 && m.cutFront(k) == nil {
-			cut = k
-		}
+		cut = m.tryCutFront(k)
 		return nil
 	})
 	return cut
@@ -313,9 +309,7 @@ func (m *Mapping) CutFront(k int) (cut int) {
 // stays mapped.
 func (m *Mapping) Shrink(front, back int) (cut int) {
 	_ = m.remap(func() error {
-		if front > 0 && m.cutFront(front) == nil {
-			cut = front
-		}
+		cut = m.tryCutFront(front)
 		if back -= cut; back < cap(m.mem) {
 			return m.cutBack(back)
 		}

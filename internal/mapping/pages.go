@@ -123,6 +123,7 @@ func (p *pages) setMem(mem []byte) {
 		Counters.Mappings.Add(-1)
 		profile.Remove(p)
 		untrack(p)
+		forgetReused(p)
 		p.uncommit(0)
 	}
 }
@@ -445,6 +446,15 @@ func (p *pages) cutFront(k int) error {
 	return err
 }
 
+// tryCutFront is cutFront, or nothing if that fails. It returns how many bytes it has
+// cut.
+func (p *pages) tryCutFront(k int) (cut int) {
+	if k == 0 || p.cutFront(k) != nil {
+		return 0
+	}
+	return k
+}
+
 // shift adjusts the fields after mem[:k] was cut.
 func (p *pages) shift(k int) {
 	p.untouch(0, k)
@@ -479,10 +489,7 @@ func (p *pages) recycle(k int) (cut int) {
 	}
 	end := vm.Ceil(p.dirty)
 	if p.sparse.Load() || len(p.seams) >= maxSeams || p.moveBehind(k, end) != nil {
-		if p.cutFront(k) != nil {
-			return 0
-		}
-		return k
+		return p.tryCutFront(k)
 	}
 	p.shift(k)
 	p.touch(p.dirty, end)
@@ -552,7 +559,6 @@ func (p *pages) free() (err error) {
 	if !keepIdle(p, 0) {
 		err = vm.Abandon(p.mem[:cap(p.mem)])
 	}
-	forgetReused(p)
 	p.setMem(nil)
 	return err
 }

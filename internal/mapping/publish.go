@@ -102,7 +102,6 @@ func (m *Mapping) moveToHeap(lo, end, hi int) ([]byte, error) {
 	if !keepIdle(m.pages, last) {
 		_ = vm.Abandon(m.mem[last:cap(m.mem)])
 	}
-	forgetReused(m.pages)
 	m.setMem(nil)
 
 	var p []byte

@@ -19,8 +19,9 @@ import (
 const minObject = 64 * KiB
 
 // MoveToHeap moves the pages of mem, which is one VMA and whole units, to a new
-// object of the Go heap. mem is then no longer mapped. It returns nil, and mem is unchanged, if that is not
-// possible. The caller must have probed the heap for as many bytes.
+// object of the Go heap; mem is no longer mapped then. If that is not possible, it
+// returns nil, and mem is unchanged. The caller must have probed the heap for
+// len(mem) bytes.
 //
 // The object keeps its address, has no pointers, and the runtime does not touch its
 // memory until it frees the object: see "Publishing" in docs/DESIGN.md.
@@ -158,28 +159,15 @@ func takeBack(mem []byte) []byte {
 	if err != nil {
 		return nil
 	}
-	if remapOut(to, mem) != nil {
+	err = fault("mremap out", to, nil)
+	if err == nil {
+		err = moveOnto(to, mem, unix.MREMAP_DONTUNMAP)
+	}
+	if err != nil {
 		takeBackRefused.Store(true)
 		return nil
 	}
 	return to
-}
-
-// remapOut moves the pages of from to the addresses of to. from stays mapped.
-func remapOut(to, from []byte) error {
-	if err := fault("mremap out", to, nil); err != nil {
-		return err
-	}
-	n := uintptr(len(from))
-	at, _, errno := unix.Syscall6(unix.SYS_MREMAP, uintptr(base(from)), n, n,
-		unix.MREMAP_MAYMOVE|unix.MREMAP_FIXED|unix.MREMAP_DONTUNMAP, uintptr(base(to)), 0)
-	switch {
-	case errno != 0:
-		return errno
-	case at != uintptr(base(to)):
-		return unix.ENOSYS
-	}
-	return nil
 }
 
 // lost are objects that must stay reachable for ever.

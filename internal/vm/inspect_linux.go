@@ -4,6 +4,13 @@ package vm
 
 // The rest of this file is for tests of the packages above.
 
+// RefuseMoves has pages neither moved onto others nor out of the heap, or that tried
+// again.
+func RefuseMoves(refuse bool) {
+	moveRefused.Store(refuse)
+	takeBackRefused.Store(refuse)
+}
+
 // RefuseMaps sets what Available reports.
 func RefuseMaps(refuse bool) { mapRefused.Store(refuse) }
 

@@ -31,13 +31,6 @@ var moveRefused atomic.Bool
 // MovesRefused reports whether MoveOnto does nothing but fail.
 func MovesRefused() bool { return moveRefused.Load() }
 
-// RefuseMoves has pages neither moved onto others nor out of the heap, or that tried
-// again.
-func RefuseMoves(refuse bool) {
-	moveRefused.Store(refuse)
-	takeBackRefused.Store(refuse)
-}
-
 // Available reports whether there are mappings: false once the system has refused
 // mmap(2) for good.
 func Available() bool { return !mapRefused.Load() }
@@ -190,23 +183,23 @@ func MoveOnto(to, from []byte) error {
 	if moveRefused.Load() {
 		return os.NewSyscallError("mremap", unix.ENOSYS)
 	}
-	err := moveOnto(to, from)
+	err := fault("mremap fixed", to, from)
+	if err == nil {
+		err = moveOnto(to, from, 0)
+	}
 	if err != nil {
 		moveRefused.Store(true)
 	}
 	return os.NewSyscallError("mremap", err)
 }
 
-// moveOnto is MoveOnto. As to may be in the Go heap, it does not use
-// unix.MremapPtr, which would convert the returned integer to a pointer into the
-// heap.
-func moveOnto(to, from []byte) error {
-	if err := fault("mremap fixed", to, from); err != nil {
-		return err
-	}
+// moveOnto moves pages with MREMAP_FIXED and flags. As to may be in the Go heap, it
+// does not use unix.MremapPtr, which would convert the returned integer to a pointer
+// into the heap.
+func moveOnto(to, from []byte, flags uintptr) error {
 	n := uintptr(len(from))
 	at, _, errno := unix.Syscall6(unix.SYS_MREMAP, uintptr(base(from)), n, n,
-		unix.MREMAP_MAYMOVE|unix.MREMAP_FIXED, uintptr(base(to)), 0)
+		unix.MREMAP_MAYMOVE|unix.MREMAP_FIXED|flags, uintptr(base(to)), 0)
 	switch {
 	case errno != 0:
 		return errno
