@@ -24,10 +24,11 @@
 // [Buffer.AvailableBuffer] return are called views. They point to memory on the
 // Go heap and stay valid for as long as they are referenced, even after Close.
 // As with bytes.Buffer, a view shows the contents only until the Buffer is next
-// modified. Do not set a finalizer on a byte of a view, which may be zero when it runs;
-// set it on what holds the view. [Buffer.WriteTo] and [File.WriteTo] pass a view to their Writer, except
-// to some types of the standard library. The other methods that read, including
-// Read, ReadAt, ReadBytes and String, leave the contents where they are.
+// modified. Do not set a finalizer on a byte of a view, which may be zero when it
+// runs; set it on what holds the view. [Buffer.WriteTo] and [File.WriteTo] pass a
+// view to their Writer, except to some types of the standard library. The other
+// methods that read, including Read, ReadAt, ReadBytes and String, leave the
+// contents where they are.
 //
 // The first view of a mapping moves the contents to the Go heap. Up to 2 MiB,
 // including spare capacity, are copied. The pages of larger contents are moved by
@@ -404,8 +405,7 @@ func (b *Buffer) Reset() {
 //
 // Grow panics if n is negative. It panics with ErrTooLarge if there is not enough
 // memory, if Len+n exceeds MaxLen, or if the Limit is exceeded; the contents are
-// then unchanged.
-// [Buffer.Reserve] returns an error instead.
+// then unchanged. [Buffer.Reserve] returns an error instead.
 func (b *Buffer) Grow(n int) {
 	if n < 0 {
 		panic(panicGrow)
@@ -417,8 +417,9 @@ func (b *Buffer) Grow(n int) {
 
 // Reserve makes room for n more bytes, as [Buffer.Grow] does, and returns an
 // error instead of panicking. The error wraps ErrTooLarge if Len+n exceeds
-// MaxLen, if the Limit is exceeded, or if there is not enough memory. If n is negative, Reserve returns
-// another error. The contents are unchanged in any case.
+// MaxLen, if the Limit is exceeded, or if there is not enough memory. If n is
+// negative, Reserve returns another error. The contents are unchanged in any
+// case.
 func (b *Buffer) Reserve(n int) error {
 	b.refresh()
 	b.paceFor(n)
