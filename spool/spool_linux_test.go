@@ -15,6 +15,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	ft "github.com/mmapbuf/mmapbuf/internal/filetest"
 )
 
 // smallDisk returns a directory of a file system that has room for 1 MiB.
@@ -126,18 +128,21 @@ func TestDiskFullLater(t *testing.T) {
 	want, err := createTemp(t.TempDir())
 	require.NoError(t, err)
 	defer want.Close()
-	for _, o := range []op{write(noise()[:room-100]), write(noise()[room-100 : room+100]), write([]byte("x")), writeAt([]byte("xyz"), room-1), seek(-50, io.SeekEnd),
-		readFrom("100 bytes", func() io.Reader { return plain(noise()[room-50 : room+50]) }), truncate(room + 1), seek(room-3, io.SeekStart), read(5)} {
-		got, want := o.run(f), o.run(want)
-		require.Equal(t, want.n, got.n, o.name)
-		require.NoError(t, diffBytes(got.p, want.p), o.name)
-		if want.err == nil || want.err == io.EOF {
-			require.Equal(t, want.err, got.err, o.name)
+	for _, o := range []ft.Op{
+		ft.Write(noise()[:room-100]), ft.Write(noise()[room-100 : room+100]), ft.Write("x"),
+		ft.WriteAt("xyz", room-1), ft.Seek(-50, io.SeekEnd), ft.ReadAll(noise()[room-50 : room+50]),
+		ft.Truncate(room + 1), ft.Seek(room-3, io.SeekStart), ft.Read(5),
+	} {
+		got, want := o.Run(f), o.Run(want)
+		require.Equal(t, want.N, got.N, o.Name)
+		require.NoError(t, diffBytes(got.P, want.P), o.Name)
+		if want.Err == nil || want.Err == io.EOF {
+			require.Equal(t, want.Err, got.Err, o.Name)
 		} else {
-			require.ErrorIs(t, want.err, unix.EFBIG, o.name)
-			require.ErrorIs(t, got.err, unix.EFBIG, o.name)
+			require.ErrorIs(t, want.Err, unix.EFBIG, o.Name)
+			require.ErrorIs(t, got.Err, unix.EFBIG, o.Name)
 		}
-		require.Equal(t, o.name != "x", onDisk(f), o.name)
+		require.True(t, onDisk(f), o.Name)
 	}
 	limitFileSize(t, 2*room)
 	_, err = f.WriteAt(noise()[room:room+100], room)
@@ -147,8 +152,6 @@ func TestDiskFullLater(t *testing.T) {
 	copy(all[room-50:], noise()[room-50:room])
 	requireContents(t, f, all)
 }
-
-func plain(p []byte) io.Reader { return struct{ io.Reader }{bytes.NewReader(p)} }
 
 // TestNoMemory: without MaxLen, the contents are moved when memory is refused,
 // here for a size for which there are no addresses.
@@ -201,7 +204,7 @@ func TestNoAllocs(t *testing.T) {
 	})
 }
 
-// TestOneCopy: the rollover is one write(2) of the contents.
+// TestOneCopy: the rollover is one ft.Write(2) of the contents.
 func TestOneCopy(t *testing.T) {
 	count := func() (calls, n int) {
 		s, err := os.ReadFile("/proc/self/io")

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -24,62 +25,21 @@ import (
 	"github.com/mmapbuf/mmapbuf"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-)
 
-var table = []struct {
-	name  string
-	start string
-	ops   []op
-}{
-	{"empty", "", []op{read(0), read(1), readAt(0, 0), readAt(1, 0), readAt(0, 5), readAt(1, 5), writeTo(9, nil), seek(0, io.SeekEnd), truncate(0), read(1)}},
-	{"Read to the end", "abcdef", []op{read(2), read(0), read(3), read(3), read(0), read(1)}},
-	{"Write", "", []op{write([]byte("abc")), writeString("def"), write(nil), writeString(""), write([]byte("g")), read(1), seek(0, io.SeekStart), read(10)}},
-	{"Write overwrites", "abcdef", []op{write([]byte("AB")), read(1), writeString("DEFG"), read(1), write(nil), writeString("")}},
-	{"Write across the end", "abc", []op{seek(-1, io.SeekEnd), write(noise()[:100]), seek(-3, io.SeekEnd), writeString(string(noise()[:3<<20]))}},
-	{"Write beyond the end", "abc", []op{seek(3, io.SeekEnd), read(1), write(nil), writeString("x"), seek(5<<20, io.SeekStart), write([]byte("y")), readAt(9, 0)}},
-	{"Write beyond the end, over what was there", string(noise()[:3<<20]), []op{truncate(5), seek(2<<20, io.SeekStart), write([]byte("x")), truncate(7 << 20)}},
-	{"Write much", "", []op{write(noise()[:500_000]), write(noise()[500_000:1_500_000]), write(noise()[1_500_000:5_000_000]), seek(-10, io.SeekEnd), writeString(string(noise()[:1_000_000]))}},
-	{"Seek", "abcdef", []op{seek(2, io.SeekStart), seek(2, io.SeekCurrent), read(1), seek(-1, io.SeekCurrent), seek(-1, io.SeekEnd), read(9),
-		seek(100, io.SeekEnd), seek(1<<40, io.SeekStart), seek(1<<40, io.SeekCurrent), seek(1<<40, io.SeekEnd), read(1), write(nil), seek(0, io.SeekCurrent)}},
-	{"Seek out of range", "abcdef", []op{seek(3, io.SeekStart), seek(-1, io.SeekStart), seek(-4, io.SeekCurrent), seek(-7, io.SeekEnd),
-		seek(math.MinInt64, io.SeekStart), seek(math.MinInt64, io.SeekCurrent), seek(math.MinInt64, io.SeekEnd),
-		seek(math.MaxInt64, io.SeekCurrent), seek(math.MaxInt64, io.SeekEnd), seek(0, -1), seek(0, 99), read(1)}},
-	{"ReadAt and WriteAt leave the offset", "abcdef", []op{read(1), readAt(3, 2), readAt(9, 2), readAt(1, 6), writeAt([]byte("XY"), 5), writeAt(nil, 50),
-		writeAt([]byte("Z"), 10), read(9)}},
-	{"negative offsets", "abc", []op{readAt(1, -1), readAt(0, -1), writeAt([]byte("x"), -1), writeAt(nil, -1), readAt(1, math.MinInt64), writeAt(nil, math.MinInt64)}},
-	{"Truncate", "abcdef", []op{read(4), truncate(2), read(1), truncate(8), read(9), truncate(-1), truncate(math.MinInt64), truncate(8), truncate(0), writeString("x")}},
-	{"Truncate much", "abc", []op{truncate(9 << 20), readAt(9, 9<<20-9), truncate(1), truncate(3 << 20), truncate(0), truncate(1)}},
-	{"ReadFrom", "abcdef", []op{read(2), readAll("CD"), readAll(""), readAll(string(noise()[:100_000])), seek(7, io.SeekEnd), readAll("x"),
-		readFrom("WriterTo", func() io.Reader { return strings.NewReader("a WriterTo") })}},
-	{"ReadFrom much", "abcdef", []op{read(2), readAll(string(noise()[:4_000_000]))}},
-	{"ReadFrom and an error", "abcdef", []op{
-		readFrom("error", func() io.Reader { return iotest.ErrReader(errTest) }),
-		readFrom("data, error", func() io.Reader {
-			return readerFunc(func(p []byte) (int, error) { return copy(p, "ab"), errTest })
-		}),
-		readFrom("data with EOF", func() io.Reader { return iotest.DataErrReader(iotest.OneByteReader(strings.NewReader("xyz"))) }),
-	}},
-	{"WriteTo", "abcdef", []op{writeTo(100, nil), writeTo(100, nil), seek(2, io.SeekStart), writeTo(2, errTest), writeTo(1, nil), writeTo(0, errTest),
-		writeTo(1, nil), seek(0, io.SeekStart), writeLie(7), writeLie(-1), seek(7, io.SeekStart), writeTo(1, nil)}},
-	{"WriteTo between Writes", "abcdef", []op{write([]byte("AB")), writeToBuffer, seek(2, io.SeekStart), write([]byte("CD")), writeToBuffer, write([]byte("gh")), seek(4, io.SeekStart), writeString("EF")}},
-	{"WriteTo of much", string(noise()[:3<<20]), []op{writeTo(100_000, errTest), writeTo(math.MaxInt, nil)}},
-	{"Close", "abc", []op{read(1), closing, closing, read(0), read(1), readAt(0, 0), readAt(1, 0), readAt(1, -1), write(nil), write([]byte("x")), writeString("x"),
-		writeAt(nil, 0), writeAt([]byte("x"), 0), writeAt([]byte("x"), -1), seek(0, io.SeekStart), seek(0, 99), truncate(0), truncate(-1), writeTo(9, nil), readAll("x")}},
-}
+	ft "github.com/mmapbuf/mmapbuf/internal/filetest"
+)
 
 // TestTable has the rollover come at each byte of small contents, and at some of
 // large ones.
 func TestTable(t *testing.T) {
-	maxes := []int{noMax, toDisk, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 100, 100_005, 1 << 20, 2_000_000, 3 << 20, 3<<20 + 1, 5 << 20}
-	for _, test := range table {
-		t.Run(test.name, func(t *testing.T) {
-			p := newPair(t, test.start, noMax)
-			for _, max := range maxes {
-				require.NoError(t, p.reset(test.start, max))
-				for _, o := range test.ops {
-					require.NoError(t, p.step(o))
-				}
-				require.NoError(t, p.compareAll(), "max %d", max)
+	maxes := []int{
+		noMax, toDisk, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 100, 100_005, 1 << 20, 2_000_000, 3 << 20, 3<<20 + 1, 5 << 20,
+	}
+	p, x := newPair(t)
+	for _, test := range ft.Table() {
+		t.Run(test.Name, func(t *testing.T) {
+			for _, x.max = range maxes {
+				require.NoError(t, p.Run(test), "max %d", x.max)
 			}
 		})
 	}
@@ -88,130 +48,16 @@ func TestTable(t *testing.T) {
 // TestExhaustive runs every sequence of three operations, from scratch, with the
 // rollover at each byte.
 func TestExhaustive(t *testing.T) {
-	ops := []op{
-		write([]byte("xy")),
-		seek(0, io.SeekStart),
-		seek(2, io.SeekEnd),
-		truncate(1),
-		truncate(6),
-		writeAt([]byte("ab"), 3),
-		readAll("rst"),
-		read(2),
-		seek(-1, io.SeekCurrent),
-		writeTo(2, nil),
-		writeToBuffer,
-		closing,
-	}
-	p := newPair(t, "", noMax)
-	rolled := 0
 	maxes := []int{noMax, toDisk, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10}
 	if testing.Short() {
 		maxes = []int{noMax, toDisk, 5, 7}
 	}
-	for _, max := range maxes {
-		for i := range len(ops) * len(ops) * len(ops) {
-			require.NoError(t, p.reset("0123", max))
-			for k, left := 0, i; k < 3; k, left = k+1, left/len(ops) {
-				if err := p.step(ops[left%len(ops)]); err != nil {
-					require.NoError(t, err)
-				}
-			}
-			if onDisk(p.got) {
-				rolled++
-			}
-		}
+	p, x := newPair(t)
+	ops := slices.Concat(ft.Ends, ft.Rest)
+	for _, x.max = range maxes {
+		t.Run(fmt.Sprintf("max=%d", x.max), func(t *testing.T) { p.Sequences(t, "0123", ops, 3) })
 	}
-	assert.Greater(t, rolled, len(maxes)*len(ops), "rollovers")
-}
-
-// A script decodes steps from bytes: those of the fuzzer, or random ones.
-type script struct {
-	src   io.ByteReader
-	done  bool // src has no more
-	bits  int  // log2 of the largest size
-	limit int  // of the contents
-}
-
-func (s *script) byte() byte {
-	c, err := s.src.ReadByte()
-	s.done = s.done || err != nil
-	return c
-}
-
-func (s *script) uint16() int { return int(s.byte())<<8 | int(s.byte()) }
-
-// size draws a number below 1<<bits, its logarithm uniform.
-func (s *script) size() int {
-	e := int(s.byte()) % (s.bits + 1)
-	return min(1<<e-1+s.uint16()<<max(0, e-16)&(1<<e-1), 1<<s.bits-1)
-}
-
-// data draws what to write at offset n.
-func (s *script) data(n int) []byte {
-	k := min(s.size(), max(0, s.limit-n))
-	off := s.uint16()
-	return noise()[off : off+k]
-}
-
-// offset draws an offset up to n, or, rarely, somewhat more.
-func (s *script) offset(n int) int {
-	if s.byte()%8 == 0 {
-		return min(n+s.size(), max(n, s.limit))
-	}
-	return int(uint64(s.uint16()) * uint64(n+1) >> 16)
-}
-
-// step draws a step and does it.
-func (s *script) step(p *pair) error {
-	size := int(p.got.Size())
-	off64, err := p.got.Seek(0, io.SeekCurrent)
-	off := int(off64)
-	if err != nil {
-		off = 0
-	}
-	var o op
-	switch s.byte() % 20 {
-	case 0, 1, 2:
-		o = write(s.data(off))
-	case 3:
-		o = writeString(string(s.data(off)))
-	case 4, 5:
-		o = read(s.size())
-	case 6:
-		o = readAt(s.size(), int64(s.offset(size)))
-	case 7, 8:
-		at := s.offset(size)
-		o = writeAt(s.data(at), int64(at))
-	case 9, 10:
-		o = seek(int64(s.offset(size)), io.SeekStart)
-	case 11:
-		forth, back := s.size(), s.size()
-		o = seek(int64(forth-back), io.SeekCurrent)
-	case 12:
-		o = seek(-int64(s.offset(size)), io.SeekEnd)
-	case 13:
-		o = seek(0, io.SeekEnd)
-	case 14, 15:
-		o = truncate(int64(s.offset(size)))
-	case 16, 17:
-		o = readAll(string(s.data(off)))
-	case 18:
-		o = writeTo(s.size(), []error{nil, errTest}[s.byte()%2])
-		if s.byte()%2 == 0 {
-			o = writeToBuffer
-		}
-	case 19:
-		misuse := []op{seek(-1, io.SeekStart), seek(math.MinInt64, io.SeekEnd), seek(0, 77), readAt(1, -1), writeAt([]byte("x"), -1),
-			truncate(-1), write(nil), read(0), writeTo(math.MaxInt, nil), closing}
-		o = misuse[int(s.byte())%len(misuse)]
-		if o.name == closing.name && s.byte()%8 != 0 { // rare, or little else happens
-			return nil
-		}
-	}
-	if s.done {
-		return nil
-	}
-	return p.step(o)
+	assert.Greater(t, x.rollovers, len(maxes)*len(ops))
 }
 
 // TestRandomWalk logs a seed, which MMAPBUF_TEST_SEED repeats.
@@ -225,27 +71,19 @@ func TestRandomWalk(t *testing.T) {
 	t.Logf("MMAPBUF_TEST_SEED=%d", seed)
 	var key [32]byte
 	binary.LittleEndian.PutUint64(key[:], seed)
-	s := &script{src: bufio.NewReader(rand.NewChaCha8(key)), bits: 20, limit: 8 << 20}
-	walks, rolled := 40, 0
+	s := &ft.Script{Src: bufio.NewReader(rand.NewChaCha8(key)), WriteBits: 20, ReadBits: 20, Limit: 8 << 20}
+	walks := 40
 	if testing.Short() {
 		walks = 10
 	}
-	p := newPair(t, "", noMax)
+	p, x := newPair(t)
 	for i := range walks {
-		start := noise()[:s.size()]
-		require.NoError(t, p.reset(string(start), len(start)+[]int{s.size(), 1 << 20, 3 << 20}[i%3]))
-		for step := 0; step < 60 && !isClosed(p.want); step++ {
-			require.NoError(t, s.step(p), "walk %d", i)
-			if step%16 == 0 {
-				require.NoError(t, p.compareAll(), "walk %d, step %d", i, step)
-			}
-		}
-		require.NoError(t, p.compareAll(), "walk %d", i)
-		if onDisk(p.got) {
-			rolled++
-		}
+		start := noise()[:s.Size(20)]
+		x.max = len(start) + []int{s.Size(20), 1 << 20, 3 << 20}[i%3]
+		require.NoError(t, p.Reset(string(start)))
+		require.NoError(t, s.Walk(p, 70, 16), "walk %d, max %d", i, x.max)
 	}
-	assert.NotZero(t, rolled, "rollovers")
+	assert.NotZero(t, x.rollovers)
 }
 
 // FuzzFile reads the maximum in memory and the steps from its input.
@@ -255,12 +93,11 @@ func FuzzFile(f *testing.F) {
 	f.Add(noise()[:300])
 	f.Add(noise()[300:1000])
 	f.Fuzz(func(t *testing.T, data []byte) {
-		s := &script{src: bytes.NewReader(data), bits: 17, limit: 2 << 20}
-		p := newPair(t, "", s.size())
-		for step := 0; step < 200 && !s.done; step++ {
-			require.NoError(t, s.step(p))
-		}
-		require.NoError(t, p.compareAll())
+		s := &ft.Script{Src: bytes.NewReader(data), WriteBits: 17, ReadBits: 17, Limit: 2 << 20}
+		p, x := newPair(t)
+		x.max = s.Size(17)
+		require.NoError(t, p.Reset(""))
+		require.NoError(t, s.Run(p), "max %d", x.max)
 	})
 }
 
@@ -270,9 +107,7 @@ func atBothPlaces(t *testing.T, start []byte, f func(t *testing.T, f *File)) {
 	t.Helper()
 	for _, disk := range []bool{false, true} {
 		t.Run(fmt.Sprintf("disk=%t", disk), func(t *testing.T) {
-			x := newFile(t, noMax)
-			_, err := x.WriteAt(start, 0)
-			require.NoError(t, err)
+			x := filled(t, noMax, start)
 			if disk {
 				require.NoError(t, x.Rollover())
 			}
@@ -293,56 +128,31 @@ func TestReader(t *testing.T) {
 
 // TestErrors: what an os.File does not have, or not on all systems.
 func TestErrors(t *testing.T) {
-	ops := []op{read(1), readAt(1, 0), write(nil), write([]byte("x")), writeString(""), writeAt([]byte("x"), 0), seek(0, 0), truncate(0), readAll("x"), writeTo(1, nil), closing}
-	for _, o := range ops {
-		res := o.run((*File)(nil))
-		require.Equal(t, result{p: res.p, err: os.ErrInvalid}, res, "%s of a nil File", o.name)
-	}
-	require.Equal(t, os.ErrInvalid, (*File)(nil).Rollover())
-	require.Zero(t, (*File)(nil).Size())
-	require.Zero(t, (*File)(nil).Len())
-
 	closed := newFile(t, 1)
 	require.NoError(t, closed.Close())
 	closedOnDisk := newFile(t, 1)
 	require.NoError(t, closedOnDisk.Rollover())
 	require.NoError(t, closedOnDisk.Close())
-	for name, f := range map[string]*File{"zero": {}, "no Buffer": New(nil, ""), "closed": closed, "closed on disk": closedOnDisk} {
-		for _, o := range ops {
-			res := o.run(f)
-			require.ErrorIs(t, res.err, os.ErrClosed, "%s of a File: %s", o.name, name)
-			require.Zero(t, res.n)
-			var pe *fs.PathError
-			require.ErrorAs(t, res.err, &pe)
-		}
+	ft.TestClosed(t, "spool.File", (*File)(nil), map[string]ft.Sized{
+		"zero": new(File), "no Buffer": New(nil, ""), "closed": closed, "closed on disk": closedOnDisk,
+	})
+	require.Equal(t, os.ErrInvalid, (*File)(nil).Rollover())
+	for _, f := range []*File{{}, New(nil, ""), closed, closedOnDisk} {
 		require.ErrorIs(t, f.Rollover(), os.ErrClosed)
-		require.Zero(t, f.Size())
-		require.Zero(t, f.Len())
-		require.NoError(t, readAt(0, 0).run(f).err)
-		require.NoError(t, writeAt(nil, 0).run(f).err)
 	}
-	require.EqualError(t, closed.Close(), "close spool.File: file already closed")
 
 	atBothPlaces(t, []byte("abc"), func(t *testing.T, f *File) {
-		for text, err := range map[string]error{
-			"readat spool.File: negative offset: invalid argument":  readAt(1, -1).run(f).err,
-			"writeat spool.File: negative offset: invalid argument": writeAt(nil, -1).run(f).err,
-			"seek spool.File: invalid argument":                     seek(-4, io.SeekEnd).run(f).err,
-			"truncate spool.File: invalid argument":                 f.Truncate(-1),
-		} {
-			require.EqualError(t, err, text)
-			require.ErrorIs(t, err, os.ErrInvalid)
-		}
+		ft.TestErrorTexts(t, "spool.File", f)
 		if runtime.GOOS == "js" {
 			return // Node.js has no offsets beyond 1<<53, and fs.read of it never returns
 		}
 		// Offsets that no file can have.
 		for _, far := range []int64{math.MaxInt64, math.MaxInt64 - 1, math.MaxInt64 / 2, 1 << 50} {
-			require.Equal(t, result{n: far}, seek(far, io.SeekStart).run(f))
-			require.Equal(t, result{p: make([]byte, 2), err: io.EOF}, read(2).run(f))
-			require.Equal(t, result{p: make([]byte, 2), err: io.EOF}, readAt(2, far).run(f))
-			require.Equal(t, result{}, write(nil).run(f))
-			require.Equal(t, result{}, writeTo(9, nil).run(f))
+			require.Equal(t, ft.Result{N: far}, ft.Seek(far, io.SeekStart).Run(f))
+			require.Equal(t, ft.Result{P: make([]byte, 2), Err: io.EOF}, ft.Read(2).Run(f))
+			require.Equal(t, ft.Result{P: make([]byte, 2), Err: io.EOF}, ft.ReadAt(2, far).Run(f))
+			require.Equal(t, ft.Result{}, ft.Write("").Run(f))
+			require.Equal(t, ft.Result{}, ft.WriteTo(9, nil).Run(f))
 			require.Zero(t, f.Len())
 		}
 		requireContents(t, f, []byte("abc"))
@@ -354,8 +164,8 @@ func TestFar(t *testing.T) {
 	if runtime.GOOS == "js" {
 		t.Skip("an os.File writes elsewhere there: the offset becomes a float64")
 	}
-	for _, o := range []op{write([]byte("xy")), writeString("xy"), writeAt([]byte("xy"), math.MaxInt64-1), truncate(math.MaxInt64), readAll("xy")} {
-		if o.name == truncate(math.MaxInt64).name && runtime.GOOS != "windows" && canBe(t, math.MaxInt64) {
+	for _, o := range []ft.Op{ft.Write("xy"), ft.WriteString("xy"), ft.WriteAt("xy", math.MaxInt64-1), ft.Truncate(math.MaxInt64), ft.ReadAll("xy")} {
+		if o.Name == ft.Truncate(math.MaxInt64).Name && runtime.GOOS != "windows" && canBe(t, math.MaxInt64) {
 			continue
 		}
 		f := newFile(t, 10)
@@ -363,14 +173,14 @@ func TestFar(t *testing.T) {
 		require.NoError(t, err)
 		_, err = f.Seek(math.MaxInt64-1, io.SeekStart)
 		require.NoError(t, err)
-		res := o.run(f)
-		require.Error(t, res.err, o.name)
-		require.NotErrorIs(t, res.err, mmapbuf.ErrTooLarge, o.name)
-		require.Zero(t, res.n, o.name)
+		res := o.Run(f)
+		require.Error(t, res.Err, o.Name)
+		require.NotErrorIs(t, res.Err, mmapbuf.ErrTooLarge, o.Name)
+		require.Zero(t, res.N, o.Name)
 		at, err := f.Seek(0, io.SeekCurrent)
 		require.NoError(t, err)
 		require.Equal(t, int64(math.MaxInt64-1), at)
-		requireContents(t, f, []byte("abc"), o.name)
+		requireContents(t, f, []byte("abc"), o.Name)
 	}
 }
 
@@ -417,32 +227,33 @@ func TestRollover(t *testing.T) {
 // TestRolloverFails: the error is that of the file system, the contents stay in
 // memory, and a later call tries again.
 func TestRolloverFails(t *testing.T) {
+	rollover := ft.Op{Name: "Rollover", Run: func(f ft.File) ft.Result { return ft.Result{Err: f.(*File).Rollover()} }}
 	for _, test := range []struct {
-		o    op
+		o    ft.Op
 		n    int64  // returned
 		want string // contents then
 	}{
-		{write([]byte("fgh")), 1, "abcdef"},
-		{writeString("fgh"), 1, "abcdef"},
-		{writeAt([]byte("fgh"), 5), 0, "abcde"},
-		{writeAt([]byte("x"), 100), 0, "abcde"},
-		{truncate(7), 0, "abcde"},
-		{readAll("fgh"), 1, "abcdef"},
-		{op{name: "Rollover", run: func(f file) result { return result{err: f.(*File).Rollover()} }}, 0, "abcde"},
+		{ft.Write("fgh"), 1, "abcdef"},
+		{ft.WriteString("fgh"), 1, "abcdef"},
+		{ft.WriteAt("fgh", 5), 0, "abcde"},
+		{ft.WriteAt("x", 100), 0, "abcde"},
+		{ft.Truncate(7), 0, "abcde"},
+		{ft.ReadAll("fgh"), 1, "abcdef"},
+		{rollover, 0, "abcde"},
 	} {
-		t.Run(test.o.name, func(t *testing.T) {
+		t.Run(test.o.Name, func(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "later")
 			b := &mmapbuf.Buffer{MaxLen: 6}
 			f := New(b, dir)
 			defer f.Close()
 			_, err := f.WriteString("abcde")
 			require.NoError(t, err)
-			res := test.o.run(f)
-			require.Equal(t, test.n, res.n)
-			require.ErrorIs(t, res.err, fs.ErrNotExist)
-			require.NotErrorIs(t, res.err, mmapbuf.ErrTooLarge)
+			res := test.o.Run(f)
+			require.Equal(t, test.n, res.N)
+			require.ErrorIs(t, res.Err, fs.ErrNotExist)
+			require.NotErrorIs(t, res.Err, mmapbuf.ErrTooLarge)
 			var pe *fs.PathError
-			require.ErrorAs(t, res.err, &pe)
+			require.ErrorAs(t, res.Err, &pe)
 			require.True(t, inMemory(f))
 			requireContents(t, f, []byte(test.want))
 
@@ -566,75 +377,58 @@ func TestKilled(t *testing.T) {
 // hold no locks then.
 func TestInsideCalls(t *testing.T) {
 	for _, n := range []int{100, 3 << 20, 5 << 20} {
-		data := noise()[:n]
 		t.Run(fmt.Sprintf("size=%d", n), func(t *testing.T) {
-			// A Writer that extends the File, and with it rolls it over.
-			f := newFile(t, n)
-			_, err := f.WriteAt(data, 0)
-			require.NoError(t, err)
+			data := noise()[:n]
+			f := filled(t, n, data)
 			var took bytes.Buffer
-			k, err := f.WriteTo(writerFunc(func(p []byte) (int, error) {
+			requireTook := func(k int64, err error, want []byte) {
+				t.Helper()
+				require.NoError(t, err)
+				require.EqualValues(t, len(want), k)
+				require.NoError(t, diffBytes(took.Bytes(), want))
+				took.Reset()
+			}
+			extend := func() {
 				_, err := f.WriteAt([]byte("more"), f.Size())
 				require.NoError(t, err)
-				return took.Write(p)
-			}))
-			require.NoError(t, err)
-			require.EqualValues(t, n, k)
-			require.NoError(t, diffBytes(took.Bytes(), data))
+			}
+			extending := ft.WriterFunc(func(p []byte) (int, error) { extend(); return took.Write(p) })
+
+			// A Writer that extends the File, and with it rolls it over.
+			k, err := f.WriteTo(extending)
+			requireTook(k, err, data)
 			require.True(t, onDisk(f))
 			require.Equal(t, int64(n+4), f.Size())
 			require.Equal(t, 4, f.Len(), "what came after the beginning")
 
 			// The same on disk.
-			took.Reset()
-			_, err = f.Seek(0, io.SeekStart)
-			require.NoError(t, err)
-			k, err = f.WriteTo(writerFunc(func(p []byte) (int, error) {
-				_, err := f.WriteAt([]byte("more"), f.Size())
-				require.NoError(t, err)
-				return took.Write(p)
-			}))
-			require.NoError(t, err)
-			require.EqualValues(t, n+4, k)
-			require.NoError(t, diffBytes(took.Bytes(), append(bytes.Clone(data), "more"...)))
+			rewind(t, f)
+			k, err = f.WriteTo(extending)
+			requireTook(k, err, slices.Concat(data, []byte("more")))
 
 			// A Writer that writes at the offset, and one that reads by itself, what
 			// was there at the beginning.
-			took.Reset()
 			require.NoError(t, f.Truncate(int64(n)))
-			_, err = f.Seek(0, io.SeekStart)
-			require.NoError(t, err)
-			_, err = f.WriteTo(writerFunc(func(p []byte) (int, error) {
-				_, err := f.Seek(0, io.SeekStart)
-				require.NoError(t, err)
-				_, err = f.Write(data[:4])
+			rewind(t, f)
+			k, err = f.WriteTo(ft.WriterFunc(func(p []byte) (int, error) {
+				rewind(t, f)
+				_, err := f.Write(data[:4])
 				require.NoError(t, err)
 				return took.Write(p)
 			}))
-			require.NoError(t, err)
-			require.NoError(t, diffBytes(took.Bytes(), data))
-			took.Reset()
+			requireTook(k, err, data)
 			require.NoError(t, f.Truncate(int64(n)))
-			_, err = f.Seek(0, io.SeekStart)
-			require.NoError(t, err)
-			k, err = f.WriteTo(readerFrom(func(r io.Reader) (int64, error) {
-				_, err := f.WriteAt([]byte("more"), f.Size())
-				require.NoError(t, err)
-				return took.ReadFrom(r)
-			}))
-			require.NoError(t, err)
-			require.EqualValues(t, n, k)
-			require.NoError(t, diffBytes(took.Bytes(), data))
+			rewind(t, f)
+			k, err = f.WriteTo(readerFrom(func(r io.Reader) (int64, error) { extend(); return took.ReadFrom(r) }))
+			requireTook(k, err, data)
 
 			// A Writer that closes the File.
 			for _, rolled := range []bool{false, true} {
-				f := newFile(t, n)
-				_, err := f.WriteAt(data, 0)
-				require.NoError(t, err)
+				f := filled(t, n, data)
 				if rolled {
 					require.NoError(t, f.Rollover())
 				}
-				k, err := f.WriteTo(writerFunc(func(p []byte) (int, error) {
+				k, err := f.WriteTo(ft.WriterFunc(func(p []byte) (int, error) {
 					_ = f.Close()
 					return len(p), diffBytes(p, data[:len(p)])
 				}))
@@ -650,7 +444,7 @@ func TestInsideCalls(t *testing.T) {
 			_, err = f.Write(data)
 			require.NoError(t, err)
 			all := io.NewSectionReader(f, 0, int64(n))
-			k, err = f.ReadFrom(readerFunc(func(p []byte) (int, error) {
+			k, err = f.ReadFrom(ft.ReaderFunc(func(p []byte) (int, error) {
 				_, err := f.WriteAt([]byte("patched"), 0)
 				require.NoError(t, err)
 				require.NoError(t, f.Rollover())
@@ -659,18 +453,22 @@ func TestInsideCalls(t *testing.T) {
 			}))
 			require.NoError(t, err)
 			require.EqualValues(t, n, k)
-			want := append(bytes.Clone(data), data...)
-			copy(want, "patched")
-			copy(want[n:], "patched")
-			requireContents(t, f, want)
+			patched := append([]byte("patched"), data[7:]...)
+			requireContents(t, f, slices.Concat(patched, patched))
 
 			// A Reader that closes it.
-			k, err = f.ReadFrom(readerFunc(func(p []byte) (int, error) { return len(p), f.Close() }))
+			k, err = f.ReadFrom(ft.ReaderFunc(func(p []byte) (int, error) { return len(p), f.Close() }))
 			require.ErrorIs(t, err, os.ErrClosed)
 			require.Zero(t, k)
 		})
 	}
 }
+
+// A readerFrom is a Writer that wants to read.
+type readerFrom func(r io.Reader) (int64, error)
+
+func (w readerFrom) ReadFrom(r io.Reader) (int64, error) { return w(r) }
+func (w readerFrom) Write(p []byte) (int, error)         { return 0, ft.ErrTest }
 
 // TestAtAtOnce: ReadAt and WriteAt on ranges that do not overlap, of which one
 // causes the rollover, beside Size and Rollover, and beside a goroutine that uses
