@@ -12,50 +12,15 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-)
 
-func TestReadAt(t *testing.T) {
-	b := NewBufferString("xx0123456789")
-	b.Next(2)
-	for _, test := range []struct {
-		name string
-		n    int
-		off  int64
-		want string
-		err  error
-	}{
-		{"all", 10, 0, "0123456789", nil},
-		{"start", 3, 0, "012", nil},
-		{"middle", 3, 4, "456", nil},
-		{"end", 3, 7, "789", nil},
-		{"beyond the end", 5, 7, "789", io.EOF},
-		{"much beyond the end", 500, 0, "0123456789", io.EOF},
-		{"at Len", 1, 10, "", io.EOF},
-		{"beyond Len", 1, 11, "", io.EOF},
-		{"far beyond Len", 1, math.MaxInt64, "", io.EOF},
-		{"sum overflows", 100, math.MaxInt64 - 50, "", io.EOF},
-		{"nothing", 0, 0, "", nil},
-		{"nothing in the middle", 0, 9, "", nil},
-		{"nothing at Len", 0, 10, "", io.EOF},
-		{"nothing beyond Len", 0, 11, "", io.EOF},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			p := make([]byte, test.n)
-			n, err := b.ReadAt(p, test.off)
-			require.True(t, err == test.err, "error %v, want %v", err, test.err)
-			require.Equal(t, test.want, string(p[:n]))
-			require.Equal(t, "0123456789", b.String(), "ReadAt changed the contents")
-		})
-	}
-}
+	ft "github.com/mmapbuf/mmapbuf/internal/filetest"
+)
 
 // TestReadAtExhaustive has bytes.Reader for its oracle.
 func TestReadAtExhaustive(t *testing.T) {
@@ -69,7 +34,11 @@ func TestReadAtExhaustive(t *testing.T) {
 			writeAllOf(t, b, noise()[:length])
 			b.Read(p[:consumed])
 			r := bytes.NewReader(noise()[consumed:length])
-			for off := int64(-2); off <= int64(length-consumed)+2; off++ {
+			offs := []int64{-2, -1, math.MaxInt64 - 10, math.MaxInt64}
+			for off := range length - consumed + 3 {
+				offs = append(offs, int64(off))
+			}
+			for _, off := range offs {
 				for n := range len(p) + 1 {
 					n1, err := b.ReadAt(p[:n], off)
 					n2, wantErr := r.ReadAt(want[:n], off)
@@ -83,6 +52,7 @@ func TestReadAtExhaustive(t *testing.T) {
 					}
 				}
 			}
+			requireContents(t, b, noise()[consumed:length], "ReadAt changed the contents")
 		}
 	}
 }
@@ -114,39 +84,6 @@ func writtenAt(contents, p []byte, off int) []byte {
 	return contents
 }
 
-func TestWriteAt(t *testing.T) {
-	for _, test := range []struct {
-		name string
-		p    string
-		off  int64
-		want string
-	}{
-		{"start", "ab", 0, "ab2345"},
-		{"middle", "ab", 2, "01ab45"},
-		{"end", "ab", 4, "0123ab"},
-		{"all", "abcdef", 0, "abcdef"},
-		{"over the end", "abc", 4, "0123abc"},
-		{"more than all", "abcdefgh", 0, "abcdefgh"},
-		{"at Len", "ab", 6, "012345ab"},
-		{"beyond Len", "ab", 8, "012345\x00\x00ab"},
-		{"far beyond Len", "ab", 1000, "012345" + strings.Repeat("\x00", 994) + "ab"},
-		{"nothing", "", 3, "012345"},
-		{"nothing at Len", "", 6, "012345"},
-		{"nothing beyond Len", "", 9, "012345"},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			b := NewBufferString("xx012345")
-			b.Next(2)
-			n, err := b.WriteAt([]byte(test.p), test.off)
-			require.NoError(t, err)
-			require.Equal(t, len(test.p), n)
-			require.Equal(t, test.want, b.String())
-			writeAllOf(t, b, "more")
-			require.Equal(t, test.want+"more", b.String())
-		})
-	}
-}
-
 func TestWriteAtExhaustive(t *testing.T) {
 	try := func(b *Buffer, dirt []byte, length, consumed, off, n int) {
 		contents := writtenAt(slices.Clone(noise()[consumed:length]), noise()[100:100+n], off)
@@ -156,6 +93,8 @@ func TestWriteAtExhaustive(t *testing.T) {
 		b.Write(noise()[:length])
 		b.Read(make([]byte, consumed))
 		m, err := b.WriteAt(noise()[100:100+n], int64(off))
+		b.WriteByte('+') // at the end
+		contents = append(contents, '+')
 		if m != n || err != nil || b.String() != string(contents) {
 			require.Failf(t, "WriteAt", "%d bytes at %d of %d, %d consumed: %d, %v; %q, want %q",
 				n, off, length, consumed, m, err, b.String(), contents)
@@ -247,8 +186,7 @@ func TestWriteAtUnread(t *testing.T) {
 	for _, off := range []int64{0, 1, 2, 100, 5 << 20} {
 		b := NewBufferString("abc")
 		b.ReadByte()
-		_, err := b.WriteAt([]byte("x"), off)
-		require.NoError(t, err)
+		require.NoError(t, ft.Err(b.WriteAt([]byte("x"), off)))
 		want := string(writtenAt([]byte("bc"), []byte("x"), int(off)))
 		if b.UnreadByte() == nil {
 			want = "a" + want
@@ -257,150 +195,80 @@ func TestWriteAtUnread(t *testing.T) {
 	}
 }
 
-// An atPair takes a Buffer and a slice of bytes through the same steps.
-type atPair struct {
-	got  *Buffer
-	want []byte
-	was  Stats
-	name string // of the last step
-}
-
-// step draws a step, does it, and compares.
-func (p *atPair) step(s *script) error {
-	err := p.do(s)
-	off := s.offset(len(p.want))
-	return errors.Join(err, invariants(p.got), p.compare(off, min(64*kiB, len(p.want)-off+1)))
-}
-
-// compare compares n bytes at off.
-func (p *atPair) compare(off, n int) error {
-	if p.got.Len() != len(p.want) {
-		return fmt.Errorf("Len() = %d, want %d", p.got.Len(), len(p.want))
-	}
-	q := make([]byte, n)
-	m, err := p.got.ReadAt(q, int64(off))
-	if m < n != (err == io.EOF) {
-		return fmt.Errorf("ReadAt(%d bytes, %d) = %d, %v", n, off, m, err)
-	}
-	return diffBytes(q[:m], p.want[off:min(off+n, len(p.want))])
-}
-
-// finish compares everything and closes.
-func (p *atPair) finish() error {
-	return errors.Join(p.compare(0, len(p.want)+1), p.got.Close(), leaked(p.was))
-}
-
-func (p *atPair) do(s *script) error {
-	b, n := p.got, len(p.want)
+// atOp draws an operation for a Buffer of n bytes. Most are about WriteAt.
+func (s *script) atOp(n int) op {
 	c := s.byte() % 20
 	if s.noViews && c >= 18 {
 		c -= 18
 	}
 	switch c {
 	case 0, 1, 2:
-		return p.writeAt(s.data(n), s.offset(n))
+		p := s.data(n)
+		return writeAt(p, int64(s.offset(n)))
 	case 3, 4:
-		return p.writeAt(s.data(n), min(n+s.size(s.writeBits), max(n, s.limit)))
+		p := s.data(n)
+		return writeAt(p, int64(min(n+s.size(s.writeBits), max(n, s.limit))))
 	case 5:
-		return p.writeAt(s.data(n), n)
+		return writeAt(s.data(n), int64(n))
 	case 6:
-		q := s.data(n)
-		p.name = fmt.Sprintf("Write(%d)", len(q))
-		m, err := b.Write(q)
-		p.want = append(p.want, q[:m]...)
-		return expect(m == len(q) || p.isFull(err), "Write: %d, %v", m, err)
+		return write(s.data(n))
 	case 7, 8:
-		q := make([]byte, s.size(s.readBits))
-		p.name = fmt.Sprintf("Read(%d)", len(q))
-		m, _ := b.Read(q)
-		return errors.Join(expect(m == min(len(q), n), "Read: %d", m), diffBytes(q[:m], p.take(m)))
+		return read(s.size(s.readBits))
 	case 9:
-		off := s.offset(n)
-		p.name = fmt.Sprintf("Truncate(%d)", off)
-		b.Truncate(off)
-		p.want = p.want[:off]
+		return truncate(s.offset(n))
 	case 10:
-		p.name = "Shrink"
-		b.Shrink()
+		return shrink
 	case 11, 12:
-		k := s.size(s.writeBits)
-		p.name = fmt.Sprintf("Reserve(%d)", k)
-		err := b.Reserve(k)
-		return expect(b.Available() >= k || b.MaxLen > 0 && n+k > b.MaxLen && errors.Is(err, ErrTooLarge), "Reserve: %v", err)
+		return reserveBy(s.size(s.writeBits))
 	case 13:
-		q := s.data(n)
-		p.name = fmt.Sprintf("ReadFrom(%d)", len(q))
-		m, err := b.ReadFrom(bytes.NewReader(q))
-		p.want = append(p.want, q[:m]...)
-		return expect(m == int64(len(q)) || p.isFull(err), "ReadFrom: %d, %v", m, err)
+		return readAll(string(s.data(n)))
 	case 14:
-		p.name = "ReadFrom(scratch)"
-		_, err := b.ReadFrom(reader(func(q []byte) (int, error) { dirty(q); return 0, io.EOF }))
-		return err
+		return readScratch
 	case 15:
-		b.MaxLen = []int{0, 0, n, n + s.size(8), n + s.size(s.writeBits), n / 2, 1, math.MaxInt}[s.byte()%8]
-		p.name = fmt.Sprintf("MaxLen = %d", b.MaxLen)
+		bounds := []int{0, 0, n, n + s.size(8), n + s.size(s.writeBits), n / 2, 1, math.MaxInt}
+		return setMaxLen(bounds[s.byte()%8])
 	case 16:
-		far := []int64{-1, math.MinInt64, math.MaxInt64, math.MaxInt64 - 1, 1 << 62}[s.byte()%5]
-		p.name = fmt.Sprintf("WriteAt(1 byte, %d)", far)
-		m, err := b.WriteAt([]byte("x"), far)
-		return expect(m == 0 && err != nil && errors.Is(err, ErrTooLarge) == (far > 0), "WriteAt: %d, %v", m, err)
+		far := []int64{-1, math.MinInt64, math.MaxInt64, math.MaxInt64 - 1, 1 << 62}
+		return writeAt([]byte("x"), far[s.byte()%5])
 	case 17:
-		if b.NoHugePages, p.name = !b.NoHugePages, "NoHugePages"; s.byte()%8 == 0 {
-			p.name, p.want = "Close", p.want[:0]
-			return b.Close()
+		if s.byte()%8 != 0 {
+			return noHugePages
 		}
+		return closeIt
 	case 18:
-		k := s.size(s.readBits)
-		p.name = fmt.Sprintf("Next(%d)", k)
-		q := b.Next(k)
-		return errors.Join(expect(len(q) == min(k, n), "Next: %d", len(q)), diffBytes(q, p.take(len(q))))
-	case 19:
-		p.name = "AvailableBuffer"
-		q := b.AvailableBuffer()
-		dirty(q[:min(cap(q), miB)])
+		return next(s.size(s.readBits))
 	}
-	return nil
+	return op{"AvailableBuffer", other, func(b buffer) result {
+		p := b.AvailableBuffer()
+		dirty(p[:min(cap(p), miB)])
+		return result{}
+	}}
 }
 
-func (p *atPair) writeAt(q []byte, off int) error {
-	p.name = fmt.Sprintf("WriteAt(%d bytes, %d)", len(q), off)
-	end, most := off+len(q), p.got.MaxLen
-	m, err := p.got.WriteAt(q, int64(off))
-	if len(q) > 0 && end > len(p.want) && most > 0 && end > most {
-		return expect(m == 0 && errors.Is(err, ErrTooLarge), "WriteAt beyond MaxLen %d: %d, %v", most, m, err)
-	}
-	p.want = writtenAt(p.want, q, off)
-	return expect(m == len(q) && err == nil, "WriteAt: %d, %v", m, err)
-}
-
-// isFull reports whether a write had to end with err.
-func (p *atPair) isFull(err error) bool {
-	most := p.got.MaxLen
-	return most > 0 && len(p.want) >= most && errors.Is(err, ErrTooLarge)
-}
-
-// take consumes the first n bytes.
-func (p *atPair) take(n int) []byte {
-	q := p.want[:n]
-	p.want = p.want[n:]
-	return q
+// atStep draws a step, does it, and looks where nothing was written, too.
+func (s *script) atStep(p *pair) error {
+	err := p.step(s.atOp(p.got.Len()), byReadAt)
+	n := p.want.Len()
+	off := s.offset(n)
+	return errors.Join(err, p.readAt(p.want.Bytes(), off, min(64*kiB, n-off+1)))
 }
 
 // TestReadAtWriteAtRandomWalk takes ReadAt and WriteAt through all other operations.
 func TestReadAtWriteAtRandomWalk(t *testing.T) {
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
-	steps := byLength(300, 1500, 1500)
+	seed := testSeed(t)
 	for i, start := range []*Buffer{new(Buffer), NewBuffer(make([]byte, 0, 1000)), new(Buffer)} {
 		var key [32]byte
 		binary.LittleEndian.PutUint64(key[:], seed+uint64(i))
-		s := &script{src: bufio.NewReader(rand.NewChaCha8(key)), writeBits: 21, readBits: 22, limit: 12 << 20, noViews: i == 2}
-		p := &atPair{got: start, was: ReadStats()}
-		for step := range steps {
-			require.NoError(t, p.step(s), "step %d, %s", step, p.name)
+		s := &script{
+			src:       bufio.NewReader(rand.NewChaCha8(key)),
+			writeBits: 21, readBits: 22, limit: 12 << 20, noViews: i == 2,
+		}
+		p := newPair("")
+		p.got = start
+		for step := range byLength(300, 1500, 1500) {
+			require.NoError(t, s.atStep(p), "walk %d", i)
 			if step%32 == 0 {
-				requireContents(t, p.got, p.want, "step %d, %s", step, p.name)
+				require.NoError(t, p.check(byString), "walk %d, step %d", i, step)
 			}
 		}
 		require.NoError(t, p.finish())
@@ -414,72 +282,13 @@ func FuzzWriteAt(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		s := &script{src: bytes.NewReader(data), writeBits: 20, readBits: 20, limit: 3 << 20}
 		s.storage(t)
-		p := &atPair{got: new(Buffer), was: ReadStats()}
-		defer p.got.Close()
+		p := newPair("")
+		defer p.close()
 		for step := 0; step < 200 && !s.done; step++ {
-			require.NoError(t, p.step(s), "step %d, %s", step, p.name)
+			require.NoError(t, s.atStep(p))
 		}
 		require.NoError(t, p.finish())
 	})
-}
-
-// The io contracts allow ReadAt in parallel, and WriteAt too where the
-// ranges do not overlap. The race detector has the last word.
-func TestReadAtParallel(t *testing.T) {
-	atSizes(t, func(t *testing.T, n int) {
-		b := filled(t, n)
-		var wg sync.WaitGroup
-		for i := range 4 {
-			wg.Go(func() {
-				p := make([]byte, n/5)
-				for k := range 50 {
-					off := (i*7 + k) % (n - len(p))
-					m, err := b.ReadAt(p, int64(off))
-					if m != len(p) || err != nil || !bytes.Equal(p, noise()[off:off+m]) {
-						t.Errorf("ReadAt(%d bytes, %d) = %d, %v, or other contents", len(p), off, m, err)
-						return
-					}
-				}
-			})
-		}
-		wg.Wait()
-	})
-}
-
-func TestWriteAtParallel(t *testing.T) {
-	for _, grow := range []bool{false, true} {
-		t.Run(fmt.Sprintf("grow=%t", grow), func(t *testing.T) {
-			for _, n := range []int{400, 5_000_000} {
-				b := new(Buffer)
-				if !grow {
-					writeAllOf(t, b, make([]byte, n))
-				}
-				const writers, pieces = 4, 50
-				size := n / (writers * pieces)
-				var wg sync.WaitGroup
-				for i := range writers {
-					wg.Go(func() {
-						defer func() {
-							if v := recover(); v != nil {
-								t.Errorf("panic: %v", v)
-							}
-						}()
-						for k := range pieces {
-							off := (k*writers + i) * size
-							m, err := b.WriteAt(noise()[off:off+size], int64(off))
-							if m != size || err != nil {
-								t.Errorf("WriteAt(%d bytes, %d) = %d, %v", size, off, m, err)
-								return
-							}
-						}
-					})
-				}
-				wg.Wait()
-				assert.NoError(t, diffBytes(contents(b), noise()[:size*writers*pieces]))
-				b.Close()
-			}
-		})
-	}
 }
 
 // TestWriteAtRandomOrder fills an empty Buffer as a download in many parts
@@ -514,8 +323,7 @@ func TestWriteAtRandomOrder(t *testing.T) {
 			defer b.Close()
 			if test.consumed > 0 {
 				writeAllOf(t, b, make([]byte, test.consumed+1)) // of an empty Buffer the prefix is room
-				_, err := b.Read(make([]byte, test.consumed))
-				require.NoError(t, err)
+				require.NoError(t, ft.Err(b.Read(make([]byte, test.consumed))))
 			}
 			fit := size / blockSize
 			if test.maxLen > 0 {
@@ -543,8 +351,7 @@ func TestWriteAtRandomOrder(t *testing.T) {
 			require.Equal(t, fit*blockSize, b.Len())
 			got, want := make([]byte, blockSize), make([]byte, blockSize)
 			for n := range fit {
-				_, err := b.ReadAt(got, int64(n)*blockSize)
-				require.NoError(t, err)
+				require.NoError(t, ft.Err(b.ReadAt(got, int64(n)*blockSize)))
 				require.NoError(t, diffBytes(got, blockOf(want, n)), "block %d", n)
 			}
 		})
@@ -571,84 +378,66 @@ func TestNilBufferLeavesNoLock(t *testing.T) {
 	}
 }
 
-// readsBesideClose are the ways to read a Buffer that another goroutine may
-// close. Each returns a function that reads n bytes as fill wrote them, or some
-// of them, or finds the Buffer empty, and returns how many it has found.
-var readsBesideClose = map[string]func(b *Buffer, seed, n int) func() (int, error){
-	"ReadAt": func(b *Buffer, seed, n int) func() (int, error) {
-		return readAtBesideClose(b, seed, n)
-	},
-	"File.ReadAt": func(b *Buffer, seed, n int) func() (int, error) {
-		return readAtBesideClose(NewFile(b), seed, n)
-	},
-	"SectionReader": func(b *Buffer, seed, n int) func() (int, error) {
-		return readAtBesideClose(io.NewSectionReader(b, 0, int64(n)), seed, n)
-	},
-	"File.Read": func(b *Buffer, seed, n int) func() (int, error) {
-		f, p, off := NewFile(b), make([]byte, 50_000), 0
+// readsBesideClose returns ways to read a Buffer that another goroutine may close.
+// Each reads n bytes as fill wrote them, or some of them, or finds the Buffer empty,
+// and returns how many it has found.
+func readsBesideClose(b *Buffer, seed, n int) map[string]func() (int, error) {
+	readAt := func(r io.ReaderAt) func() (int, error) {
+		p := make([]byte, 50_000)
 		return func() (int, error) {
-			k, err := f.Read(p)
+			off := rand.N(n)
+			k, err := r.ReadAt(p, int64(off))
+			whole := err == nil && k == len(p) || err == io.EOF && (k == n-off || k == 0)
+			return k, expect(whole && isFilled(p[:k], seed, off), "%d bytes at %d: %v", k, off, err)
+		}
+	}
+	read, p, off := NewFile(b), make([]byte, 50_000), 0
+	rest := NewFile(b)
+	_, _ = rest.Seek(7, io.SeekStart)
+	whole := pattern(seed, n)
+	return map[string]func() (int, error){
+		"ReadAt":        readAt(b),
+		"File.ReadAt":   readAt(NewFile(b)),
+		"SectionReader": readAt(io.NewSectionReader(b, 0, int64(n))),
+		"File.Read": func() (int, error) {
+			k, err := read.Read(p)
 			if k == 0 {
 				off = 0
-				_, seekErr := f.Seek(0, io.SeekStart)
+				_, seekErr := read.Seek(0, io.SeekStart)
 				return 0, expect(err == io.EOF && seekErr == nil, "%v, %v", err, seekErr)
 			}
 			off += k
 			return k, expect(err == nil && off <= n && isFilled(p[:k], seed, off-k), "%d bytes before %d: %v", k, off, err)
-		}
-	},
-	"File.Size": func(b *Buffer, seed, n int) func() (int, error) {
-		f := NewFile(b)
-		return func() (int, error) {
-			k := int(f.Size())
+		},
+		"File.Size": func() (int, error) {
+			k := int(NewFile(b).Size())
 			return k, expect(k == 0 || k == n, "%d", k)
-		}
-	},
-	"File.Len": func(b *Buffer, seed, n int) func() (int, error) {
-		f := NewFile(b)
-		_, err := f.Seek(7, io.SeekStart)
-		return func() (int, error) {
-			k := f.Len()
-			return k, expect(err == nil && (k == 0 || k == n-7), "%d, %v", k, err)
-		}
-	},
-	"File.Seek": func(b *Buffer, seed, n int) func() (int, error) {
-		f := NewFile(b)
-		return func() (int, error) {
-			k, err := f.Seek(0, io.SeekEnd)
+		},
+		"File.Len": func() (int, error) {
+			k := rest.Len()
+			return k, expect(k == 0 || k == n-7, "%d", k)
+		},
+		"File.Seek": func() (int, error) {
+			k, err := NewFile(b).Seek(0, io.SeekEnd)
 			return int(k), expect(err == nil && (k == 0 || k == int64(n)), "%d, %v", k, err)
-		}
-	},
-	"File.WriteTo": func(b *Buffer, seed, n int) func() (int, error) {
-		return func() (int, error) {
-			f, off, right := NewFile(b), 0, true
-			k, err := f.WriteTo(writerFunc(func(p []byte) (int, error) {
+		},
+		"File.WriteTo": func() (int, error) {
+			off, right := 0, true
+			k, err := NewFile(b).WriteTo(writerFunc(func(p []byte) (int, error) {
 				right = right && isFilled(p, seed, off)
 				off += len(p)
 				return len(p), nil
 			}))
-			return off, expect(err == nil && right && int(k) == off && off <= n, "%d bytes, %d were written, right: %t, %v", k, off, right, err)
-		}
-	},
-	"File.WriteTo a hash": func(b *Buffer, seed, n int) func() (int, error) {
-		whole := pattern(seed, n)
-		return func() (int, error) {
+			ok := err == nil && right && int(k) == off && off <= n
+			return off, expect(ok, "%d bytes, %d were written, right: %t, %v", k, off, right, err)
+		},
+		"File.WriteTo a hash": func() (int, error) {
 			h := crc32.NewIEEE()
 			k, err := NewFile(b).WriteTo(h)
 			part := int(k) == n || k%directMax == 0 // what was found before Close
 			right := part && int(k) <= n && h.Sum32() == crc32.ChecksumIEEE(whole[:k])
 			return int(k), expect(err == nil && right, "%d bytes, %x, %v", k, h.Sum32(), err)
-		}
-	},
-}
-
-func readAtBesideClose(r io.ReaderAt, seed, n int) func() (int, error) {
-	p := make([]byte, 50_000)
-	return func() (int, error) {
-		off := rand.N(n)
-		k, err := r.ReadAt(p, int64(off))
-		whole := err == nil && k == len(p) || err == io.EOF && (k == n-off || k == 0)
-		return k, expect(whole && isFilled(p[:k], seed, off), "%d bytes at %d: %v", k, off, err)
+		},
 	}
 }
 
@@ -678,13 +467,12 @@ func readAndClose(t *testing.T, b *Buffer, seed, n int, views bool) {
 	var wg sync.WaitGroup
 	var found atomic.Int64
 	var closed, stop atomic.Bool
-	errs := make(chan error, 2*len(readsBesideClose))
-	for name, reads := range readsBesideClose {
-		if name == "File.WriteTo" && !views {
-			continue
-		}
-		for range 2 {
-			read := reads(b, seed, n)
+	errs := make(chan error, 100)
+	for range 2 {
+		for name, read := range readsBesideClose(b, seed, n) {
+			if name == "File.WriteTo" && !views {
+				continue
+			}
 			wg.Go(func() {
 				for !stop.Load() {
 					after, k := closed.Load(), 0
