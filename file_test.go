@@ -175,8 +175,7 @@ func TestFileMaxLen(t *testing.T) {
 				b.Next(2)
 				b.MaxLen = test.maxLen
 				f := NewFile(b)
-				_, err := f.Seek(test.offset, io.SeekStart)
-				require.NoError(t, err)
+				require.NoError(t, ft.Err(f.Seek(test.offset, io.SeekStart)))
 				res := test.o.Run(f)
 				require.Equal(t, test.n, res.N)
 				require.Equal(t, test.want, b.String())
@@ -206,8 +205,7 @@ func TestFileNoMemory(t *testing.T) {
 			b := NewBufferString(start)
 			f := NewFile(b)
 			for _, far := range []int64{math.MaxInt64, math.MaxInt64 - 1, math.MaxInt64 / 2, math.MaxInt, int64(bits(56))} {
-				_, err := f.Seek(far, io.SeekStart)
-				require.NoError(t, err)
+				require.NoError(t, ft.Err(f.Seek(far, io.SeekStart)))
 				for _, o := range []ft.Op{
 					ft.Write("x"), ft.WriteString("x"), ft.WriteAt("x", far), ft.Truncate(far), ft.ReadAll("x"),
 				} {
@@ -248,10 +246,8 @@ func TestFileHoles(t *testing.T) {
 	assert.Less(t, b.m.Inspect().Held, int64(16*miB))
 
 	before := resident()
-	_, err := f.Seek(far, io.SeekStart)
-	require.NoError(t, err)
-	_, err = f.WriteString("end")
-	require.NoError(t, err)
+	require.NoError(t, ft.Err(f.Seek(far, io.SeekStart)))
+	require.NoError(t, ft.Err(f.WriteString("end")))
 	require.NoError(t, f.Truncate(2*far))
 	require.Equal(t, 2*far, f.Size())
 	assert.Less(t, resident()-before, far/32) // an emulator has tables of its own
@@ -259,16 +255,13 @@ func TestFileHoles(t *testing.T) {
 	require.NoError(t, invariants(b))
 
 	p := make([]byte, 8)
-	_, err = f.ReadAt(p, 3<<20-8)
-	require.NoError(t, err)
+	require.NoError(t, ft.Err(f.ReadAt(p, 3<<20-8)))
 	require.Equal(t, noise()[3<<20-8:3<<20], p)
 	for _, off := range []int64{3 << 20, much / 2, far / 2, far - 8, far + 3, 2*far - 8} {
-		_, err = f.ReadAt(p, off)
-		require.NoError(t, err)
+		require.NoError(t, ft.Err(f.ReadAt(p, off)))
 		require.Equal(t, make([]byte, 8), p, "at %d", off)
 	}
-	_, err = f.ReadAt(p[:3], far)
-	require.NoError(t, err)
+	require.NoError(t, ft.Err(f.ReadAt(p[:3], far)))
 	require.Equal(t, "end", string(p[:3]))
 
 	idleBefore := mapping.IdleBytes()
@@ -282,13 +275,10 @@ func TestFileHoles(t *testing.T) {
 	was := c.m.Inspect().Held
 	assert.GreaterOrEqual(t, was, int64(5<<20), "what is before the hole")
 	assert.Less(t, was, int64(32*miB))
-	_, err = g.Seek(far/2, io.SeekStart)
-	require.NoError(t, err)
+	require.NoError(t, ft.Err(g.Seek(far/2, io.SeekStart)))
 	for range 2 {
-		_, err = g.Seek(far/2, io.SeekStart)
-		require.NoError(t, err)
-		_, err = g.Write(noise()[:5<<20])
-		require.NoError(t, err)
+		require.NoError(t, ft.Err(g.Seek(far/2, io.SeekStart)))
+		require.NoError(t, ft.Err(g.Write(noise()[:5<<20])))
 		assert.Equal(t, was+int64(vm.Ceil(5*miB)), c.m.Inspect().Held, "what is written into the hole, once")
 	}
 }
@@ -370,64 +360,70 @@ func TestFileNoAllocs(t *testing.T) {
 // own, and take the first views of it meanwhile.
 func TestFileReadAtOnce(t *testing.T) {
 	atBothThresholds(t, func(t *testing.T) {
-		const n = 5<<20 + 7 // what is shorter is copied to be viewed
-		b := filled(t, n)
-		defer b.Close()
-		var wg sync.WaitGroup
-		for i := range 4 {
-			wg.Go(func() {
-				f := NewFile(b)
-				defer f.Close()
-				if i > 1 {
-					assert.NoError(t, diffBytes(b.Bytes(), noise()[:n]), "Bytes")
-				}
-				p, err := io.ReadAll(struct{ io.Reader }{f})
-				assert.NoError(t, err)
-				assert.NoError(t, diffBytes(p, noise()[:n]), "Read")
-				at, err := f.Seek(-1000, io.SeekEnd)
-				assert.NoError(t, err)
-				var w bytes.Buffer
-				_, err = f.WriteTo(&w)
-				assert.NoError(t, err)
-				assert.NoError(t, diffBytes(w.Bytes(), noise()[at:n]), "WriteTo")
-				_, err = f.ReadAt(p[:1000], int64(i))
-				assert.NoError(t, err)
-				assert.NoError(t, diffBytes(p[:1000], noise()[i:i+1000]), "ReadAt")
-				assert.EqualValues(t, n, f.Size())
-			})
+		for _, n := range []int{2000, 5<<20 + 7} { // what is shorter is copied to be viewed
+			b := filled(t, n)
+			defer b.Close()
+			var wg sync.WaitGroup
+			for i := range 4 {
+				wg.Go(func() {
+					f := NewFile(b)
+					defer f.Close()
+					if i > 1 {
+						assert.NoError(t, diffBytes(b.Bytes(), noise()[:n]), "Bytes")
+					}
+					p, err := io.ReadAll(struct{ io.Reader }{f})
+					assert.NoError(t, err)
+					assert.NoError(t, diffBytes(p, noise()[:n]), "Read")
+					at, err := f.Seek(-1000, io.SeekEnd)
+					assert.NoError(t, err)
+					var w bytes.Buffer
+					assert.NoError(t, ft.Err(f.WriteTo(&w)))
+					assert.NoError(t, diffBytes(w.Bytes(), noise()[at:n]), "WriteTo")
+					p = p[:n/5]
+					for k := range 50 {
+						off := i*7 + k
+						assert.NoError(t, ft.Err(f.ReadAt(p, int64(off))))
+						assert.NoError(t, diffBytes(p, noise()[off:off+len(p)]), "ReadAt")
+					}
+					assert.EqualValues(t, n, f.Size())
+				})
+			}
+			wg.Wait()
 		}
-		wg.Wait()
 	})
 }
 
 // TestFileAtAtOnce: ReadAt and WriteAt of one File, of Files and of the Buffer,
-// on ranges that do not overlap.
+// on ranges that do not overlap; they extend the contents at first, and then
+// overwrite them.
 func TestFileAtAtOnce(t *testing.T) {
 	atBothThresholds(t, func(t *testing.T) {
-		const part, parts, workers = 50_000, 24, 4
-		var b Buffer
-		defer b.Close()
-		shared := NewFile(&b)
-		var wg sync.WaitGroup
-		for w := range workers {
-			at := []interface {
-				io.ReaderAt
-				io.WriterAt
-			}{shared, &b, NewFile(&b), shared}[w]
-			wg.Go(func() {
-				p := make([]byte, part)
-				for i := parts - workers + w; i >= 0; i -= workers { // from the back, so that there are gaps
-					want, off := noise()[i*part:][:part], int64(i*part)
-					_, err := at.WriteAt(want, off)
-					assert.NoError(t, err)
-					_, err = at.ReadAt(p, off)
-					assert.NoError(t, err)
-					assert.NoError(t, diffBytes(p, want))
+		const parts, workers = 24, 4
+		for _, part := range []int{7, 50_000, 250_000} {
+			var b Buffer
+			defer b.Close()
+			shared := NewFile(&b)
+			for _, data := range [][]byte{noise(), noise()[1:]} {
+				var wg sync.WaitGroup
+				for w := range workers {
+					at := []interface {
+						io.ReaderAt
+						io.WriterAt
+					}{shared, &b, NewFile(&b), shared}[w]
+					wg.Go(func() {
+						p := make([]byte, part)
+						for i := parts - workers + w; i >= 0; i -= workers { // from the back, so that there are gaps
+							want, off := data[i*part:][:part], int64(i*part)
+							assert.NoError(t, ft.Err(at.WriteAt(want, off)))
+							assert.NoError(t, ft.Err(at.ReadAt(p, off)))
+							assert.NoError(t, diffBytes(p, want))
+						}
+					})
 				}
-			})
+				wg.Wait()
+				requireContents(t, &b, data[:parts*part])
+			}
 		}
-		wg.Wait()
-		requireContents(t, &b, noise()[:parts*part])
 	})
 }
 
@@ -440,16 +436,13 @@ func TestFileOfMovedBuffer(t *testing.T) {
 			b := func() Buffer {
 				var b Buffer
 				before = NewFile(&b)
-				_, err := before.Write(noise()[:n])
-				require.NoError(t, err)
+				require.NoError(t, ft.Err(before.Write(noise()[:n])))
 				return b
 			}()
 			runtime.GC()
 			f := NewFile(&b)
-			_, err := f.Seek(0, io.SeekEnd)
-			require.NoError(t, err)
-			_, err = f.Write(noise()[n:])
-			require.NoError(t, err)
+			require.NoError(t, ft.Err(f.Seek(0, io.SeekEnd)))
+			require.NoError(t, ft.Err(f.Write(noise()[n:])))
 			runtime.GC()
 			requireContents(t, &b, noise())
 			require.EqualValues(t, n, before.Size())
@@ -518,8 +511,7 @@ func TestFileInsideCalls(t *testing.T) {
 			f = NewFile(b)
 			all := io.LimitReader(f, int64(n))
 			k, err = b.ReadFrom(reader(func(p []byte) (int, error) {
-				_, err := f.WriteAt([]byte("patched"), 0)
-				require.NoError(t, err)
+				require.NoError(t, ft.Err(f.WriteAt([]byte("patched"), 0)))
 				return all.Read(p)
 			}))
 			require.NoError(t, err)

@@ -37,8 +37,7 @@ func newFile(t testing.TB, max int) *File {
 func filled(t testing.TB, max int, p []byte) *File {
 	t.Helper()
 	f := newFile(t, max)
-	_, err := f.WriteAt(p, 0)
-	require.NoError(t, err)
+	require.NoError(t, ft.Err(f.WriteAt(p, 0)))
 	return f
 }
 
@@ -47,8 +46,7 @@ func onDisk(f *File) bool   { return f.b == nil && f.mem == nil && f.disk != nil
 
 func rewind(t testing.TB, f *File) {
 	t.Helper()
-	_, err := f.Seek(0, io.SeekStart)
-	require.NoError(t, err)
+	require.NoError(t, ft.Err(f.Seek(0, io.SeekStart)))
 }
 
 // requireContents compares all of the contents, without the offset.

@@ -69,10 +69,8 @@ func TestDiskFull(t *testing.T) {
 			b := &mmapbuf.Buffer{MaxLen: n}
 			f := New(b, dir)
 			defer f.Close()
-			_, err := f.Write(noise()[:n])
-			require.NoError(t, err)
-			_, err = f.Seek(-100, io.SeekEnd)
-			require.NoError(t, err)
+			require.NoError(t, ft.Err(f.Write(noise()[:n])))
+			require.NoError(t, ft.Err(f.Seek(-100, io.SeekEnd)))
 			fds := openFiles(t)
 			more := noise()[n-100 : n+100]
 
@@ -99,8 +97,7 @@ func TestDiskFull(t *testing.T) {
 			at, err := f.Seek(0, io.SeekCurrent)
 			require.NoError(t, err)
 			require.EqualValues(t, n, at)
-			_, err = f.WriteAt([]byte("in memory"), 5)
-			require.NoError(t, err)
+			require.NoError(t, ft.Err(f.WriteAt([]byte("in memory"), 5)))
 			require.NoError(t, f.Truncate(n-1))
 			require.NoError(t, f.Truncate(n))
 			require.True(t, inMemory(f))
@@ -145,8 +142,7 @@ func TestDiskFullLater(t *testing.T) {
 		require.True(t, onDisk(f), o.Name)
 	}
 	limitFileSize(t, 2*room)
-	_, err = f.WriteAt(noise()[room:room+100], room)
-	require.NoError(t, err)
+	require.NoError(t, ft.Err(f.WriteAt(noise()[room:room+100], room)))
 	all := bytes.Clone(noise()[:room+100])
 	all[room-1] = 'x'
 	copy(all[room-50:], noise()[room-50:room])
@@ -161,21 +157,16 @@ func TestNoMemory(t *testing.T) {
 	b := new(mmapbuf.Buffer)
 	f := New(b, dir)
 	defer f.Close()
-	_, err := f.WriteString("abc")
-	require.NoError(t, err)
-	_, err = f.WriteAt([]byte("x"), far)
-	require.NoError(t, err)
+	require.NoError(t, ft.Err(f.WriteString("abc")))
+	require.NoError(t, ft.Err(f.WriteAt([]byte("x"), far)))
 	require.True(t, onDisk(f))
 	requireReleased(t, b)
 	require.Equal(t, far+1, f.Size())
 	p := make([]byte, 5)
-	_, err = f.ReadAt(p, 0)
-	require.NoError(t, err)
+	require.NoError(t, ft.Err(f.ReadAt(p, 0)))
 	require.Equal(t, "abc\x00\x00", string(p))
-	_, err = f.Seek(far, io.SeekStart)
-	require.NoError(t, err)
-	_, err = f.WriteString("yz")
-	require.NoError(t, err)
+	require.NoError(t, ft.Err(f.Seek(far, io.SeekStart)))
+	require.NoError(t, ft.Err(f.WriteString("yz")))
 	require.Equal(t, far+2, f.Size())
 	n, err := f.ReadAt(p, far)
 	require.Equal(t, io.EOF, err)
@@ -219,16 +210,13 @@ func TestOneCopy(t *testing.T) {
 	}
 	for _, n := range []int{100_000, 6 << 20} {
 		f := newFile(t, n)
-		_, err := f.Write(noise()[:n])
-		require.NoError(t, err)
+		require.NoError(t, ft.Err(f.Write(noise()[:n])))
 		calls, bytes := count()
-		_, err = f.WriteAt([]byte("x"), 0)
-		require.NoError(t, err)
+		require.NoError(t, ft.Err(f.WriteAt([]byte("x"), 0)))
 		c, k := count()
 		require.Equal(t, calls, c)
 		require.Equal(t, bytes, k)
-		_, err = f.WriteAt([]byte("xyz"), int64(n))
-		require.NoError(t, err)
+		require.NoError(t, ft.Err(f.WriteAt([]byte("xyz"), int64(n))))
 		require.True(t, onDisk(f))
 		c, k = count()
 		assert.InDelta(t, n+3, k-bytes, 64) // the runtime may wake a thread up
@@ -252,7 +240,8 @@ func TestCollected(t *testing.T) {
 func TestNeverNamed(t *testing.T) {
 	dir := t.TempDir()
 	link := func(f *os.File) error {
-		return unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", f.Fd()), unix.AT_FDCWD, filepath.Join(dir, "name"), unix.AT_SYMLINK_FOLLOW)
+		old, name := fmt.Sprintf("/proc/self/fd/%d", f.Fd()), filepath.Join(dir, "name")
+		return unix.Linkat(unix.AT_FDCWD, old, unix.AT_FDCWD, name, unix.AT_SYMLINK_FOLLOW)
 	}
 	other, err := os.OpenFile(dir, os.O_RDWR|unix.O_TMPFILE, 0o600)
 	if err != nil {

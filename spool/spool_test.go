@@ -164,15 +164,16 @@ func TestFar(t *testing.T) {
 	if runtime.GOOS == "js" {
 		t.Skip("an os.File writes elsewhere there: the offset becomes a float64")
 	}
-	for _, o := range []ft.Op{ft.Write("xy"), ft.WriteString("xy"), ft.WriteAt("xy", math.MaxInt64-1), ft.Truncate(math.MaxInt64), ft.ReadAll("xy")} {
-		if o.Name == ft.Truncate(math.MaxInt64).Name && runtime.GOOS != "windows" && canBe(t, math.MaxInt64) {
+	longest := ft.Truncate(math.MaxInt64)
+	for _, o := range []ft.Op{
+		ft.Write("xy"), ft.WriteString("xy"), ft.WriteAt("xy", math.MaxInt64-1), longest, ft.ReadAll("xy"),
+	} {
+		if o.Name == longest.Name && runtime.GOOS != "windows" && canBe(t, math.MaxInt64) {
 			continue
 		}
 		f := newFile(t, 10)
-		_, err := f.WriteString("abc")
-		require.NoError(t, err)
-		_, err = f.Seek(math.MaxInt64-1, io.SeekStart)
-		require.NoError(t, err)
+		require.NoError(t, ft.Err(f.WriteString("abc")))
+		require.NoError(t, ft.Err(f.Seek(math.MaxInt64-1, io.SeekStart)))
 		res := o.Run(f)
 		require.Error(t, res.Err, o.Name)
 		require.NotErrorIs(t, res.Err, mmapbuf.ErrTooLarge, o.Name)
@@ -246,8 +247,7 @@ func TestRolloverFails(t *testing.T) {
 			b := &mmapbuf.Buffer{MaxLen: 6}
 			f := New(b, dir)
 			defer f.Close()
-			_, err := f.WriteString("abcde")
-			require.NoError(t, err)
+			require.NoError(t, ft.Err(f.WriteString("abcde")))
 			res := test.o.Run(f)
 			require.Equal(t, test.n, res.N)
 			require.ErrorIs(t, res.Err, fs.ErrNotExist)
@@ -258,13 +258,10 @@ func TestRolloverFails(t *testing.T) {
 			requireContents(t, f, []byte(test.want))
 
 			// It still works in memory.
-			_, err = f.WriteAt([]byte("ABCDE"), 0)
-			require.NoError(t, err)
+			require.NoError(t, ft.Err(f.WriteAt([]byte("ABCDE"), 0)))
 			require.NoError(t, f.Truncate(4))
-			_, err = f.Seek(0, io.SeekEnd)
-			require.NoError(t, err)
-			_, err = f.WriteString("EF")
-			require.NoError(t, err)
+			require.NoError(t, ft.Err(f.Seek(0, io.SeekEnd)))
+			require.NoError(t, ft.Err(f.WriteString("EF")))
 			require.True(t, inMemory(f))
 			requireContents(t, f, []byte("ABCDEF"))
 
@@ -290,8 +287,7 @@ func TestBufferWithContents(t *testing.T) {
 	f := New(b, t.TempDir())
 	defer f.Close()
 	requireContents(t, f, []byte("abcdef"))
-	_, err := f.WriteString("AB")
-	require.NoError(t, err)
+	require.NoError(t, ft.Err(f.WriteString("AB")))
 	require.True(t, inMemory(f))
 	require.NoError(t, f.Truncate(4))
 	require.True(t, inMemory(f))
@@ -324,8 +320,7 @@ func TestKilled(t *testing.T) {
 		for {
 			f := New(&mmapbuf.Buffer{MaxLen: 6 << 20}, dir)
 			for range 6 {
-				_, err := f.Write(noise())
-				require.NoError(t, err)
+				require.NoError(t, ft.Err(f.Write(noise())))
 			}
 			require.True(t, onDisk(f))
 			fmt.Println("rolled over")
@@ -389,8 +384,7 @@ func TestInsideCalls(t *testing.T) {
 				took.Reset()
 			}
 			extend := func() {
-				_, err := f.WriteAt([]byte("more"), f.Size())
-				require.NoError(t, err)
+				require.NoError(t, ft.Err(f.WriteAt([]byte("more"), f.Size())))
 			}
 			extending := ft.WriterFunc(func(p []byte) (int, error) { extend(); return took.Write(p) })
 
@@ -412,8 +406,7 @@ func TestInsideCalls(t *testing.T) {
 			rewind(t, f)
 			k, err = f.WriteTo(ft.WriterFunc(func(p []byte) (int, error) {
 				rewind(t, f)
-				_, err := f.Write(data[:4])
-				require.NoError(t, err)
+				require.NoError(t, ft.Err(f.Write(data[:4])))
 				return took.Write(p)
 			}))
 			requireTook(k, err, data)
@@ -441,12 +434,10 @@ func TestInsideCalls(t *testing.T) {
 
 			// A Reader that reads the File, patches it and rolls it over.
 			f = newFile(t, 2*n)
-			_, err = f.Write(data)
-			require.NoError(t, err)
+			require.NoError(t, ft.Err(f.Write(data)))
 			all := io.NewSectionReader(f, 0, int64(n))
 			k, err = f.ReadFrom(ft.ReaderFunc(func(p []byte) (int, error) {
-				_, err := f.WriteAt([]byte("patched"), 0)
-				require.NoError(t, err)
+				require.NoError(t, ft.Err(f.WriteAt([]byte("patched"), 0)))
 				require.NoError(t, f.Rollover())
 				require.LessOrEqual(t, len(p), 64<<10)
 				return all.Read(p)
@@ -503,14 +494,11 @@ func TestAtAtOnce(t *testing.T) {
 		}
 		wg.Go(func() { // the first part, in small pieces
 			for i := 0; i < part; i += 100 {
-				_, err := f.Write(noise()[i : i+100])
-				assert.NoError(t, err)
+				assert.NoError(t, ft.Err(f.Write(noise()[i:i+100])))
 				if i%1000 == 0 {
 					var p [100]byte
-					_, err = f.Seek(-100, io.SeekCurrent)
-					assert.NoError(t, err)
-					_, err = f.Read(p[:])
-					assert.NoError(t, err)
+					assert.NoError(t, ft.Err(f.Seek(-100, io.SeekCurrent)))
+					assert.NoError(t, ft.Err(f.Read(p[:])))
 					assert.NoError(t, diffBytes(p[:], noise()[i:i+100]))
 				}
 			}
@@ -549,8 +537,7 @@ func TestAppendBesideReadAt(t *testing.T) {
 	}
 	for written.Load() < size {
 		at := written.Load()
-		_, err := f.Write(noise()[at : at+piece])
-		require.NoError(t, err)
+		require.NoError(t, ft.Err(f.Write(noise()[at:at+piece])))
 		written.Add(piece)
 	}
 	wg.Wait()
@@ -570,8 +557,7 @@ func TestBesideClose(t *testing.T) {
 		b := &mmapbuf.Buffer{MaxLen: size + (round%3-1)*1000}
 		dir := t.TempDir()
 		f := New(b, dir)
-		_, err := f.WriteAt(noise()[:size-2000], 0)
-		require.NoError(t, err)
+		require.NoError(t, ft.Err(f.WriteAt(noise()[:size-2000], 0)))
 		if round%4 == 0 {
 			require.NoError(t, f.Rollover())
 		}
@@ -632,10 +618,8 @@ func TestWriteToBeside(t *testing.T) {
 	}
 	for round := range rounds {
 		f := newFile(t, noMax)
-		_, err := f.Write(data)
-		require.NoError(t, err)
-		_, err = f.Seek(1, io.SeekStart)
-		require.NoError(t, err)
+		require.NoError(t, ft.Err(f.Write(data)))
+		require.NoError(t, ft.Err(f.Seek(1, io.SeekStart)))
 		started := make(chan bool)
 		var wg sync.WaitGroup
 		wg.Go(func() {
@@ -650,8 +634,7 @@ func TestWriteToBeside(t *testing.T) {
 			}
 		})
 		var to mmapbuf.Buffer // gets the contents in parts if it has a mapping
-		_, err = to.Write(noise()[:2<<20])
-		require.NoError(t, err)
+		require.NoError(t, ft.Err(to.Write(noise()[:2<<20])))
 		close(started)
 		n, err := f.WriteTo(&to)
 		wg.Wait()
@@ -673,8 +656,7 @@ func TestWriteToFile(t *testing.T) {
 		to, err := createTemp(t.TempDir())
 		require.NoError(t, err)
 		defer to.Close()
-		_, err = f.Seek(5, io.SeekStart)
-		require.NoError(t, err)
+		require.NoError(t, ft.Err(f.Seek(5, io.SeekStart)))
 		n, err := io.Copy(to, f)
 		require.NoError(t, err)
 		require.EqualValues(t, len(noise())-5, n)
@@ -684,10 +666,8 @@ func TestWriteToFile(t *testing.T) {
 		require.NoError(t, diffBytes(p, noise()[5:]))
 
 		// And back.
-		_, err = to.Seek(0, io.SeekStart)
-		require.NoError(t, err)
-		_, err = f.Seek(0, io.SeekStart)
-		require.NoError(t, err)
+		require.NoError(t, ft.Err(to.Seek(0, io.SeekStart)))
+		rewind(t, f)
 		n, err = io.Copy(f, to)
 		require.NoError(t, err)
 		require.EqualValues(t, len(noise())-5, n)
@@ -711,8 +691,7 @@ func TestWriteToConn(t *testing.T) {
 			if !assert.NoError(t, err) {
 				return
 			}
-			_, err = f.Seek(5, io.SeekStart)
-			assert.NoError(t, err)
+			assert.NoError(t, ft.Err(f.Seek(5, io.SeekStart)))
 			n, err := io.Copy(c, f)
 			assert.NoError(t, err)
 			assert.EqualValues(t, len(noise())-5, n)
@@ -735,23 +714,20 @@ func TestLarge(t *testing.T) {
 	before := mapped()
 	f := newFile(t, size)
 	for range size / (4 << 20) {
-		_, err := f.Write(noise()[:4<<20])
-		require.NoError(t, err)
+		require.NoError(t, ft.Err(f.Write(noise()[:4<<20])))
 	}
 	require.True(t, inMemory(f))
 	if before = mapped() - before; before != 0 {
 		require.GreaterOrEqual(t, before, int64(size))
 	}
-	_, err := f.Write(noise()[:4<<20])
-	require.NoError(t, err)
+	require.NoError(t, ft.Err(f.Write(noise()[:4<<20])))
 	require.True(t, onDisk(f))
 	if before != 0 {
 		require.Less(t, mapped(), int64(size))
 	}
 	p := make([]byte, 4<<20)
 	for off := int64(0); off < size+4<<20; off += 4 << 20 {
-		_, err := f.ReadAt(p, off)
-		require.NoError(t, err)
+		require.NoError(t, ft.Err(f.ReadAt(p, off)))
 		require.NoError(t, diffBytes(p, noise()[:4<<20]))
 	}
 }

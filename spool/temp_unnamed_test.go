@@ -14,7 +14,9 @@ import (
 
 // TestNoName: nothing shows in the directory.
 func TestNoName(t *testing.T) {
-	for name, create := range map[string]func(dir string) (*os.File, error){"createTemp": createTemp, "createAndRemove": createAndRemove} {
+	for name, create := range map[string]func(dir string) (*os.File, error){
+		"createTemp": createTemp, "createAndRemove": createAndRemove,
+	} {
 		dir := t.TempDir()
 		f, err := create(dir)
 		require.NoError(t, err, name)

@@ -344,3 +344,6 @@ func TestErrorTexts(t *testing.T, name string, f Sized) {
 		require.ErrorIs(t, err, os.ErrInvalid)
 	}
 }
+
+// Err is the error of a call that also returns something else.
+func Err[T any](_ T, err error) error { return err }
