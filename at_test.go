@@ -85,52 +85,49 @@ func writtenAt(contents, p []byte, off int) []byte {
 }
 
 func TestWriteAtExhaustive(t *testing.T) {
-	try := func(b *Buffer, dirt []byte, length, consumed, off, n int) {
-		contents := writtenAt(slices.Clone(noise()[consumed:length]), noise()[100:100+n], off)
-		b.Reset()
-		b.Write(dirt)
-		b.Reset()
-		b.Write(noise()[:length])
-		b.Read(make([]byte, consumed))
-		m, err := b.WriteAt(noise()[100:100+n], int64(off))
-		b.WriteByte('+') // at the end
-		contents = append(contents, '+')
-		if m != n || err != nil || b.String() != string(contents) {
-			require.Failf(t, "WriteAt", "%d bytes at %d of %d, %d consumed: %d, %v; %q, want %q",
-				n, off, length, consumed, m, err, b.String(), contents)
+	dirt := bytes.Repeat([]byte{0xff}, 100) // where there must be zeros
+	spare, published := filled(t, len(dirt)), filled(t, len(dirt))
+	defer spare.Close()
+	defer published.Close()
+	published.AvailableBuffer()
+	for _, test := range []struct {
+		name string
+		size int
+		open func(length int) *Buffer
+	}{
+		{"spare", 24, func(int) *Buffer { return spare }},
+		{"spare, published", 24, func(int) *Buffer { return published }},
+		{"no spare", 8, func(length int) *Buffer { return NewBuffer(make([]byte, 0, length)) }},
+	} {
+		try := func(length, consumed, off, n int) {
+			p := noise()[100 : 100+n]
+			want := append(writtenAt(slices.Clone(noise()[consumed:length]), p, off), '+')
+			b := test.open(length)
+			b.Reset()
+			b.Write(dirt[:min(len(dirt), b.Cap())])
+			b.Reset()
+			b.Write(noise()[:length])
+			b.Read(make([]byte, consumed))
+			m, err := b.WriteAt(p, int64(off))
+			b.WriteByte('+') // at the end
+			if m != n || err != nil || b.String() != string(want) {
+				require.Failf(t, test.name, "WriteAt of %d bytes at %d of %d, %d consumed: %d, %v; %q, want %q",
+					n, off, length, consumed, m, err, b.String(), want)
+			}
+			if test.name == "no spare" {
+				b.Close()
+			}
 		}
-	}
-	each := func(size int, f func(length, consumed, off, n int)) {
-		for length := range size + 1 {
+		for length := range test.size + 1 {
 			for consumed := range length + 1 {
 				for off := range length - consumed + 4 {
-					for n := range size + 1 {
-						f(length, consumed, off, n)
+					for n := range test.size + 1 {
+						try(length, consumed, off, n)
 					}
 				}
 			}
 		}
 	}
-
-	dirt := bytes.Repeat([]byte{0xff}, 100) // where there must be zeros
-	t.Run("spare", func(t *testing.T) {
-		var b Buffer
-		defer b.Close()
-		each(24, func(length, consumed, off, n int) { try(&b, dirt, length, consumed, off, n) })
-	})
-	t.Run("spare, published", func(t *testing.T) {
-		var b Buffer
-		b.Write(dirt)
-		b.AvailableBuffer()
-		each(24, func(length, consumed, off, n int) { try(&b, dirt, length, consumed, off, n) })
-	})
-	t.Run("no spare", func(t *testing.T) {
-		each(8, func(length, consumed, off, n int) {
-			b := NewBuffer(make([]byte, 0, length))
-			try(b, dirt[:length], length, consumed, off, n)
-			b.Close()
-		})
-	})
 }
 
 // TestWriteAtGap: gaps are zero over whatever was there before.
@@ -147,19 +144,11 @@ func TestWriteAtGap(t *testing.T) {
 		"append to AvailableBuffer": func(b *Buffer) {
 			b.Truncate(10)
 			p := b.AvailableBuffer()
-			p = p[:cap(p)]
-			for i := range p {
-				p[i] = 0xff
-			}
+			dirty(p[:cap(p)])
 		},
 		"Read's scratch space": func(b *Buffer) {
 			b.Truncate(10)
-			b.ReadFrom(reader(func(p []byte) (int, error) {
-				for i := range p {
-					p[i] = 0xff
-				}
-				return 0, io.EOF
-			}))
+			b.ReadFrom(reader(func(p []byte) (int, error) { dirty(p); return 0, io.EOF }))
 		},
 		"a read and growth": func(b *Buffer) { b.Next(b.Len() / 2); b.Truncate(10); b.Grow(b.Cap()) },
 	} {

@@ -328,30 +328,27 @@ func TestFileNoAllocs(t *testing.T) {
 		var plain io.Reader = struct{ io.Reader }{r}
 		require.NoError(t, f.Truncate(1<<20))
 		var w io.Writer = writerFunc(func(p []byte) (int, error) { return len(p), nil })
-		for _, test := range []struct {
-			name string
-			call func()
-		}{
-			{"Write", func() { f.Write(p) }},
-			{"WriteString", func() { f.WriteString(s) }},
-			{"WriteAt", func() { f.WriteAt(p, 500) }},
-			{"Seek", func() { f.Seek(0, io.SeekStart); f.Seek(0, io.SeekCurrent); f.Seek(-10_000, io.SeekEnd) }},
-			{"Read", func() { f.Read(q) }},
-			{"Read at the end", func() { f.Seek(0, io.SeekEnd); f.Read(q) }},
-			{"ReadAt", func() { f.ReadAt(q, 100) }},
-			{"Truncate", func() { f.Truncate(10_000); f.Truncate(900_000) }},
-			{"ReadFrom", func() { r.Reset(p); f.ReadFrom(plain) }},
-			{"ReadFrom a WriterTo", func() { r.Reset(p); f.ReadFrom(r) }},
-			{"WriteTo", func() { f.Seek(-5000, io.SeekEnd); f.WriteTo(w) }},
-			{"Size", func() { f.Size() }},
-			{"Len", func() { f.Len() }},
+		for name, call := range map[string]func(){
+			"Write":               func() { f.Write(p) },
+			"WriteString":         func() { f.WriteString(s) },
+			"WriteAt":             func() { f.WriteAt(p, 500) },
+			"Seek":                func() { f.Seek(0, io.SeekStart); f.Seek(0, io.SeekCurrent); f.Seek(-10_000, io.SeekEnd) },
+			"Read":                func() { f.Read(q) },
+			"Read at the end":     func() { f.Seek(0, io.SeekEnd); f.Read(q) },
+			"ReadAt":              func() { f.ReadAt(q, 100) },
+			"Truncate":            func() { f.Truncate(10_000); f.Truncate(900_000) },
+			"ReadFrom":            func() { r.Reset(p); f.ReadFrom(plain) },
+			"ReadFrom a WriterTo": func() { r.Reset(p); f.ReadFrom(r) },
+			"WriteTo":             func() { f.Seek(-5000, io.SeekEnd); f.WriteTo(w) },
+			"Size":                func() { f.Size() },
+			"Len":                 func() { f.Len() },
 		} {
 			f.Seek(0, io.SeekStart)
 			allocs := 0.0
-			if test.name == "ReadFrom" {
+			if name == "ReadFrom" {
 				allocs = 1 // the buffer
 			}
-			assert.Equal(t, allocs, testing.AllocsPerRun(100, test.call), test.name)
+			assert.Equal(t, allocs, testing.AllocsPerRun(100, call), name)
 		}
 	})
 }
@@ -464,80 +461,71 @@ func TestFileInsideCalls(t *testing.T) {
 	atBothThresholds(t, func(t *testing.T) {
 		for _, n := range []int{100, 100_000, 3 << 20} {
 			data := noise()[:n]
-			twice := append(bytes.Clone(data), data...)
+			twice := slices.Concat(data, data)
 			end := func(b *Buffer) *File {
 				f := NewFile(b)
 				f.Seek(0, io.SeekEnd)
 				return f
 			}
+			all := func(k int64, err error) {
+				t.Helper()
+				require.NoError(t, err)
+				require.EqualValues(t, n, k)
+			}
 
 			// A Writer that appends what it gets.
 			b := filled(t, n)
-			k, err := NewFile(b).WriteTo(struct{ io.Writer }{end(b)})
-			require.NoError(t, err)
-			require.EqualValues(t, n, k)
+			all(NewFile(b).WriteTo(struct{ io.Writer }{end(b)}))
 			requireContents(t, b, twice)
 
 			// The Buffer itself as the source, which consumes.
 			b = filled(t, n)
-			k, err = b.WriteTo(struct{ io.Writer }{end(b)})
-			require.NoError(t, err)
-			require.EqualValues(t, n, k)
+			all(b.WriteTo(struct{ io.Writer }{end(b)}))
 			require.Zero(t, b.Len(), "WriteTo leaves an empty Buffer, as that of bytes.Buffer")
 
 			// A Writer that closes the Buffer, and one that takes a view.
 			b = filled(t, n)
 			f := NewFile(b)
-			k, err = f.WriteTo(writerFunc(func(p []byte) (int, error) {
+			all(f.WriteTo(writerFunc(func(p []byte) (int, error) {
 				require.NoError(t, b.Close())
 				runtime.GC()
 				return len(p), diffBytes(p, data)
-			}))
-			require.NoError(t, err)
-			require.EqualValues(t, n, k)
+			})))
 			require.Zero(t, f.Size())
 			b = filled(t, n)
 			f = NewFile(b)
-			_, err = f.WriteTo(writerFunc(func(p []byte) (int, error) {
+			all(f.WriteTo(writerFunc(func(p []byte) (int, error) {
 				require.NoError(t, diffBytes(b.Bytes(), data))
 				require.NoError(t, f.Close())
 				return len(p), diffBytes(p, data)
-			}))
-			require.NoError(t, err)
+			})))
 			requireContents(t, b, data)
 
 			// A Reader that reads the Buffer it is read into, and patches it.
 			b = filled(t, n)
 			f = NewFile(b)
-			all := io.LimitReader(f, int64(n))
-			k, err = b.ReadFrom(reader(func(p []byte) (int, error) {
+			r := io.LimitReader(f, int64(n))
+			all(b.ReadFrom(reader(func(p []byte) (int, error) {
 				require.NoError(t, ft.Err(f.WriteAt([]byte("patched"), 0)))
-				return all.Read(p)
-			}))
-			require.NoError(t, err)
-			require.EqualValues(t, n, k)
-			copy(twice, "patched")
-			copy(twice[n:], "patched")
-			requireContents(t, b, twice)
+				return r.Read(p)
+			})))
+			patched := append([]byte("patched"), data[7:]...)
+			requireContents(t, b, slices.Concat(patched, patched))
 
 			// The same of a File, and a Reader that calls ReadFrom as well.
 			b = filled(t, n)
 			g := end(b)
-			_, err = g.ReadFrom(iotest.OneByteReader(strings.NewReader(""))) // so that there is a chunk
-			require.NoError(t, err)
-			all = io.LimitReader(NewFile(b), int64(n))
-			k, err = g.ReadFrom(reader(func(p []byte) (int, error) {
-				m, err := all.Read(p)
-				_, again := g.ReadFrom(reader(func(p []byte) (int, error) {
+			require.NoError(t, ft.Err(g.ReadFrom(iotest.OneByteReader(strings.NewReader(""))))) // so that there is a chunk
+			r = io.LimitReader(NewFile(b), int64(n))
+			all(g.ReadFrom(reader(func(p []byte) (int, error) {
+				m, err := r.Read(p)
+				require.NoError(t, ft.Err(g.ReadFrom(reader(func(p []byte) (int, error) {
 					clear(p) // scratch space
 					return 0, io.EOF
-				}))
-				require.NoError(t, again)
+				}))))
 				return m, err
-			}))
-			require.NoError(t, err)
-			require.EqualValues(t, n, k)
-			requireContents(t, b, append(bytes.Clone(data), data...))
+			})))
+			requireContents(t, b, twice)
 			require.NoError(t, invariants(b))
 		}
 	})

@@ -461,15 +461,19 @@ type readerFrom func(r io.Reader) (int64, error)
 func (w readerFrom) ReadFrom(r io.Reader) (int64, error) { return w(r) }
 func (w readerFrom) Write(p []byte) (int, error)         { return 0, ft.ErrTest }
 
+// rounds returns how often a test that looks for races is done.
+func rounds(short, normal int) int {
+	if testing.Short() || raceEnabled {
+		return short
+	}
+	return normal
+}
+
 // TestAtAtOnce: ReadAt and WriteAt on ranges that do not overlap, of which one
 // causes the rollover, beside Size and Rollover, and beside a goroutine that uses
 // the offset.
 func TestAtAtOnce(t *testing.T) {
-	rounds := 16
-	if testing.Short() || raceEnabled {
-		rounds = 6
-	}
-	for round := range rounds {
+	for round := range rounds(6, 16) {
 		const part, parts, workers = 40_000, 48, 4
 		f := newFile(t, []int{noMax, 1, part*parts - 1, part * parts / 2, 3 * part * parts / 4, 100_000}[round%6])
 		var wg sync.WaitGroup
@@ -548,12 +552,8 @@ func TestAppendBesideReadAt(t *testing.T) {
 // os.ErrClosed, and no false end of the contents.
 func TestBesideClose(t *testing.T) {
 	const size = 2 << 20
-	rounds := 40
-	if testing.Short() || raceEnabled {
-		rounds = 12
-	}
 	var early atomic.Int64
-	for round := range rounds {
+	for round := range rounds(12, 40) {
 		b := &mmapbuf.Buffer{MaxLen: size + (round%3-1)*1000}
 		dir := t.TempDir()
 		f := New(b, dir)
@@ -561,8 +561,7 @@ func TestBesideClose(t *testing.T) {
 		if round%4 == 0 {
 			require.NoError(t, f.Rollover())
 		}
-		var wg sync.WaitGroup
-		var started sync.WaitGroup
+		var wg, started sync.WaitGroup
 		started.Add(3)
 		go1 := func(call func(p []byte, off int64) (int, error), check func(n int, off int64, p []byte)) {
 			wg.Go(func() {
@@ -612,11 +611,7 @@ func TestBesideClose(t *testing.T) {
 // Close does not cut it short without an error.
 func TestWriteToBeside(t *testing.T) {
 	data := bytes.Repeat(noise(), 4)
-	rounds := 16
-	if testing.Short() || raceEnabled {
-		rounds = 6
-	}
-	for round := range rounds {
+	for round := range rounds(6, 16) {
 		f := newFile(t, noMax)
 		require.NoError(t, ft.Err(f.Write(data)))
 		require.NoError(t, ft.Err(f.Seek(1, io.SeekStart)))

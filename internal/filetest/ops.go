@@ -39,6 +39,14 @@ var ErrTest = errors.New("test error")
 // Other has the steps after it mean the next of the Files.
 var Other = Op{Name: "other"}
 
+// counting returns an Op that returns a count.
+func counting[N int | int64](call func(f File) (N, error), format string, args ...any) Op {
+	return Op{Name: fmt.Sprintf(format, args...), Run: func(f File) Result {
+		n, err := call(f)
+		return Result{N: int64(n), Err: err}
+	}}
+}
+
 // Close is Close.
 var Close = Op{Name: "Close", Run: func(f File) Result { return Result{Err: f.Close()} }}
 
@@ -63,36 +71,24 @@ func ReadAt(n int, off int64) Op {
 // Write is Write of s.
 func Write[T string | []byte](s T) Op {
 	p := []byte(s)
-	return Op{Name: fmt.Sprintf("Write(%d)", len(p)), Run: func(f File) Result {
-		n, err := f.Write(p)
-		return Result{N: int64(n), Err: err}
-	}}
+	return counting(func(f File) (int, error) { return f.Write(p) }, "Write(%d)", len(p))
 }
 
 // WriteString is WriteString of p.
 func WriteString[T string | []byte](p T) Op {
 	s := string(p)
-	return Op{Name: fmt.Sprintf("WriteString(%d)", len(s)), Run: func(f File) Result {
-		n, err := f.WriteString(s)
-		return Result{N: int64(n), Err: err}
-	}}
+	return counting(func(f File) (int, error) { return f.WriteString(s) }, "WriteString(%d)", len(s))
 }
 
 // WriteAt is WriteAt of s at off.
 func WriteAt[T string | []byte](s T, off int64) Op {
 	p := []byte(s)
-	return Op{Name: fmt.Sprintf("WriteAt(%d, %d)", len(p), off), Run: func(f File) Result {
-		n, err := f.WriteAt(p, off)
-		return Result{N: int64(n), Err: err}
-	}}
+	return counting(func(f File) (int, error) { return f.WriteAt(p, off) }, "WriteAt(%d, %d)", len(p), off)
 }
 
 // Seek is Seek.
 func Seek(offset int64, whence int) Op {
-	return Op{Name: fmt.Sprintf("Seek(%d, %d)", offset, whence), Run: func(f File) Result {
-		n, err := f.Seek(offset, whence)
-		return Result{N: n, Err: err}
-	}}
+	return counting(func(f File) (int64, error) { return f.Seek(offset, whence) }, "Seek(%d, %d)", offset, whence)
 }
 
 // Truncate is Truncate.
@@ -100,17 +96,12 @@ func Truncate(size int64) Op {
 	if runtime.GOOS == "js" {
 		size = max(size, 0) // an os.File accepts negative ones there
 	}
-	return Op{Name: fmt.Sprintf("Truncate(%d)", size), Run: func(f File) Result {
-		return Result{Err: f.Truncate(size)}
-	}}
+	return counting(func(f File) (int, error) { return 0, f.Truncate(size) }, "Truncate(%d)", size)
 }
 
 // ReadFrom is ReadFrom of what open returns.
 func ReadFrom(name string, open func() io.Reader) Op {
-	return Op{Name: "ReadFrom(" + name + ")", Run: func(f File) Result {
-		n, err := f.ReadFrom(open())
-		return Result{N: n, Err: err}
-	}}
+	return counting(func(f File) (int64, error) { return f.ReadFrom(open()) }, "ReadFrom(%s)", name)
 }
 
 // ReadAll is ReadFrom of a Reader of p that is no WriterTo.
@@ -145,13 +136,15 @@ var WriteToBuffer = Op{Name: "WriteTo(bytes.Buffer)", Run: func(f File) Result {
 // writeLie is WriteTo a Writer that returns an invalid count. The text of the
 // error is not compared.
 func writeLie(lie int) Op {
-	return Op{Name: fmt.Sprintf("WriteTo(lie %d)", lie), moves: true, Run: func(f File) Result {
+	o := counting(func(f File) (int64, error) {
 		n, err := f.WriteTo(WriterFunc(func(p []byte) (int, error) { return lie, nil }))
 		if err != nil {
 			err = ErrTest
 		}
-		return Result{N: n, Err: err}
-	}}
+		return n, err
+	}, "WriteTo(lie %d)", lie)
+	o.moves = true
+	return o
 }
 
 // A WriterFunc is an io.Writer.
