@@ -3,7 +3,6 @@
 package mmapbuf
 
 import (
-	"bufio"
 	"bytes"
 	"errors"
 	"flag"
@@ -11,11 +10,8 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"runtime"
 	"runtime/debug"
-	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -26,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mmapbuf/mmapbuf/internal/mapping"
+	"github.com/mmapbuf/mmapbuf/internal/proctest"
 	"github.com/mmapbuf/mmapbuf/internal/vm"
 )
 
@@ -37,19 +34,16 @@ func runFor(d time.Duration) time.Duration {
 	return max(d/byLength[time.Duration](3, 3, 1), *soak)
 }
 
-// raceEnabled reports whether the race detector is built in.
-var raceEnabled = func() bool {
-	info, _ := debug.ReadBuildInfo()
-	return info != nil && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
-}()
-
-// noRace skips a test of a limit that the race detector does not fit in.
-func noRace(t *testing.T) {
-	t.Helper()
-	if raceEnabled {
-		t.Skip("the race detector needs more than the limit leaves")
-	}
-}
+// The helpers that internal/mapping and internal/vm have, too.
+var (
+	raceEnabled = proctest.Race
+	noRace      = proctest.NoRace
+	eventually  = proctest.Eventually
+	waitFor     = proctest.WaitFor
+	limit       = proctest.Limit
+	mapCount    = proctest.MapCount
+	residentAt  = proctest.Resident
+)
 
 // needMoves skips a test of what comes of it that views are moved.
 func needMoves(t *testing.T) {
@@ -59,62 +53,20 @@ func needMoves(t *testing.T) {
 	}
 }
 
-// inChild runs the test again in a process of its own, where it may use up a
-// limit, and reports whether this is that process. In the parent it fails the
-// test if the child does.
+// inChild is proctest.InChild with -soak.
 func inChild(t *testing.T) bool {
 	t.Helper()
-	out, err := runChild(t)
-	if out == nil {
-		return true
-	}
-	require.NoError(t, err, "%s", out)
-	require.Contains(t, string(out), "--- PASS: "+t.Name(), "the test did not run")
-	return false
+	return proctest.InChild(t, childArgs()...)
 }
 
-// runChild is inChild for a child that may die: it returns what the child has
-// printed, and nil in the child.
+// runChild is proctest.RunChild with -soak.
 func runChild(t *testing.T) ([]byte, error) {
 	t.Helper()
-	const key = "MMAPBUF_TEST_CHILD"
-	if os.Getenv(key) == t.Name() {
-		return nil, nil
-	}
-	exe, err := os.Executable()
-	require.NoError(t, err)
-	cmd := exec.Command(exe, "-test.run=^"+t.Name()+"$", "-test.v",
-		"-test.timeout="+(2*time.Minute+*soak).String(), "-soak="+soak.String())
-	cmd.Env = append(os.Environ(), key+"="+t.Name(), "GOTRACEBACK=none")
-	out, err := cmd.CombinedOutput()
-	if errors.Is(err, unix.ENOEXEC) {
-		t.Skip("programs for this machine are run, but not by the kernel")
-	}
-	if bytes.Contains(out, []byte("--- SKIP")) {
-		t.Skipf("%s", out)
-	}
-	return append(out, '\n'), err
+	return proctest.RunChild(t, childArgs()...)
 }
 
-// eventually runs the collector and waits until cond is true; finalizers and
-// cleanups run some time after the collection that finds them work, and an
-// object with a finalizer takes two.
-func eventually(t testing.TB, cond func() bool) {
-	t.Helper()
-	waitFor(t, func() bool { runtime.GC(); return cond() })
-}
-
-// waitFor waits until cond is true. It counts tries instead of time, for a
-// virtual machine may pause for longer than any deadline.
-func waitFor(t testing.TB, cond func() bool) {
-	t.Helper()
-	for range 4000 {
-		if cond() {
-			return
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
-	require.Fail(t, "the condition is never true")
+func childArgs() []string {
+	return []string{"-test.timeout=" + (2*time.Minute + *soak).String(), "-soak=" + soak.String()}
 }
 
 // randomBytes returns n bytes that do not repeat.
@@ -188,14 +140,9 @@ func churnHeap(stop *atomic.Bool) error {
 		if q := held[slot]; len(q) > 0 && !is(q, q[0]) {
 			return fmt.Errorf("%d bytes of the heap changed", len(q))
 		}
-		for j, c := 0, byte(i)|1; j < n; j++ {
-			if j == 64 { // the rest by doubling
-				for k := j; k < n; k *= 2 {
-					copy(p[k:], p[:k])
-				}
-				break
-			}
-			p[j] = c
+		p[0] = byte(i) | 1
+		for k := 1; k < n; k *= 2 {
+			copy(p[k:], p[:k])
 		}
 		held[slot] = p
 	}
@@ -248,38 +195,10 @@ type vma struct {
 
 // vmas returns the mappings of the process that overlap mem, or all of them if
 // mem is nil.
-func vmas(t testing.TB, mem []byte) []vma {
+func vmas(t testing.TB, mem []byte) (vs []vma) {
 	t.Helper()
-	f, err := os.Open("/proc/self/smaps")
-	require.NoError(t, err)
-	defer f.Close()
-	lo := uintptr(unsafe.Pointer(unsafe.SliceData(mem)))
-	hi := lo + uintptr(cap(mem))
-	var vs []vma
-	in := false
-	for s := bufio.NewScanner(f); s.Scan(); {
-		var v vma
-		var kB int
-		switch line := s.Text(); {
-		case strings.HasPrefix(line, "Rss:"):
-			if _, err := fmt.Sscanf(line, "Rss: %d kB", &kB); in && err == nil {
-				vs[len(vs)-1].rss = kB << 10
-			}
-		case strings.HasPrefix(line, "VmFlags:"):
-			if in {
-				vs[len(vs)-1].flags = strings.TrimPrefix(line, "VmFlags:")
-			}
-		case strings.HasPrefix(line, "AnonHugePages:"):
-			if _, err := fmt.Sscanf(line, "AnonHugePages: %d kB", &kB); in && err == nil {
-				vs[len(vs)-1].huge = kB << 10
-			}
-		default:
-			if n, _ := fmt.Sscanf(line, "%x-%x ", &v.lo, &v.hi); n == 2 {
-				if in = mem == nil || v.lo < hi && lo < v.hi; in {
-					vs = append(vs, v)
-				}
-			}
-		}
+	for _, v := range proctest.VMAs(t, mem) {
+		vs = append(vs, vma{v.Lo, v.Hi, v.RSS, v.Huge, v.Flags})
 	}
 	return vs
 }
@@ -289,21 +208,14 @@ func vmas(t testing.TB, mem []byte) []vma {
 func requireOneVMA(t *testing.T, b *Buffer, when string) {
 	t.Helper()
 	require.NotNil(t, b.m, when)
-	vs := vmas(t, b.m.Inspect().Mem)
+	mem := b.m.Inspect().Mem
+	vs := vmas(t, mem)
 	require.Len(t, vs, 1, when)
-	require.Equal(t, uintptr(base(b.m.Inspect().Mem)), vs[0].lo, when)
+	require.Equal(t, uintptr(base(mem)), vs[0].lo, when)
 	require.Equal(t, vs[0].lo+uintptr(b.Cap()), vs[0].hi, when)
 	require.Zero(t, vs[0].lo%uintptr(vm.Unit()), when)
 	require.Zero(t, vs[0].hi%uintptr(vm.Unit()), when)
 	runtime.KeepAlive(b)
-}
-
-// mapCount returns the number of mappings of the process.
-func mapCount(t testing.TB) int {
-	t.Helper()
-	s, err := os.ReadFile("/proc/self/maps")
-	require.NoError(t, err)
-	return bytes.Count(s, []byte("\n"))
 }
 
 // status returns a figure of /proc/self/status in bytes.
@@ -312,22 +224,6 @@ func status(t testing.TB, key string) int {
 	n := procBytes("self/status", key)
 	require.NotZero(t, n, key)
 	return int(n)
-}
-
-// residentAt returns how much of n bytes at an address is in memory, whoever
-// has mapped them.
-func residentAt(t testing.TB, at uintptr, n int) (sum int) {
-	t.Helper()
-	vec := make([]byte, n/os.Getpagesize())
-	_, _, errno := unix.Syscall(unix.SYS_MINCORE, at&^uintptr(os.Getpagesize()-1), uintptr(n), uintptr(unsafe.Pointer(&vec[0])))
-	if errno == unix.ENOMEM {
-		return 0 // not mapped, or not all of it
-	}
-	require.Zero(t, errno)
-	for _, v := range vec {
-		sum += int(v&1) * os.Getpagesize()
-	}
-	return sum
 }
 
 // minorFaults returns how many page faults fn causes.
@@ -382,7 +278,8 @@ func requireWithin(t *testing.T, was, more footprint) {
 	ok := func() bool {
 		is = footprintNow(t)
 		// Pages that were published part the heap for good.
-		return is.maps <= was.maps+more.maps+int(vm.HeapSplits()) && (raceEnabled || is.data <= was.data+more.data && is.rss <= was.rss+more.rss)
+		return is.maps <= was.maps+more.maps+int(vm.HeapSplits()) &&
+			(raceEnabled || is.data <= was.data+more.data && is.rss <= was.rss+more.rss)
 	}
 	for range 500 {
 		if ok() {
@@ -407,17 +304,6 @@ func needHugePages(t testing.TB) {
 		}
 	}
 	t.Skip("the kernel gives no transparent huge pages")
-}
-
-// limit leaves the process room bytes more of a resource than it takes by now,
-// as status counts them under key, and returns what puts the old limit back.
-func limit(t *testing.T, resource int, key string, room int) (restore func()) {
-	t.Helper()
-	var old unix.Rlimit
-	require.NoError(t, unix.Getrlimit(resource, &old))
-	now := unix.Rlimit{Cur: uint64(status(t, key) + room), Max: old.Max}
-	require.NoError(t, unix.Setrlimit(resource, &now))
-	return func() { require.NoError(t, unix.Setrlimit(resource, &old)) }
 }
 
 // manyThreads starts more threads than the runtime will need: each has a stack,
@@ -445,7 +331,7 @@ func setSystem(t *testing.T, path, value, restore string) {
 	t.Cleanup(func() { require.NoError(t, writeSetting(path, restore)) })
 }
 
-// writeSetting writes a file that the kernel must have.
+// writeSetting writes a file that the kernel must have: os.WriteFile would create it.
 func writeSetting(path, value string) error {
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/mmapbuf/mmapbuf/internal/proctest"
 	"github.com/mmapbuf/mmapbuf/internal/vm"
 )
 
@@ -98,8 +99,8 @@ func TestFreedMappingsForceNoCollection(t *testing.T) {
 
 // TestGarbageIsCollected drops owners, where nothing else calls for the collector.
 func TestGarbageIsCollected(t *testing.T) {
-	noRace(t)
-	needMemory(t, 2*giB)
+	proctest.NoRace(t)
+	proctest.NeedMemory(t, 2*giB)
 	const large = 32 * miB
 	for _, tt := range []struct {
 		name        string
@@ -148,7 +149,7 @@ func TestGarbageIsCollected(t *testing.T) {
 // TestSlowCollectorNearTheLimit has the first collection take long. Near the memory
 // limit nobody may go on meanwhile.
 func TestSlowCollectorNearTheLimit(t *testing.T) {
-	noRace(t)
+	proctest.NoRace(t)
 	fresh(t)
 	gogc(t, -1)
 	limitMemory(t, 150*miB)
@@ -337,7 +338,7 @@ func TestPaceNearTheLimit(t *testing.T) {
 // TestReapInTime: when the runtime's cleanups are late, those who take memory free what
 // is unreachable.
 func TestReapInTime(t *testing.T) {
-	if !inChild(t) {
+	if !proctest.InChild(t) {
 		return
 	}
 	const count = 1000 // cleanups that never return

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/mmapbuf/mmapbuf/internal/proctest"
 	"github.com/mmapbuf/mmapbuf/internal/vm"
 )
 
@@ -115,7 +116,7 @@ func TestFaultOfRecycling(t *testing.T) {
 		require.Empty(t, o.m.seams)
 		require.NoError(t, o.check())
 		require.True(t, isFilled(o.contents(), 1, 4*unit))
-		require.Len(t, vmas(t, o.all()), 1)
+		require.Len(t, proctest.VMAs(t, o.all()), 1)
 		vm.RefuseMoves(false)
 		o.Close()
 	}
@@ -127,7 +128,7 @@ func TestFaultOfGrowing(t *testing.T) {
 	for _, names := range [][]string{{"mremap"}, {"mremap", "mremap fixed"}} {
 		noIdle(t)
 		o := filled(1, 4*miB)
-		maps := mapCount()
+		maps := proctest.MapCount(t)
 		for range 20 {
 			failing(t, unix.ENOMEM, func() {
 				cut, err := o.m.Grow(0, 20*miB, 10*miB)
@@ -135,7 +136,7 @@ func TestFaultOfGrowing(t *testing.T) {
 				o.moved(cut)
 			}, named(names...))
 		}
-		require.LessOrEqual(t, mapCount(), maps+5)
+		require.LessOrEqual(t, proctest.MapCount(t), maps+5)
 		require.NoError(t, o.check())
 		vm.RefuseMoves(false)
 		o.Close()

@@ -5,16 +5,8 @@ package mapping
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
-	"fmt"
 	"math/rand/v2"
 	"os"
-	"os/exec"
-	"runtime"
-	"runtime/debug"
-	"slices"
-	"strconv"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -23,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/mmapbuf/mmapbuf/internal/proctest"
 	"github.com/mmapbuf/mmapbuf/internal/vm"
 )
 
@@ -37,13 +30,11 @@ const (
 // Nor do pages of views come back, at any time, but in the tests of that.
 func TestMain(m *testing.M) {
 	lentMax = 0
-	if os.Getenv(child) == "" {
+	if os.Getenv(proctest.Child) == "" {
 		period = 1000 * time.Hour
 	}
 	os.Exit(m.Run())
 }
-
-const child = "MMAPBUF_TEST_CHILD"
 
 // An owner does with a Mapping what a Buffer does. The contents are mem[off:end] of
 // its generation gen. The methods panic on errors. A copy of an owner is as that of a
@@ -263,31 +254,13 @@ func isFilled(p []byte, seed, off int) bool {
 // use fills an owner with n bytes, and frees the memory.
 func use(n int) { filled(1, n).Close() }
 
-// eventually runs the collector until cond is true.
-func eventually(t testing.TB, cond func() bool) {
-	t.Helper()
-	waitFor(t, func() bool { runtime.GC(); return cond() })
-}
-
-// waitFor waits until cond is true.
-func waitFor(t testing.TB, cond func() bool) {
-	t.Helper()
-	for range 2000 {
-		if cond() {
-			return
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
-	require.Fail(t, "the condition is never true")
-}
-
 // noIdle has no mappings and no idle memory, and no garbage that could become it.
 func noIdle(t testing.TB) {
 	t.Helper()
 	if Counters.Mappings.Load() > 0 {
-		eventually(t, func() bool { return Counters.Mappings.Load() == 0 })
+		proctest.Eventually(t, func() bool { return Counters.Mappings.Load() == 0 })
 	}
-	waitFor(t, seen)
+	proctest.WaitFor(t, seen)
 	EmptyIdle()
 	require.Zero(t, IdleBytes())
 }
@@ -305,105 +278,35 @@ func seen() bool {
 	return ran
 }
 
-// set replaces a variable for the length of a test.
-func set[T any](t testing.TB, variable *T, value T) {
-	t.Helper()
-	old := *variable
-	t.Cleanup(func() { *variable = old })
-	*variable = value
-}
-
 // setUnit replaces vm.Unit for the length of a test.
 func setUnit(t testing.TB, n int) {
 	t.Helper()
 	noIdle(t)
-	set(t, &vm.Unit, func() int { return n })
+	proctest.Set(t, &vm.Unit, func() int { return n })
 	t.Cleanup(func() { noIdle(t) })
 }
 
-// needMemory skips a test for which the machine has less than n bytes.
-func needMemory(t testing.TB, n int) {
-	t.Helper()
-	if free := procBytes("meminfo", "MemAvailable"); free > 0 && free < n {
-		t.Skipf("needs %d MiB of free memory, there are %d", n/miB, free/miB)
-	}
-}
-
-var raceEnabled = func() bool {
-	info, _ := debug.ReadBuildInfo()
-	return info != nil && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
-}()
-
-// noRace skips a test of a limit that the race detector does not fit in.
-func noRace(t testing.TB) {
-	t.Helper()
-	if raceEnabled {
-		t.Skip("the race detector needs more than the limit leaves")
-	}
-}
-
-// inChild runs the test again in a process of its own, and reports whether this is
-// that process.
-func inChild(t *testing.T) bool {
-	t.Helper()
-	if os.Getenv(child) == t.Name() {
-		return true
-	}
-	exe, err := os.Executable()
-	require.NoError(t, err)
-	cmd := exec.Command(exe, "-test.run=^"+strings.ReplaceAll(t.Name(), "/", "$/^")+"$", "-test.v", "-test.timeout=1m")
-	cmd.Env = append(os.Environ(), child+"="+t.Name())
-	out, err := cmd.CombinedOutput()
-	if errors.Is(err, unix.ENOEXEC) || bytes.Contains(out, []byte("--- SKIP")) {
-		t.Skipf("%v, %s", err, out)
-	}
-	require.NoError(t, err, "%s", out)
-	require.Contains(t, string(out), "--- PASS: "+t.Name(), "the test did not run")
-	return false
-}
-
-// procBytes returns a figure of a file in /proc, in bytes, and 0 if there is none.
-func procBytes(file, key string) int {
-	s, _ := os.ReadFile("/proc/" + file)
-	_, after, ok := strings.Cut(string(s), key+":")
-	if !ok {
-		return 0
-	}
-	n, _ := strconv.Atoi(strings.Fields(after)[0])
-	return n * kiB
-}
-
 // rss returns the resident memory of the process, in bytes.
-func rss() int { return procBytes("self/status", "VmRSS") }
+func rss() int { return int(proctest.Bytes("self/status", "VmRSS")) }
 
 // limitSpace leaves the process room bytes of address space until restore is called.
 func limitSpace(t *testing.T, room int) (restore func()) {
 	t.Helper()
-	var old unix.Rlimit
-	require.NoError(t, unix.Getrlimit(unix.RLIMIT_AS, &old))
-	now := unix.Rlimit{Cur: uint64(procBytes("self/status", "VmSize") + room), Max: old.Max}
-	require.NoError(t, unix.Setrlimit(unix.RLIMIT_AS, &now))
-	return func() { require.NoError(t, unix.Setrlimit(unix.RLIMIT_AS, &old)) }
-}
-
-// mapCount returns the number of mappings of the process.
-func mapCount() int {
-	s, _ := os.ReadFile("/proc/self/maps")
-	return bytes.Count(s, []byte("\n"))
+	return proctest.Limit(t, unix.RLIMIT_AS, "VmSize", room)
 }
 
 // block maps what is behind o from offset n on, if nothing is.
 func block(t *testing.T, o *owner, n int) {
 	t.Helper()
-	at, err := unix.MmapPtr(-1, 0, unsafe.Add(unsafe.Pointer(unsafe.SliceData(o.m.mem)), n), uintptr(vm.Unit()), unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_FIXED_NOREPLACE)
+	at, err := unix.MmapPtr(-1, 0, unsafe.Add(unsafe.Pointer(unsafe.SliceData(o.m.mem)), n), uintptr(vm.Unit()),
+		unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_FIXED_NOREPLACE)
 	if err != unix.EEXIST {
 		require.NoError(t, err)
 		t.Cleanup(func() { _ = unix.MunmapPtr(at, uintptr(vm.Unit())) })
 	}
 }
 
-// address returns that of mem, as a number.
-func address(mem []byte) uintptr { return uintptr(unsafe.Pointer(unsafe.SliceData(mem))) }
+var address = proctest.Address
 
 // all returns all of the memory of o.
 func (o *owner) all() []byte { return o.m.mem[:cap(o.m.mem)] }
@@ -412,11 +315,8 @@ func (o *owner) all() []byte { return o.m.mem[:cap(o.m.mem)] }
 // is resident, or nil if some is not mapped. Pages of zeros that are only there
 // because they were read are none, where the system tells (proc_pid_pagemap(5)).
 func pagesIn(mem []byte) []byte {
-	vec := make([]byte, len(mem)/os.Getpagesize())
+	vec, _ := proctest.Pages(address(mem), len(mem))
 	if len(vec) == 0 {
-		return nil
-	}
-	if _, _, errno := unix.Syscall(unix.SYS_MINCORE, address(mem), uintptr(len(mem)), uintptr(unsafe.Pointer(&vec[0]))); errno != 0 {
 		return nil
 	}
 	pagemap, err := os.Open("/proc/self/pagemap")
@@ -443,36 +343,4 @@ func resident(mem []byte) (n int) {
 		n += int(v&1) * os.Getpagesize()
 	}
 	return n
-}
-
-// A vma is one of the mappings that the system lists.
-type vma struct {
-	lo    uintptr
-	huge  int // bytes
-	flags string
-}
-
-// vmas returns those that overlap mem.
-func vmas(t testing.TB, mem []byte) (vs []vma) {
-	t.Helper()
-	s, err := os.ReadFile("/proc/self/smaps")
-	require.NoError(t, err)
-	from, in := address(mem), false
-	for line := range strings.Lines(string(s)) {
-		var lo, hi uintptr
-		if n, _ := fmt.Sscanf(line, "%x-%x ", &lo, &hi); n == 2 {
-			if in = lo < from+uintptr(len(mem)) && from < hi; in {
-				vs = append(vs, vma{lo: lo})
-			}
-		}
-		if !in {
-			continue
-		}
-		v := &vs[len(vs)-1]
-		_, _ = fmt.Sscanf(line, "AnonHugePages: %d kB", &v.huge)
-		if flags, ok := strings.CutPrefix(line, "VmFlags:"); ok {
-			v.huge, v.flags = v.huge*kiB, flags
-		}
-	}
-	return vs
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/mmapbuf/mmapbuf/internal/proctest"
 	"github.com/mmapbuf/mmapbuf/internal/vm"
 )
 
@@ -98,7 +99,7 @@ func TestIdleMemoryComesFromEverywhere(t *testing.T) {
 			}()
 			collected := Counters.Collected.Load()
 			*o = owner{}
-			eventually(t, func() bool { return Counters.Mappings.Load() == 0 })
+			proctest.Eventually(t, func() bool { return Counters.Mappings.Load() == 0 })
 			require.Equal(t, collected+1, Counters.Collected.Load())
 		}},
 	} {
@@ -112,8 +113,8 @@ func TestIdleMemoryComesFromEverywhere(t *testing.T) {
 // TestIdleMemoryGoes looks at a process in which nothing happens any more.
 func TestIdleMemoryGoes(t *testing.T) {
 	t.Parallel()
-	noRace(t)
-	if !inChild(t) {
+	proctest.NoRace(t)
+	if !proctest.InChild(t) {
 		return
 	}
 	const n = 64 * miB
@@ -121,7 +122,7 @@ func TestIdleMemoryGoes(t *testing.T) {
 	pair()
 	EmptyIdle()
 	debug.FreeOSMemory()
-	waitFor(t, seen)
+	proctest.WaitFor(t, seen)
 	was, goroutines := rss(), runtime.NumGoroutine()
 	pair()
 	require.Greater(t, rss(), was+3*n/2)
@@ -146,7 +147,7 @@ func TestProgramsCollectionFreesIdleMemory(t *testing.T) {
 	gone := func(ask func()) func() bool { return func() bool { ask(); return IdleBytes() == 0 } }
 	for name, ask := range map[string]func(){"runtime.GC": runtime.GC, "debug.FreeOSMemory": debug.FreeOSMemory} {
 		require.Positive(t, keeps(t, func() { use(miB) }), name)
-		waitFor(t, gone(ask))
+		proctest.WaitFor(t, gone(ask))
 	}
 	kept := keeps(t, func() { use(miB) })
 	pacer.collecting.Lock()
@@ -154,7 +155,7 @@ func TestProgramsCollectionFreesIdleMemory(t *testing.T) {
 	pacer.collecting.Unlock()
 	time.Sleep(20 * time.Millisecond) // for afterCollection
 	require.EqualValues(t, kept, IdleBytes())
-	waitFor(t, gone(runtime.GC))
+	proctest.WaitFor(t, gone(runtime.GC))
 }
 
 // TestTicks: memory is idle for one full time between two ticks.
@@ -284,7 +285,7 @@ func TestEmptyIdleWaits(t *testing.T) {
 	require.False(t, EmptyIdle())
 	use(miB)
 	require.True(t, EmptyIdle())
-	waitFor(t, func() bool {
+	proctest.WaitFor(t, func() bool {
 		idle.freeing.Lock()
 		done := make(chan bool)
 		go func() { done <- EmptyIdle() }()
@@ -313,7 +314,7 @@ func TestExcessStaysWhileItIsLocked(t *testing.T) {
 // TestHeldCoversWhatIsResident drops small owners of large idle memory: what is
 // resident is held, and so calls for the collector.
 func TestHeldCoversWhatIsResident(t *testing.T) {
-	noRace(t)
+	proctest.NoRace(t)
 	fresh(t)
 	use(32 * miB)
 	was, most := rss(), 0
@@ -345,19 +346,19 @@ func TestIdleMemoryIsBounded(t *testing.T) {
 		fill(os[0], 1, 4*miB)
 		os[0].Close()
 	}))
-	maps := mapCount()
+	maps := proctest.MapCount(t)
 	use(50 * miB)
 	require.EqualValues(t, 20*miB, IdleBytes(), "all of it is of the last")
-	require.LessOrEqual(t, mapCount(), maps+2)
+	require.LessOrEqual(t, proctest.MapCount(t), maps+2)
 
 	// A reservation is not kept.
 	EmptyIdle()
 	o := new(owner)
 	o.Grow(64 * giB)
 	fill(o, 1, 3*miB)
-	size := procBytes("self/status", "VmSize")
+	size := proctest.Bytes("self/status", "VmSize")
 	o.Close()
-	require.Less(t, procBytes("self/status", "VmSize"), size-63*giB)
+	require.Less(t, proctest.Bytes("self/status", "VmSize"), size-63*giB)
 	require.EqualValues(t, 4*miB, IdleBytes())
 	require.Len(t, idleList()[0].mem, 16*miB, "for growing")
 
@@ -458,8 +459,8 @@ func TestNoIdleMemoryNearTheLimit(t *testing.T) {
 // TestIdleMemoryIsNoReasonToFail fills the address space, most of it with idle
 // memory.
 func TestIdleMemoryIsNoReasonToFail(t *testing.T) {
-	noRace(t)
-	if !inChild(t) {
+	proctest.NoRace(t)
+	if !proctest.InChild(t) {
 		return
 	}
 	setIdleMax(t, giB)
@@ -496,12 +497,12 @@ func TestRecycledMemoryIsForTheKernelToTake(t *testing.T) {
 	o.Read(40 * miB)
 	o.Recycle()
 	require.NotEmpty(t, o.m.seams)
-	was := procBytes("self/smaps_rollup", "LazyFree")
+	was := proctest.Bytes("self/smaps_rollup", "LazyFree")
 	o.Close()
 	require.GreaterOrEqual(t, IdleBytes(), int64(48*miB))
-	assert.GreaterOrEqual(t, procBytes("self/smaps_rollup", "LazyFree")-was, 44*miB)
+	assert.GreaterOrEqual(t, proctest.Bytes("self/smaps_rollup", "LazyFree"), was+44*miB)
 	for _, e := range idleList() {
-		require.LessOrEqual(t, len(vmas(t, e.mem)), 1)
+		require.LessOrEqual(t, len(proctest.VMAs(t, e.mem)), 1)
 	}
 }
 
@@ -543,7 +544,7 @@ func isTicking() bool {
 // theirs; that of others goes as ever.
 func TestBubbles(t *testing.T) {
 	t.Parallel()
-	if !inChild(t) {
+	if !proctest.InChild(t) {
 		return // if it fails, no idle memory is ever freed again
 	}
 	var open []*owner
@@ -569,7 +570,7 @@ func TestBubbles(t *testing.T) {
 	use(10 * miB)
 	require.Positive(t, IdleBytes())
 	start := time.Now()
-	waitFor(t, func() bool { return IdleBytes() == 0 && !isTicking() })
+	proctest.WaitFor(t, func() bool { return IdleBytes() == 0 && !isTicking() })
 	require.Less(t, time.Since(start), 4*period)
 	for _, o := range open {
 		require.True(t, isFilled(o.contents(), 1, 0))
@@ -623,7 +624,7 @@ func TestViewsComeBack(t *testing.T) {
 		pacer.asked -= 1 << 40
 		pacer.mu.Unlock()
 	}()
-	eventually(t, func() bool { return idle.lent.Load() == 0 })
+	proctest.Eventually(t, func() bool { return idle.lent.Load() == 0 })
 	require.EqualValues(t, 16*miB, IdleBytes())
 	o := filled(2, 14*miB)
 	require.Zero(t, IdleBytes())

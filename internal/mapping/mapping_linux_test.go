@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/mmapbuf/mmapbuf/internal/proctest"
 	"github.com/mmapbuf/mmapbuf/internal/vm"
 )
 
@@ -270,32 +271,32 @@ func TestRefusedGrowth(t *testing.T) {
 	noIdle(t)
 	unit := vm.Unit()
 	o := filled(1, 3*miB)
-	maps := mapCount()
+	maps := proctest.MapCount(t)
 	for range 20 {
 		cut, err := o.m.Grow(0, vm.MaxSize+unit, vm.MaxSize+unit)
 		require.ErrorIs(t, err, unix.ENOMEM)
 		o.moved(cut)
 	}
-	require.LessOrEqual(t, mapCount(), maps+5) // the runtime has some, too
+	require.LessOrEqual(t, proctest.MapCount(t), maps+5) // the runtime has some, too
 	require.True(t, isFilled(o.contents(), 1, 0))
 	o.Close()
 }
 
 // TestRefusedGrowthInASmallSpace has addresses to reserve, but none to grow to.
 func TestRefusedGrowthInASmallSpace(t *testing.T) {
-	noRace(t)
-	if !inChild(t) {
+	proctest.NoRace(t)
+	if !proctest.InChild(t) {
 		return
 	}
 	o := filled(1, 30*miB)
 	defer limitSpace(t, 200*miB)()
-	maps := mapCount()
+	maps := proctest.MapCount(t)
 	for range 20 {
 		cut, err := o.m.Grow(0, 2*giB, giB)
 		require.ErrorIs(t, err, unix.ENOMEM)
 		o.moved(cut)
 	}
-	require.LessOrEqual(t, mapCount(), maps+5) // the runtime has some, too
+	require.LessOrEqual(t, proctest.MapCount(t), maps+5) // the runtime has some, too
 	require.True(t, isFilled(o.contents(), 1, 0))
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/mmapbuf/mmapbuf/internal/proctest"
 	"github.com/mmapbuf/mmapbuf/internal/vm"
 )
 
@@ -405,20 +406,20 @@ func TestHolesOfAConsumedPrefix(t *testing.T) {
 func TestHugePagesAndHoles(t *testing.T) {
 	noIdle(t)
 	probe := filled(1, 8*miB)
-	none := vmas(t, probe.all())[0].huge == 0
+	none := proctest.VMAs(t, probe.all())[0].Huge == 0
 	probe.Close()
 	if none || vm.Populate(filled(1, 1).all()[:os.Getpagesize()]) != nil {
 		t.Skip("no huge pages, or a kernel before Linux 5.14")
 	}
 	huge := func(o *owner) int {
-		vs := vmas(t, o.all())
+		vs := proctest.VMAs(t, o.all())
 		require.Len(t, vs, 1)
 		if o.m.Sparse() {
-			require.Contains(t, vs[0].flags, " nh ")
+			require.Contains(t, vs[0].Flags, " nh ")
 		} else {
-			require.Contains(t, vs[0].flags, " hg ")
+			require.Contains(t, vs[0].Flags, " hg ")
 		}
-		return vs[0].huge
+		return vs[0].Huge
 	}
 	EmptyIdle()
 	o := new(owner)
@@ -475,9 +476,9 @@ func TestRecycle(t *testing.T) {
 			o.Recycle()
 			require.Zero(t, o.off)
 			require.GreaterOrEqual(t, len(o.m.mem), size-unit)
-			for i, v := range vmas(t, o.all()) {
+			for i, v := range proctest.VMAs(t, o.all()) {
 				if i > 0 {
-					require.Contains(t, o.m.seams, int(v.lo-address(o.m.mem)))
+					require.Contains(t, o.m.seams, int(v.Lo-address(o.m.mem)))
 				}
 			}
 			most = max(most, len(o.m.seams))

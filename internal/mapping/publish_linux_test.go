@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/mmapbuf/mmapbuf/internal/proctest"
 	"github.com/mmapbuf/mmapbuf/internal/vm"
 )
 
@@ -97,7 +98,7 @@ func TestPublishedIsMoved(t *testing.T) {
 		require.Less(t, resident(part), len(part), "the pages are still mapped") // or something else, by now
 	}
 	require.EqualValues(t, 5*unit, IdleBytes(), "what was written behind them")
-	if !raceEnabled {
+	if !proctest.Race {
 		require.Less(t, rss(), was+3*unit)
 	}
 }
@@ -105,7 +106,7 @@ func TestPublishedIsMoved(t *testing.T) {
 // TestFirstFailedMoveIsTheLast: each failed move costs the addresses of a heap
 // object.
 func TestFirstFailedMoveIsTheLast(t *testing.T) {
-	if !inChild(t) {
+	if !proctest.InChild(t) {
 		return
 	}
 	needMoves(t)
@@ -170,8 +171,8 @@ func TestShorterCopyLosesNothing(t *testing.T) {
 // TestNoRoomToPublish has not enough addresses for the heap: nothing changes. If the
 // capacity that has no contents makes the difference, it is cut off.
 func TestNoRoomToPublish(t *testing.T) {
-	noRace(t)
-	if !inChild(t) {
+	proctest.NoRace(t)
+	if !proctest.InChild(t) {
 		return
 	}
 	_ = bytes.Repeat([]byte{1}, 32*miB) // the runtime dies of a lack of memory; let it have some
@@ -210,8 +211,8 @@ func TestNoRoomToPublish(t *testing.T) {
 
 // TestProbeCoversTheRuntime has room for an object, but not for what comes with it.
 func TestProbeCoversTheRuntime(t *testing.T) {
-	noRace(t)
-	if !inChild(t) {
+	proctest.NoRace(t)
+	if !proctest.InChild(t) {
 		return
 	}
 	for room, ok := range map[int]bool{66 * miB: false, 88 * miB: true} {

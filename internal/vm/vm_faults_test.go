@@ -9,6 +9,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/mmapbuf/mmapbuf/internal/proctest"
 )
 
 // failing has calls of a name fail while f runs, and returns how many did.
@@ -58,13 +60,13 @@ func TestFaultOfAMoveAligned(t *testing.T) {
 	RefuseMoves(false)
 	mem := mustMap(t, 2, true)
 	fillWith(mem, 'x')
-	was := mapCount(t)
+	was := proctest.MapCount(t)
 	require.Equal(t, 1, failing("mremap fixed", func() {
 		for range 10 {
 			_, err := MoveAligned(mem, GiB, 0)
 			require.Error(t, err)
 		}
 	}))
-	require.LessOrEqual(t, mapCount(t), was+1)
+	require.LessOrEqual(t, proctest.MapCount(t), was+1)
 	require.True(t, isFull(mem, 'x'))
 }

@@ -15,6 +15,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/mmapbuf/mmapbuf/internal/proctest"
 )
 
 // mustMap returns a mapping of some units. It stays: a test that has moved it does not
@@ -24,7 +26,7 @@ func mustMap(t *testing.T, units int, huge bool) []byte {
 	mem, err := Map(units*Unit(), huge)
 	require.NoError(t, err)
 	require.Len(t, mem, units*Unit())
-	require.Zero(t, uintptr(base(mem))%uintptr(Unit()))
+	require.Zero(t, proctest.Address(mem)%uintptr(Unit()))
 	return mem
 }
 
@@ -32,45 +34,21 @@ func mustMap(t *testing.T, units int, huge bool) []byte {
 // may be mapped there by now.
 func requireGone(t *testing.T, mem []byte) {
 	t.Helper()
-	require.Less(t, resident(t, mem), len(mem)/os.Getpagesize(), "still mapped")
+	require.Less(t, resident(t, mem), len(mem), "still mapped")
 }
 
-// resident returns how many pages of mem are in memory, or -1 if one is not mapped.
-func resident(t *testing.T, mem []byte) (pages int) {
+// resident returns how many bytes of mem are in memory, and 0 if some are not mapped.
+func resident(t *testing.T, mem []byte) int {
 	t.Helper()
-	return residentAt(t, uintptr(base(mem)), len(mem))
+	return proctest.Resident(t, proctest.Address(mem), len(mem))
 }
 
-// residentAt is resident for n bytes at an address.
-func residentAt(t *testing.T, at uintptr, n int) (pages int) {
+// flags returns the flags of the only VMA of mem (proc_pid_smaps(5)).
+func flags(t *testing.T, mem []byte) string {
 	t.Helper()
-	vec := make([]byte, n/os.Getpagesize())
-	_, _, errno := unix.Syscall(unix.SYS_MINCORE, at, uintptr(n), uintptr(unsafe.Pointer(&vec[0])))
-	if errno == unix.ENOMEM {
-		return -1
-	}
-	require.Zero(t, errno)
-	for _, v := range vec {
-		pages += int(v & 1)
-	}
-	return pages
-}
-
-// flags returns the flags of the VMAs of mem (proc_pid_smaps(5)).
-func flags(t *testing.T, mem []byte) (all []string) {
-	t.Helper()
-	s, err := os.ReadFile("/proc/self/smaps")
-	require.NoError(t, err)
-	at, in := uintptr(base(mem)), false
-	for line := range strings.Lines(string(s)) {
-		var lo, hi uintptr
-		if n, _ := fmt.Sscanf(line, "%x-%x ", &lo, &hi); n == 2 {
-			in = lo < at+uintptr(len(mem)) && at < hi
-		} else if after, ok := strings.CutPrefix(line, "VmFlags:"); ok && in {
-			all = append(all, after)
-		}
-	}
-	return all
+	vs := proctest.VMAs(t, mem)
+	require.Len(t, vs, 1)
+	return vs[0].Flags
 }
 
 func isFull(mem []byte, c byte) bool { return bytes.Count(mem, []byte{c}) == len(mem) }
@@ -85,7 +63,7 @@ func TestMap(t *testing.T) {
 	mem := mustMap(t, 3, true)
 	require.Zero(t, resident(t, mem))
 	require.True(t, isFull(mem, 0))
-	require.Len(t, flags(t, mem), 1, "one VMA")
+	require.Len(t, proctest.VMAs(t, mem), 1)
 	_, err := Map(MaxSize+Unit(), true)
 	require.ErrorIs(t, err, unix.ENOMEM)
 	require.True(t, NoRoom(err))
@@ -99,9 +77,8 @@ func TestHugePagesOfNoSensibleSize(t *testing.T) {
 	defer func() { hugePageSize = old }()
 	hugePageSize = func() int { return 512 * MiB }
 	mem := mustMap(t, 4, true)
-	require.Len(t, flags(t, mem), 1)
-	assert.NotContains(t, flags(t, mem)[0], " hg ")
-	assert.NotContains(t, flags(t, mem)[0], " nh ")
+	assert.NotContains(t, flags(t, mem), " hg ")
+	assert.NotContains(t, flags(t, mem), " nh ")
 }
 
 func TestAdviseHuge(t *testing.T) {
@@ -109,12 +86,12 @@ func TestAdviseHuge(t *testing.T) {
 		t.Skip("no huge pages of a sensible size here")
 	}
 	mem := mustMap(t, 2, true)
-	assert.Contains(t, flags(t, mem)[0], " hg ")
+	assert.Contains(t, flags(t, mem), " hg ")
 	AdviseHuge(mem, false)
-	assert.Contains(t, flags(t, mem)[0], " nh ")
+	assert.Contains(t, flags(t, mem), " nh ")
 	AdviseHuge(mem, true)
-	assert.Contains(t, flags(t, mem)[0], " hg ")
-	assert.Contains(t, flags(t, mustMap(t, 1, false))[0], " nh ")
+	assert.Contains(t, flags(t, mem), " hg ")
+	assert.Contains(t, flags(t, mustMap(t, 1, false)), " nh ")
 }
 
 func TestAlignedToGiB(t *testing.T) {
@@ -131,7 +108,7 @@ func TestAlignedToGiB(t *testing.T) {
 		mustMap(t, 7, false) // so that the next is not aligned by chance
 		mem, err := Map(GiB, true)
 		require.NoError(t, err)
-		assert.Zero(t, uintptr(base(mem))%GiB)
+		assert.Zero(t, proctest.Address(mem)%GiB)
 		mems = append(mems, mem)
 	}
 	require.Less(t, space()-was, (10*(GiB+7*Unit())+16*MiB)/os.Getpagesize(), "what was cut off is still mapped")
@@ -144,7 +121,7 @@ func TestAlignedToGiB(t *testing.T) {
 func TestAbandon(t *testing.T) {
 	mem := mustMap(t, 1, false)
 	fillWith(mem, 'x')
-	if _, _, errno := unix.Syscall(unix.SYS_MSEAL, uintptr(base(mem)), uintptr(len(mem)), 0); errno != 0 {
+	if _, _, errno := unix.Syscall(unix.SYS_MSEAL, proctest.Address(mem), uintptr(len(mem)), 0); errno != 0 {
 		t.Skip(errno) // before Linux 6.10
 	}
 	require.Error(t, Abandon(mem))
@@ -187,23 +164,15 @@ func TestMoveOnto(t *testing.T) {
 func TestMoveAligned(t *testing.T) {
 	mem := mustMap(t, 2, false)
 	fillWith(mem, 'x')
-	was := mapCount(t)
+	was := proctest.MapCount(t)
 	moved, err := MoveAligned(mem, GiB, 4*Unit())
 	require.NoError(t, err)
-	require.Zero(t, uintptr(base(moved))%GiB)
+	require.Zero(t, proctest.Address(moved)%GiB)
 	require.Equal(t, len(mem), cap(moved))
 	require.True(t, isFull(moved, 'x'))
 	requireGone(t, mem)
-	require.LessOrEqual(t, mapCount(t), was+2, "the rest of the reservation is still mapped")
+	require.LessOrEqual(t, proctest.MapCount(t), was+2, "the rest of the reservation is still mapped")
 	require.NoError(t, Unmap(moved))
-}
-
-// mapCount returns the number of mappings of the process.
-func mapCount(t *testing.T) int {
-	t.Helper()
-	s, err := os.ReadFile("/proc/self/maps")
-	require.NoError(t, err)
-	return bytes.Count(s, []byte("\n"))
 }
 
 func TestDiscardPopulateResident(t *testing.T) {
@@ -212,7 +181,7 @@ func TestDiscardPopulateResident(t *testing.T) {
 	if err := Populate(mem[page : 3*page]); err != nil || resident(t, mem) == 0 {
 		t.Skip("the kernel does not do MADV_POPULATE_WRITE", err)
 	}
-	require.Equal(t, 2, resident(t, mem))
+	require.Equal(t, 2*page, resident(t, mem))
 	for i, want := range []bool{false, true, true, false} {
 		require.Equal(t, want, Resident(mem, i*page+page/2), i)
 	}
@@ -238,8 +207,8 @@ func TestMoveToHeap(t *testing.T) {
 		require.Len(t, p, len(mem))
 		require.True(t, isFull(p, 'x'))
 		requireGone(t, mem)
-		for _, f := range flags(t, p) {
-			require.Equal(t, hugePagesAlways(), strings.Contains(f, " hg "), "advice for huge pages")
+		for _, v := range proctest.VMAs(t, p) {
+			require.Equal(t, hugePagesAlways(), strings.Contains(v.Flags, " hg "), "advice for huge pages")
 		}
 		runtime.GC()
 		ClearHeap(p[3 : len(p)-5])
@@ -321,12 +290,12 @@ func TestFailedMoveToHeap(t *testing.T) {
 	}
 	require.True(t, MovesRefused())
 	require.Equal(t, kept+1, Lost())
-	was := mapCount(t)
+	was := proctest.MapCount(t)
 	for range 10 {
 		_, err := MoveAligned(other, GiB, 0)
 		require.Error(t, err)
 	}
-	require.Equal(t, was, mapCount(t), "reservations are left")
+	require.Equal(t, was, proctest.MapCount(t), "reservations are left")
 }
 
 // TestLend has pages come back when their object is unreachable, or not, because the
@@ -361,7 +330,7 @@ func TestLend(t *testing.T) {
 	runtime.GC()
 	runtime.GC()
 	require.Empty(t, back, "lent pages came back while they were reachable")
-	at := uintptr(base(p))
+	at := proctest.Address(p)
 	runtime.KeepAlive(p)
 	p = nil
 	mem, ok := collect()
@@ -370,9 +339,9 @@ func TestLend(t *testing.T) {
 		t.Skip("the kernel does not move pages out of the heap")
 	}
 	require.Len(t, mem, 3*Unit())
-	require.NotEqual(t, at, uintptr(base(mem)))
+	require.NotEqual(t, at, proctest.Address(mem))
 	require.True(t, isFull(mem, 'x'))
-	require.Equal(t, 3*Unit()/os.Getpagesize(), resident(t, mem))
+	require.Equal(t, 3*Unit(), resident(t, mem))
 	require.False(t, l.End(0), "the loan was over")
 	require.NoError(t, Unmap(mem))
 
@@ -380,7 +349,7 @@ func TestLend(t *testing.T) {
 	require.True(t, l.End(2*Unit()))
 	require.False(t, l.End(2*Unit()))
 	require.True(t, isFull(p, 'x'))
-	require.Equal(t, 2*Unit()/os.Getpagesize(), resident(t, Join(p[:Unit()], 3*Unit())), "the rest is resident")
+	require.Equal(t, 2*Unit(), resident(t, Join(p[:Unit()], 3*Unit())), "the rest is resident")
 	runtime.KeepAlive(p)
 	p = nil
 	for range 5 {
@@ -395,11 +364,11 @@ func TestLend(t *testing.T) {
 	<-blocked
 	p, l = lend()
 	whole := Join(p[:Unit()], 3*Unit())
-	at = uintptr(base(whole))
+	at = proctest.Address(whole)
 	whole, p = nil, nil
 	runtime.GC()
 	require.True(t, l.End(2*Unit()))
-	require.Zero(t, residentAt(t, at, 3*Unit()))
+	require.Zero(t, proctest.Resident(t, at, 3*Unit()))
 	close(block)
 	runtime.GC()
 	require.Empty(t, back)
