@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/mmapbuf/mmapbuf/internal/proctest"
 	"github.com/mmapbuf/mmapbuf/internal/vm"
 )
 
@@ -27,22 +28,16 @@ import (
 // then, the system grants no more memory or refuses calls. -soak says for how
 // long; by itself it ends when no time is left and all memory is back.
 func TestSoak(t *testing.T) {
-	if raceEnabled {
-		t.Skip("the race detector needs more addresses than the limit leaves")
-	}
-	s := &soaking{limit: 512 * miB, largest: 64 * miB}
+	noRace(t)
+	s := &soaking{t: t, limit: 512 * miB, largest: 64 * miB}
 	if *soak > 0 {
 		s.limit, s.largest = giB, giB
 	}
 	needMemory(t, 5*int64(s.limit)) // garbage, and copies where calls are refused, come on top
-	if out, err := runChild(t); out != nil {
-		t.Logf("%s", out)
-		require.NoError(t, err)
-		require.Contains(t, string(out), "--- PASS: "+t.Name(), "the test did not run")
+	if !inChild(t) {
 		return
 	}
-	defer func(n int) { mostAlignment = n }(mostAlignment)
-	mostAlignment = os.Getpagesize()
+	proctest.Set(t, &mostAlignment, os.Getpagesize())
 	defer debug.SetGCPercent(debug.SetGCPercent(50)) // what has been viewed is heap
 	s.run(time.Second/10, 4)                         // the runtime's own tables and threads
 	was := settled(t)
@@ -68,6 +63,8 @@ const (
 )
 
 type soaking struct {
+	t *testing.T
+
 	limit, largest int // bytes in use, and bytes of one Buffer
 
 	gate   sync.RWMutex // held alone to change grants
@@ -96,7 +93,7 @@ func (s *soaking) run(d time.Duration, workers int) {
 		})
 	}
 	for s.faults = 0; !s.stop.Load(); s.faults++ {
-		s.check(s.fault())
+		s.fault()
 		time.Sleep(rand.N(100 * time.Millisecond))
 	}
 	wg.Wait()
@@ -112,33 +109,26 @@ func (s *soaking) check(err error) {
 	}
 }
 
-// fault has the system refuse something for a while.
-func (s *soaking) fault() error {
-	var undo func() error
-	var err error
+// fault has the system refuse something for a while. A GiB is not to be had then, but
+// there is enough for the runtime, which would die.
+func (s *soaking) fault() {
+	const room = 640 * miB
+	var undo func()
 	s.gate.Lock()
 	failed := s.failed.Load()
+	s.grants = noMemory
 	switch s.faults % 4 {
 	case 0:
-		undo, err = scarce(unix.RLIMIT_AS, "VmSize")
-		s.grants = noMemory
+		undo = limit(s.t, unix.RLIMIT_AS, "VmSize", room)
 	case 2:
-		undo, err = scarce(unix.RLIMIT_DATA, "VmData")
-		s.grants = noMemory
+		undo = limit(s.t, unix.RLIMIT_DATA, "VmData", room)
 	default:
 		vm.RefuseMoves(true)
 		vm.RefuseMaps(rand.N(2) == 0)
 		s.grants = noCalls
-		undo = func() error {
-			vm.RefuseMoves(false)
-			vm.RefuseMaps(false)
-			return nil
-		}
+		undo = func() { vm.RefuseMoves(false); vm.RefuseMaps(false) }
 	}
 	s.gate.Unlock()
-	if err != nil {
-		return err
-	}
 	time.Sleep(rand.N(60 * time.Millisecond))
 	for s.grants == noMemory && s.failed.Load() == failed && !s.stop.Load() {
 		time.Sleep(time.Millisecond)
@@ -146,16 +136,7 @@ func (s *soaking) fault() error {
 	s.gate.Lock()
 	defer s.gate.Unlock()
 	s.grants = everything
-	return undo()
-}
-
-// scarce leaves the process so little that a GiB is not to be had, and enough
-// for the runtime, which would die.
-func scarce(resource int, key string) (restore func() error, err error) {
-	var old unix.Rlimit
-	err = unix.Getrlimit(resource, &old)
-	now := unix.Rlimit{Cur: uint64(procBytes("self/status", key) + 640*miB), Max: old.Max}
-	return func() error { return unix.Setrlimit(resource, &old) }, errors.Join(err, unix.Setrlimit(resource, &now))
+	undo()
 }
 
 // A soaker uses Buffers, one job after the other.
@@ -290,14 +271,17 @@ func (w *soaker) add(pieces int) error {
 // between.
 func (w *soaker) lookAtKept() error {
 	n := w.keptPieces
-	errs := []error{invariants(&w.kept), expect(w.kept.Len() == n*piece, "%d pieces, and Len() = %d", n, w.kept.Len())}
+	errs := []error{
+		invariants(&w.kept),
+		expect(w.kept.Len() == n*piece, "%d pieces, and Len() = %d", n, w.kept.Len()),
+	}
 	p := make([]byte, piece)
 	for _, k := range []int{0, n - 1, w.rand.IntN(n + 1), w.rand.IntN(n + 1)} {
 		if k < 0 || k >= n {
 			continue
 		}
-		m, err := w.kept.ReadAt(p, int64(k*piece))
-		errs = append(errs, err, expect(m == piece && isFilled(p, w.keptSeed, k*piece), "piece %d of %d has changed", k, n))
+		_, err := w.kept.ReadAt(p, int64(k*piece))
+		errs = append(errs, err, expect(isFilled(p, w.keptSeed, k*piece), "piece %d of %d has changed", k, n))
 	}
 	return errors.Join(errs...)
 }
@@ -335,7 +319,8 @@ func (w *soaker) parallel() error {
 		})
 	}
 	wg.Wait()
-	return errors.Join(errors.Join(errs...), invariants(&b), expect(b.Len() == n && isFilled(b.Bytes(), w.seed, 0), "not what was written in parallel"))
+	same := b.Len() == n && isFilled(b.Bytes(), w.seed, 0)
+	return errors.Join(errors.Join(errs...), invariants(&b), expect(same, "not what was written in parallel"))
 }
 
 // queue takes pieces through a Buffer and reads them by other sizes.
@@ -401,10 +386,9 @@ func (w *soaker) garbage() error {
 // sparse writes pieces here and there, and finds zeros in between.
 func (w *soaker) sparse() error {
 	b := &w.vast
+	var err error
 	if w.rand.IntN(4) == 0 {
-		if err := b.Close(); err != nil {
-			return err
-		}
+		err = b.Close()
 	}
 	b.NoHugePages = true
 	const least, most = 4 * giB, 6 * giB // more than garbage that goes meanwhile leaves room for
@@ -417,9 +401,9 @@ func (w *soaker) sparse() error {
 		return fmt.Errorf("WriteAt far away: %d, %w", n, err)
 	}
 	p := make([]byte, 2*piece)
-	_, err := b.ReadAt(p, int64(off-piece))
+	_, errRead := b.ReadAt(p, int64(off-piece))
 	gap := p[max(0, piece-(off-old)):piece]
-	return errors.Join(err, invariants(b), expect(isFilled(p[piece:], w.seed, 0), "other bytes far away"),
+	return errors.Join(err, errRead, invariants(b), expect(isFilled(p[piece:], w.seed, 0), "other bytes far away"),
 		expect(bytes.Count(gap, []byte{0}) == len(gap), "a gap is not zero"))
 }
 
@@ -434,14 +418,14 @@ func (w *soaker) ask() error {
 		func() error { _, err := w.kept.WriteAt([]byte("x"), much); return err },
 	} {
 		err, _ := caught(call)
-		errs = append(errs, expect(errors.Is(err, ErrTooLarge) && errors.Is(err, unix.ENOMEM), "no memory, and %v", err))
+		errs = append(errs, noMemoryError(err))
 		w.failed.Add(1)
 	}
 	// A view needs less than there is only if the mapping's own unused end is cut.
 	if err, _ := caught(func() error { w.vast.Bytes(); return nil }); err == nil {
 		errs = append(errs, w.vast.Close()) // what is in the heap would be copied to grow
 	} else {
-		errs = append(errs, expect(errors.Is(err, ErrTooLarge) && errors.Is(err, unix.ENOMEM), "no memory, and %v", err))
+		errs = append(errs, noMemoryError(err))
 	}
 	errs = append(errs, w.lookAtKept(), invariants(&w.vast))
 	if room := w.kept.Available() / piece; room > 0 && w.used.Load() < int64(w.limit) {
@@ -452,4 +436,8 @@ func (w *soaker) ask() error {
 		errs = append(errs, expect(v.ok(), "a view of %d bytes has changed, without memory", v.n))
 	}
 	return errors.Join(errs...)
+}
+
+func noMemoryError(err error) error {
+	return expect(errors.Is(err, ErrTooLarge) && errors.Is(err, unix.ENOMEM), "no memory, and %v", err)
 }

@@ -3,10 +3,9 @@
 package mapping
 
 import (
-	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -31,38 +30,21 @@ func failing(t *testing.T, err error, f func(), fails func(call string) bool) {
 }
 
 func named(names ...string) func(call string) bool {
-	return func(call string) bool {
-		for _, name := range names {
-			if call == name {
-				return true
-			}
-		}
-		return false
-	}
+	return func(call string) bool { return slices.Contains(names, call) }
 }
 
 // TestWalkFault is TestWalk with calls that fail at random, but for those that take
 // memory, and those whose failure is one of the owner's Grow.
 func TestWalkFault(t *testing.T) {
-	for _, unit := range []int{64 * kiB, vm.Unit()} {
-		t.Run(fmt.Sprint("unit=", unit), func(t *testing.T) {
-			setUnit(t, unit)
-			seed := uint64(time.Now().UnixNano())
-			t.Logf("seed %d", seed)
-			r := rand.New(rand.NewPCG(seed, 0))
-			for end := time.Now().Add(walkFor()); time.Now().Before(end); {
-				rate := 2 + r.IntN(10)
-				w := walk{dice: r.IntN}
-				var err error
-				failing(t, unix.ENOMEM, func() {
-					err = w.run(r.IntN(40), func() bool { vm.RefuseMoves(false); return true })
-				}, func(call string) bool {
-					return call != "mmap" && rand.IntN(rate) == 0
-				})
-				require.NoError(t, err)
-			}
+	walks(t, func(w *walk, n int, more func() bool) (err error) {
+		rate := 2 + w.dice(10)
+		failing(t, unix.ENOMEM, func() {
+			err = w.run(n, func() bool { vm.RefuseMoves(false); return more() })
+		}, func(call string) bool {
+			return call != "mmap" && rand.IntN(rate) == 0
 		})
-	}
+		return err
+	})
 }
 
 // TestFaultOfCutting has the front not unmapped: it stays, and comes on top.
@@ -128,16 +110,7 @@ func TestFaultOfGrowing(t *testing.T) {
 	for _, names := range [][]string{{"mremap"}, {"mremap", "mremap fixed"}} {
 		noIdle(t)
 		o := filled(1, 4*miB)
-		maps := proctest.MapCount(t)
-		for range 20 {
-			failing(t, unix.ENOMEM, func() {
-				cut, err := o.m.Grow(0, 20*miB, 10*miB)
-				require.ErrorIs(t, err, unix.ENOMEM)
-				o.moved(cut)
-			}, named(names...))
-		}
-		require.LessOrEqual(t, proctest.MapCount(t), maps+5)
-		require.NoError(t, o.check())
+		failing(t, unix.ENOMEM, func() { refuseGrowth(t, o, 20*miB, 10*miB) }, named(names...))
 		vm.RefuseMoves(false)
 		o.Close()
 	}

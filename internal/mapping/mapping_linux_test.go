@@ -168,20 +168,24 @@ func TestStaleGeneration(t *testing.T) {
 func TestGrow(t *testing.T) {
 	noIdle(t)
 	unit := vm.Unit()
-	grow := func(o *owner, front, want, need int) (inPlace, moves int64) {
-		inPlace, moves = -Counters.GrowsInPlace.Load(), -Counters.Moves.Load()
+	grow := func(t *testing.T, o *owner, front, want, need, size int) (inPlace bool) {
+		t.Helper()
+		inPlaceWas, movesWas := Counters.GrowsInPlace.Load(), Counters.Moves.Load()
 		gen, at := o.gen, address(o.m.mem[front:])
 		cut, err := o.m.Grow(front, want, need)
 		require.NoError(t, err)
 		require.Equal(t, front, cut)
 		o.moved(cut)
 		require.Equal(t, gen+1, o.gen)
-		require.Equal(t, len(o.m.mem), o.m.Capacity())
+		require.Len(t, o.m.mem, size)
+		require.Equal(t, size, o.m.Capacity())
+		inPlace = Counters.Moves.Load() == movesWas
 		if want <= vm.MaxSize { // else, it is moved below so many addresses first
-			require.Equal(t, moves+Counters.Moves.Load() == 0, at == address(o.m.mem))
+			require.Equal(t, inPlace, at == address(o.m.mem))
+			require.Equal(t, inPlace, Counters.GrowsInPlace.Load() == inPlaceWas+1)
 		}
 		require.NoError(t, o.check())
-		return inPlace + Counters.GrowsInPlace.Load(), moves + Counters.Moves.Load()
+		return inPlace
 	}
 
 	t.Run("in place", func(t *testing.T) {
@@ -190,13 +194,9 @@ func TestGrow(t *testing.T) {
 		fill(o, 1, 3*unit)
 		o.m.remap(func() error { return o.m.cutBack(4 * unit) }) // then there is room behind it
 		o.moved(0)
-		inPlace, moves := grow(o, 0, 5*unit, 5*unit)
-		require.Equal(t, []int64{1, 0}, []int64{inPlace, moves})
-		require.Len(t, o.m.mem, 5*unit)
+		require.True(t, grow(t, o, 0, 5*unit, 5*unit, 5*unit))
 		o.Read(unit)
-		inPlace, moves = grow(o, unit, 6*unit, 5*unit)
-		require.Equal(t, []int64{1, 0}, []int64{inPlace, moves})
-		require.Len(t, o.m.mem, 6*unit)
+		require.True(t, grow(t, o, unit, 6*unit, 5*unit, 6*unit))
 		require.True(t, isFilled(o.contents(), 1, unit))
 		o.Close()
 	})
@@ -206,20 +206,17 @@ func TestGrow(t *testing.T) {
 		}
 		o := filled(1, 3*unit)
 		block(t, o, cap(o.m.mem))
-		inPlace, moves := grow(o, 0, 20*unit, 10*unit)
-		require.Equal(t, []int64{0, 1}, []int64{inPlace, moves})
-		require.Len(t, o.m.mem, 20*unit)
+		require.False(t, grow(t, o, 0, 20*unit, 10*unit, 20*unit))
 		require.Zero(t, address(o.m.mem)%uintptr(unit), "not aligned")
 		block(t, o, cap(o.m.mem))
-		grow(o, 0, giB, giB)
+		grow(t, o, 0, giB, giB, giB)
 		require.Zero(t, address(o.m.mem)%giB, "not aligned to 1 GiB")
 		require.True(t, isFilled(o.contents(), 1, 0))
 		o.Close()
 	})
 	t.Run("what is needed", func(t *testing.T) {
 		o := filled(1, 3*unit)
-		grow(o, 0, vm.MaxSize+unit, 10*unit)
-		require.Len(t, o.m.mem, 10*unit)
+		grow(t, o, 0, vm.MaxSize+unit, 10*unit, 10*unit)
 		require.True(t, isFilled(o.contents(), 1, 0))
 		o.Close()
 	})
@@ -227,9 +224,7 @@ func TestGrow(t *testing.T) {
 		o := queue(t, 20, 18)
 		size := cap(o.m.mem)
 		block(t, o, size+10*unit)
-		inPlace, moves := grow(o, 0, size+12*unit, size+3*unit)
-		require.Equal(t, []int64{1, 0}, []int64{inPlace, moves})
-		require.Len(t, o.m.mem, size+3*unit)
+		require.True(t, grow(t, o, 0, size+12*unit, size+3*unit, size+3*unit))
 		_, err := o.m.Grow(0, size+12*unit, size+11*unit)
 		require.True(t, vm.NoRoom(err), "%v", err)
 		require.NoError(t, o.check())
@@ -266,42 +261,40 @@ func TestMovedBackIsNew(t *testing.T) {
 	require.True(t, isFilled(o.contents(), 1, 2*unit))
 }
 
-// TestRefusedGrowth: what could not be had leaves no mapping behind.
-func TestRefusedGrowth(t *testing.T) {
-	noIdle(t)
-	unit := vm.Unit()
-	o := filled(1, 3*miB)
+// refuseGrowth has o not grow: what could not be had leaves no mapping behind.
+func refuseGrowth(t *testing.T, o *owner, want, need int) {
+	t.Helper()
 	maps := proctest.MapCount(t)
 	for range 20 {
-		cut, err := o.m.Grow(0, vm.MaxSize+unit, vm.MaxSize+unit)
+		cut, err := o.m.Grow(0, want, need)
 		require.ErrorIs(t, err, unix.ENOMEM)
 		o.moved(cut)
 	}
 	require.LessOrEqual(t, proctest.MapCount(t), maps+5) // the runtime has some, too
+	require.NoError(t, o.check())
 	require.True(t, isFilled(o.contents(), 1, 0))
-	o.Close()
 }
 
-// TestRefusedGrowthInASmallSpace has addresses to reserve, but none to grow to.
-func TestRefusedGrowthInASmallSpace(t *testing.T) {
+func TestRefusedGrowth(t *testing.T) {
+	noIdle(t)
+	o := filled(1, 3*miB)
+	defer o.Close()
+	refuseGrowth(t, o, vm.MaxSize+vm.Unit(), vm.MaxSize+vm.Unit())
+}
+
+// TestRefusedGrowthInSmallSpace has addresses to reserve, but none to grow to.
+func TestRefusedGrowthInSmallSpace(t *testing.T) {
 	proctest.NoRace(t)
 	if !proctest.InChild(t) {
 		return
 	}
 	o := filled(1, 30*miB)
 	defer limitSpace(t, 200*miB)()
-	maps := proctest.MapCount(t)
-	for range 20 {
-		cut, err := o.m.Grow(0, 2*giB, giB)
-		require.ErrorIs(t, err, unix.ENOMEM)
-		o.moved(cut)
-	}
-	require.LessOrEqual(t, proctest.MapCount(t), maps+5) // the runtime has some, too
-	require.True(t, isFilled(o.contents(), 1, 0))
+	refuseGrowth(t, o, 2*giB, giB)
 }
 
-// TestHeldFallsWithTheFront: what is consumed and cut off is not held any more.
-func TestHeldFallsWithTheFront(t *testing.T) {
+// TestHeldOfFront: what is consumed and cut off is not held any more.
+func TestHeldOfFront(t *testing.T) {
 	noIdle(t)
 	unit := vm.Unit()
 	for name, cut := range map[string]func(o *owner){
@@ -330,8 +323,8 @@ func TestHeldFallsWithTheFront(t *testing.T) {
 	require.Equal(t, gen, o.gen, "nothing has changed")
 }
 
-// TestShrinkToABack cuts both ends.
-func TestShrinkToABack(t *testing.T) {
+// TestShrinkBothEnds cuts both ends.
+func TestShrinkBothEnds(t *testing.T) {
 	noIdle(t)
 	unit := vm.Unit()
 	o := filled(1, 8*unit)

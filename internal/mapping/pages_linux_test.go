@@ -214,22 +214,26 @@ func (w *walk) run(n int, more func() bool) error {
 	return nil
 }
 
-// TestWalk checks contents, fields and what is resident while an owner does all
-// that moves, cuts, punches and fills pages, on memory of earlier owners.
-func TestWalk(t *testing.T) {
+// walks calls run with walks of up to n steps, in two units.
+func walks(t *testing.T, run func(w *walk, n int, more func() bool) error) {
+	t.Helper()
 	for _, unit := range []int{64 * kiB, vm.Unit()} {
 		t.Run(fmt.Sprint("unit=", unit), func(t *testing.T) {
 			setUnit(t, unit)
 			seed := uint64(time.Now().UnixNano())
 			t.Logf("seed %d", seed)
 			r := rand.New(rand.NewPCG(seed, 0))
-			for end := time.Now().Add(walkFor()); time.Now().Before(end); {
-				w := walk{dice: r.IntN}
-				require.NoError(t, w.run(r.IntN(40), func() bool { return time.Now().Before(end) }))
+			end := time.Now().Add(walkFor())
+			for more := func() bool { return time.Now().Before(end) }; more(); {
+				require.NoError(t, run(&walk{dice: r.IntN}, r.IntN(40), more))
 			}
 		})
 	}
 }
+
+// TestWalk checks contents, fields and what is resident while an owner does all
+// that moves, cuts, punches and fills pages, on memory of earlier owners.
+func TestWalk(t *testing.T) { walks(t, (*walk).run) }
 
 func walkFor() time.Duration {
 	if testing.Short() {
@@ -306,11 +310,18 @@ func TestShortGap(t *testing.T) {
 	}
 }
 
-// TestFreeExcessOfAHole uncommits from within a hole, which is no multiple of pages.
-func TestFreeExcessOfAHole(t *testing.T) {
-	o := new(owner)
+// TestEndInHole has the contents end in a hole, at no multiple of pages. To append no
+// bytes there made its page resident, and did not count.
+func TestEndInHole(t *testing.T) {
+	noIdle(t)
+	o := owner{noHuge: true}
 	defer o.Close()
 	o.Grow(16 * miB)
+	o.WriteAt(nil, 12*miB)
+	o.Shorten(5*miB + 100)
+	o.Write(nil)
+	require.Zero(t, resident(o.all()))
+	require.Zero(t, o.m.held.Load())
 	o.WriteAt([]byte("x"), 12*miB)
 	o.Shorten(5*miB + 100)
 	o.m.freeExcess()
@@ -319,9 +330,9 @@ func TestFreeExcessOfAHole(t *testing.T) {
 	require.NoError(t, o.check())
 }
 
-// TestGapFromWithinAHole makes the contents end in a hole, and then leaves a gap:
+// TestGapInHole makes the contents end in a hole, and then leaves a gap:
 // clearing the rest of the unit made it resident.
-func TestGapFromWithinAHole(t *testing.T) {
+func TestGapInHole(t *testing.T) {
 	unit := vm.Unit()
 	o := filled(1, unit)
 	defer o.Close()
@@ -355,9 +366,9 @@ func TestFilledHolesCount(t *testing.T) {
 	}
 }
 
-// TestHolesBeforeTheEndStay shortens contents that have holes elsewhere only, which
+// TestHolesBeforeEnd shortens contents that have holes elsewhere only, which
 // changes nothing, so that what is written next is warm.
-func TestHolesBeforeTheEndStay(t *testing.T) {
+func TestHolesBeforeEnd(t *testing.T) {
 	noIdle(t)
 	o := new(owner)
 	defer o.Close()
@@ -374,8 +385,8 @@ func TestHolesBeforeTheEndStay(t *testing.T) {
 	require.NoError(t, o.check())
 }
 
-// TestHolesOfAConsumedPrefix consumes a half of a hole, as a queue would.
-func TestHolesOfAConsumedPrefix(t *testing.T) {
+// TestConsumedHole consumes a half of a hole, as a queue would, and then all of it.
+func TestConsumedHole(t *testing.T) {
 	const n, read = 60 * miB, 30 * miB
 	for name, cut := range map[string]func(o *owner){
 		"Recycle":  (*owner).Recycle,
@@ -397,6 +408,11 @@ func TestHolesOfAConsumedPrefix(t *testing.T) {
 		require.Equal(t, n-read, bytes.Count(got[:n-read], []byte{0}), name)
 		require.Equal(t, "end", string(got[n-read:n-read+3]), name)
 		require.True(t, isFilled(got[n-read+3:], 1, 0), name)
+		require.True(t, o.m.Sparse(), name)
+		o.Read(n - read)
+		o.CutFront()
+		require.False(t, o.m.Sparse(), name)
+		require.Equal(t, got[n-read:], o.contents(), name)
 		o.Close()
 	}
 }
@@ -414,11 +430,8 @@ func TestHugePagesAndHoles(t *testing.T) {
 	huge := func(o *owner) int {
 		vs := proctest.VMAs(t, o.all())
 		require.Len(t, vs, 1)
-		if o.m.Sparse() {
-			require.Contains(t, vs[0].Flags, " nh ")
-		} else {
-			require.Contains(t, vs[0].Flags, " hg ")
-		}
+		advice := map[bool]string{true: " nh ", false: " hg "}[o.m.Sparse()]
+		require.Contains(t, vs[0].Flags, advice)
 		return vs[0].Huge
 	}
 	EmptyIdle()
@@ -552,23 +565,10 @@ func TestRoomBehindAQueue(t *testing.T) {
 	o.Close()
 }
 
-// TestNoMoreHoles cuts off all holes.
-func TestNoMoreHoles(t *testing.T) {
-	o := new(owner)
-	o.Grow(9 * miB)
-	o.WriteAt([]byte("end"), 8*miB)
-	require.True(t, o.m.Sparse())
-	o.Read(8 * miB)
-	o.CutFront()
-	require.False(t, o.m.Sparse())
-	require.Equal(t, "end", string(o.contents()))
-	o.Close()
-}
-
-// TestRecycledMemoryIsNotTakenForClean: a queue on idle memory had committed all that
+// TestRecycledIsNotClean: a queue on idle memory had committed all that
 // earlier owners had written, but had not written as much itself. When its consumed
 // prefix was recycled, all of the memory counted as its own.
-func TestRecycledMemoryIsNotTakenForClean(t *testing.T) {
+func TestRecycledIsNotClean(t *testing.T) {
 	noIdle(t)
 	leaveForeign(44*miB, 100*miB, false)
 	o := new(owner)
@@ -629,9 +629,9 @@ func TestTickBesideOwner(t *testing.T) {
 	}
 }
 
-// TestContentsAreNotTakenWhileTheyAreCopied: a large copy takes longer than tick
+// TestTickWhileCopied: a large copy takes longer than tick
 // waits before it frees what the owner has not committed. The contents became zero.
-func TestContentsAreNotTakenWhileTheyAreCopied(t *testing.T) {
+func TestTickWhileCopied(t *testing.T) {
 	const n = 8 * miB
 	for i := range 5 {
 		noIdle(t)
@@ -656,23 +656,9 @@ func TestContentsAreNotTakenWhileTheyAreCopied(t *testing.T) {
 	}
 }
 
-// TestNothingAppendedToAHole appends no bytes where the contents end in a hole: its
-// page became resident, and did not count.
-func TestNothingAppendedToAHole(t *testing.T) {
-	noIdle(t)
-	o := owner{noHuge: true}
-	defer o.Close()
-	o.Grow(8 * miB)
-	o.WriteAt(nil, 8*miB)
-	o.Shorten(5*miB + 100)
-	o.Write(nil)
-	require.Zero(t, resident(o.all()))
-	require.Zero(t, o.m.held.Load())
-}
-
-// TestFreeExcessOfAHugePage: what an owner writes may make all of a unit resident, of
+// TestFreeExcess: what an owner writes may make all of a unit resident, of
 // which only a part is dirty. All of it is freed.
-func TestFreeExcessOfAHugePage(t *testing.T) {
+func TestFreeExcess(t *testing.T) {
 	noIdle(t)
 	use(100)
 	m := FromIdle(vm.Unit(), true)

@@ -26,7 +26,8 @@ func InChild(t *testing.T, args ...string) bool {
 	if out == nil {
 		return true
 	}
-	require.NoError(t, err, "%s", out)
+	t.Logf("%s", out)
+	require.NoError(t, err)
 	require.Contains(t, string(out), "--- PASS: "+t.Name(), "the test did not run")
 	return false
 }
