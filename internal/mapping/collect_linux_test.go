@@ -51,9 +51,9 @@ func gogc(t *testing.T, percent int) {
 	t.Cleanup(func() { debug.SetGCPercent(old) })
 }
 
-// TestFreedMappingsForceNoCollection fills mappings, and frees them, in waves. The first
+// TestFreedForceNothing fills mappings, and frees them, in waves. The first
 // may be garbage for all that is known; then, the step is larger than a wave.
-func TestFreedMappingsForceNoCollection(t *testing.T) {
+func TestFreedForceNothing(t *testing.T) {
 	wave := func(count, n int) {
 		os := make([]owner, count)
 		for i := range os {
@@ -97,8 +97,8 @@ func TestFreedMappingsForceNoCollection(t *testing.T) {
 	})
 }
 
-// TestGarbageIsCollected drops owners, where nothing else calls for the collector.
-func TestGarbageIsCollected(t *testing.T) {
+// TestGarbage drops owners, where nothing else calls for the collector.
+func TestGarbage(t *testing.T) {
 	proctest.NoRace(t)
 	proctest.NeedMemory(t, 2*giB)
 	const large = 32 * miB
@@ -146,9 +146,9 @@ func TestGarbageIsCollected(t *testing.T) {
 	}
 }
 
-// TestSlowCollectorNearTheLimit has the first collection take long. Near the memory
+// TestSlowCollector has the first collection take long. Near the memory
 // limit nobody may go on meanwhile.
-func TestSlowCollectorNearTheLimit(t *testing.T) {
+func TestSlowCollector(t *testing.T) {
 	proctest.NoRace(t)
 	fresh(t)
 	gogc(t, -1)
@@ -163,9 +163,9 @@ func TestSlowCollectorNearTheLimit(t *testing.T) {
 	require.LessOrEqual(t, most, 220*miB)
 }
 
-// TestNoLockIsHeldWhileWaiting uses mappings while a goroutine waits for a collection
+// TestWaitingHoldsNoLock uses mappings while a goroutine waits for a collection
 // that takes for ever.
-func TestNoLockIsHeldWhileWaiting(t *testing.T) {
+func TestWaitingHoldsNoLock(t *testing.T) {
 	fresh(t)
 	o := filled(1, 3*miB)
 	defer o.Close()
@@ -189,6 +189,15 @@ func TestNoLockIsHeldWhileWaiting(t *testing.T) {
 	}
 	release()
 	<-done
+}
+
+// setPacer returns what was held.
+func setPacer(held, least, step int64, garbage bool) (was int64) {
+	pacer.mu.Lock()
+	defer pacer.mu.Unlock()
+	was = pacer.held
+	pacer.held, pacer.least, pacer.step, pacer.garbage = held, least, step, garbage
+	return was
 }
 
 // TestOverdue is the arithmetic of the pacer.
@@ -220,15 +229,10 @@ func TestOverdue(t *testing.T) {
 	} {
 		debug.SetGCPercent(tt.gogc)
 		limit := debug.SetMemoryLimit(tt.limit)
-		pacer.mu.Lock()
-		held := pacer.held
-		pacer.held, pacer.least, pacer.step, pacer.garbage = tt.held, tt.least, tt.step, tt.garbage
-		pacer.mu.Unlock()
+		held := setPacer(tt.held, tt.least, tt.step, tt.garbage)
 		over, due, garbage := overdue(m)
 		debug.SetMemoryLimit(limit)
-		pacer.mu.Lock()
-		pacer.held, pacer.least, pacer.step, pacer.garbage = held, 0, 0, false
-		pacer.mu.Unlock()
+		setPacer(held, 0, 0, false)
 		assert.Equal(t, tt.over, over, tt.name)
 		assert.GreaterOrEqual(t, due, tt.due-8*miB, tt.name) // integer division, and the heap
 		if tt.due < 1<<62 {
@@ -242,24 +246,22 @@ func TestOverdue(t *testing.T) {
 // released by itself, until one finds enough.
 func TestStep(t *testing.T) {
 	fresh(t)
-	run := func() (step int64, found bool) {
-		pacer.collecting.Lock()
-		defer pacer.collecting.Unlock()
-		collect()
+	requireRun := func(step int64, found bool, why string) {
+		t.Helper()
+		locked(&pacer.collecting, collect)
 		pacer.mu.Lock()
 		defer pacer.mu.Unlock()
 		require.Equal(t, pacer.held, pacer.least, "what has survived")
 		require.Equal(t, pacer.held, pacer.survived)
 		require.Zero(t, pacer.sinceLast.Load())
-		return pacer.step, pacer.garbage
+		require.Equal(t, step, pacer.step, why)
+		require.Equal(t, found, pacer.garbage, why)
 	}
 	noise() // no allocation between
 	small := filled(1, collectMin)
-	step, found := run()
-	require.True(t, step == 0 && !found, "not worth a thought")
+	requireRun(0, false, "not worth a thought")
 	kept := filled(2, 80*miB)
-	step, found = run()
-	require.True(t, step == 0 && !found, "what is held is not released")
+	requireRun(0, false, "what is held is not released")
 	kept.Close()
 	_, due, _ := overdue(nil)
 	require.GreaterOrEqual(t, due, int64(collectMin))
@@ -267,14 +269,10 @@ func TestStep(t *testing.T) {
 	over, due, _ := overdue(nil)
 	require.EqualValues(t, 100*miB, over)
 	require.GreaterOrEqual(t, due, int64(160*miB), "before the next collection, too")
-	step, found = run()
-	require.EqualValues(t, 160*miB, step)
-	require.False(t, found)
+	requireRun(160*miB, false, "twice of what was released")
 	func() { filled(4, 8*miB) }()
 	more := filled(5, 24*miB)
-	step, found = run()
-	require.EqualValues(t, stepMin, step)
-	require.True(t, found, "a quarter of the increase")
+	requireRun(stepMin, true, "a quarter of the increase")
 	for _, o := range []*owner{small, other, more} {
 		o.Close()
 	}
@@ -314,17 +312,15 @@ func TestPolledSentinel(t *testing.T) {
 	require.LessOrEqual(t, cycles, 60)
 }
 
-// TestPaceNearTheLimit: half as near, there is no reason to collect.
-func TestPaceNearTheLimit(t *testing.T) {
+// TestPaceNearLimit: half as near, there is no reason to collect.
+func TestPaceNearLimit(t *testing.T) {
 	fresh(t)
 	gogc(t, -1)
 	o := filled(1, 64*miB)
 	defer o.Close()
 	for room, want := range map[int]bool{giB: false, 2 * miB: true} {
 		limitMemory(t, room)
-		pacer.mu.Lock()
-		pacer.least = 0 // as before the collection that limitMemory has requested
-		pacer.mu.Unlock()
+		locked(&pacer.mu, func() { pacer.least = 0 }) // as before the collection that limitMemory has requested
 		over, due, garbage := overdue(nil)
 		require.EqualValues(t, 64*miB, over)
 		require.Equal(t, want, over > due, room)

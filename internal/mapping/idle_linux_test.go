@@ -31,17 +31,22 @@ func keeps(t *testing.T, f func()) int {
 	return int(IdleBytes())
 }
 
-func idleList() []idlePages {
-	idle.mu.Lock()
-	defer idle.mu.Unlock()
-	return slices.Clone(idle.list)
+// locked calls f with mu locked.
+func locked(mu sync.Locker, f func()) {
+	mu.Lock()
+	defer mu.Unlock()
+	f()
+}
+
+func idleList() (list []idlePages) {
+	locked(&idle.mu, func() { list = slices.Clone(idle.list) })
+	return list
 }
 
 // reused returns how many mappings have unused idle memory.
-func reused() int {
-	idle.mu.Lock()
-	defer idle.mu.Unlock()
-	return len(idle.reused)
+func reused() (n int) {
+	locked(&idle.mu, func() { n = len(idle.reused) })
+	return n
 }
 
 func setIdleMax(t *testing.T, n int) {
@@ -76,42 +81,60 @@ func TestIdleMemoryIsUsedAgain(t *testing.T) {
 	}
 }
 
-// TestIdleMemoryComesFromEverywhere frees memory in each way.
-func TestIdleMemoryComesFromEverywhere(t *testing.T) {
+// unasked has collections free no idle memory while f runs, as if the program had
+// requested none.
+func unasked(f func()) {
+	locked(&pacer.mu, func() { pacer.asked += 1 << 40 })
+	f()
+	locked(&pacer.mu, func() { pacer.asked -= 1 << 40 })
+}
+
+// TestWhatIsKept frees memory in each way.
+func TestWhatIsKept(t *testing.T) {
 	const n = 12 * miB
-	for name, way := range map[string]struct {
+	for _, way := range []struct {
+		name string
 		kept int
 		free func(o *owner)
 	}{
-		"Release":       {n, (*owner).Close},
-		"Shrink":        {8 * miB, func(o *owner) { o.Shorten(4 * miB); o.Shrink() }},
-		"a copied view": {n, func(o *owner) { o.Shorten(miB); o.Bytes(0) }},
-		"a moved view":  {4 * miB, func(o *owner) { o.Shorten(8 * miB); o.Bytes(0) }},
-		"garbage": {n, func(o *owner) {
-			// A collection that the program requests would free it.
-			pacer.mu.Lock()
-			pacer.asked += 1 << 40
-			pacer.mu.Unlock()
-			defer func() {
-				pacer.mu.Lock()
-				pacer.asked -= 1 << 40
-				pacer.mu.Unlock()
-			}()
-			collected := Counters.Collected.Load()
-			*o = owner{}
-			proctest.Eventually(t, func() bool { return Counters.Mappings.Load() == 0 })
-			require.Equal(t, collected+1, Counters.Collected.Load())
+		{"Release", n, (*owner).Close},
+		{"Shrink", 8 * miB, func(o *owner) { o.Shorten(4 * miB); o.Shrink() }},
+		{"a copied view", n, func(o *owner) { o.Shorten(miB); o.Bytes(0) }},
+		{"a moved view", 4 * miB, func(o *owner) { needMoves(t); o.Shorten(8 * miB); o.Bytes(0) }},
+		{"garbage", n, func(o *owner) {
+			unasked(func() {
+				collected := Counters.Collected.Load()
+				*o = owner{}
+				proctest.Eventually(t, func() bool { return Counters.Mappings.Load() == 0 })
+				require.Equal(t, collected+1, Counters.Collected.Load())
+			})
+		}},
+		{"never written", 0, func(o *owner) { o.Close(); EmptyIdle(); o.Grow(4 * miB); o.Close() }},
+		{"sparse", 0, func(o *owner) { o.WriteAt([]byte("x"), 20*miB); o.Close() }},
+		{"locked, so that the kernel could not take it", 0, func(o *owner) {
+			if err := unix.Mlock(o.m.mem[:4096]); err != nil {
+				t.Skip(err)
+			}
+			o.Close()
+		}},
+		{"several VMAs", 0, func(o *owner) {
+			o.Close()
+			o = queue(t, 10, 5)
+			o.Shorten(vm.Unit())
+			o.Shrink()
+			require.Zero(t, IdleBytes())
+			o.Close()
+			EmptyIdle()
 		}},
 	} {
-		if name == "a moved view" && (vm.MovesRefused() || CopiesViews) {
-			continue
-		}
-		require.Equal(t, way.kept, keeps(t, func() { way.free(filled(1, n)) }), name)
+		t.Run(way.name, func(t *testing.T) {
+			require.Equal(t, way.kept, keeps(t, func() { way.free(filled(1, n)) }))
+		})
 	}
 }
 
-// TestIdleMemoryGoes looks at a process in which nothing happens any more.
-func TestIdleMemoryGoes(t *testing.T) {
+// TestIdleGoes looks at a process in which nothing happens any more.
+func TestIdleGoes(t *testing.T) {
 	t.Parallel()
 	proctest.NoRace(t)
 	if !proctest.InChild(t) {
@@ -140,9 +163,9 @@ func TestIdleMemoryGoes(t *testing.T) {
 	require.True(t, isFilled(o.contents()[2*miB:], 2, 0))
 }
 
-// TestProgramsCollectionFreesIdleMemory requests collections. Those of the package
+// TestRequestedCollection requests collections. Those of the package
 // free nothing.
-func TestProgramsCollectionFreesIdleMemory(t *testing.T) {
+func TestRequestedCollection(t *testing.T) {
 	// One may be missed, if the package looks whether there was one meanwhile.
 	gone := func(ask func()) func() bool { return func() bool { ask(); return IdleBytes() == 0 } }
 	for name, ask := range map[string]func(){"runtime.GC": runtime.GC, "debug.FreeOSMemory": debug.FreeOSMemory} {
@@ -150,9 +173,7 @@ func TestProgramsCollectionFreesIdleMemory(t *testing.T) {
 		proctest.WaitFor(t, gone(ask))
 	}
 	kept := keeps(t, func() { use(miB) })
-	pacer.collecting.Lock()
-	collect()
-	pacer.collecting.Unlock()
+	locked(&pacer.collecting, collect)
 	time.Sleep(20 * time.Millisecond) // for afterCollection
 	require.EqualValues(t, kept, IdleBytes())
 	proctest.WaitFor(t, gone(runtime.GC))
@@ -170,9 +191,9 @@ func TestTicks(t *testing.T) {
 	require.Zero(t, IdleBytes())
 }
 
-// TestUnusedRestGoes has a small owner after a large one, again and again. Each is
+// TestUnusedGoes has a small owner after a large one, again and again. Each is
 // idle for too short a time to be freed; what none of them uses was idle all along.
-func TestUnusedRestGoes(t *testing.T) {
+func TestUnusedGoes(t *testing.T) {
 	noIdle(t)
 	use(128 * miB)
 	require.EqualValues(t, 128*miB, IdleBytes())
@@ -222,8 +243,8 @@ func TestUnusedRestGoes(t *testing.T) {
 	require.Zero(t, IdleBytes())
 }
 
-// TestUsedPartIsNotOld: when what was not used is freed, the rest begins anew.
-func TestUsedPartIsNotOld(t *testing.T) {
+// TestUsedIsNotOld: when what was not used is freed, the rest begins anew.
+func TestUsedIsNotOld(t *testing.T) {
 	noIdle(t)
 	unit := vm.Unit()
 	use(32 * unit)
@@ -252,13 +273,9 @@ func TestUsedPartIsNotOld(t *testing.T) {
 	o.Close()
 }
 
-// TestTimerIsStarted by whatever gives tick something to do.
-func TestTimerIsStarted(t *testing.T) {
-	stopped := func() { // as at the end of tick
-		idle.mu.Lock()
-		idle.ticking = false
-		idle.mu.Unlock()
-	}
+// TestTimer by whatever gives tick something to do.
+func TestTimer(t *testing.T) {
+	stopped := func() { locked(&idle.mu, func() { idle.ticking = false }) } // as at the end of tick
 	noIdle(t)
 	stopped()
 	use(4 * miB)
@@ -295,8 +312,8 @@ func TestEmptyIdleWaits(t *testing.T) {
 	})
 }
 
-// TestExcessStaysWhileItIsLocked: tick neither waits for an owner nor forgets it.
-func TestExcessStaysWhileItIsLocked(t *testing.T) {
+// TestTickWhileLocked: tick neither waits for an owner nor forgets it.
+func TestTickWhileLocked(t *testing.T) {
 	noIdle(t)
 	use(8 * miB)
 	o := new(owner)
@@ -311,9 +328,9 @@ func TestExcessStaysWhileItIsLocked(t *testing.T) {
 	o.Close()
 }
 
-// TestHeldCoversWhatIsResident drops small owners of large idle memory: what is
+// TestHeldOfIdle drops small owners of large idle memory: what is
 // resident is held, and so calls for the collector.
-func TestHeldCoversWhatIsResident(t *testing.T) {
+func TestHeldOfIdle(t *testing.T) {
 	proctest.NoRace(t)
 	fresh(t)
 	use(32 * miB)
@@ -331,7 +348,7 @@ func TestHeldCoversWhatIsResident(t *testing.T) {
 	noIdle(t)
 }
 
-func TestIdleMemoryIsBounded(t *testing.T) {
+func TestIdleMax(t *testing.T) {
 	setIdleMax(t, 20*miB)
 	require.Equal(t, 16*miB, keeps(t, func() { // two of four
 		os := []*owner{filled(1, 8*miB), filled(2, 8*miB), filled(3, 8*miB), filled(4, 8*miB)}
@@ -366,78 +383,47 @@ func TestIdleMemoryIsBounded(t *testing.T) {
 	require.Zero(t, keeps(t, func() { use(8 * miB) }))
 }
 
-// TestIdleMappingsAreFew frees more small mappings than may be idle.
-func TestIdleMappingsAreFew(t *testing.T) {
+// useSmall frees small owners, after others that are to be idle for longer.
+func useSmall(count int, others ...*owner) {
+	small := make([]owner, count)
+	for i := range small {
+		small[i].noHuge = true
+		small[i].Write([]byte("x"))
+	}
+	for _, o := range others {
+		o.Close()
+	}
+	for i := range small {
+		small[i].Close()
+	}
+}
+
+// TestIdleCount frees more small mappings than may be idle.
+func TestIdleCount(t *testing.T) {
 	noIdle(t)
 	setUnit(t, 64*kiB)
 	setIdleMax(t, giB)
-	os := make([]owner, idleCount+100)
-	for i := range os {
-		os[i].noHuge = true
-		os[i].Write([]byte("x"))
-	}
-	for i := range os {
-		os[i].Close()
-	}
+	useSmall(idleCount + 100)
 	require.Equal(t, idleCount, len(idleList()))
 }
 
-// TestOnlyTheLastAreLookedThrough asks for more than the last idle mappings have.
-func TestOnlyTheLastAreLookedThrough(t *testing.T) {
+// TestLookedThrough asks for more than the last idle mappings have.
+func TestLookedThrough(t *testing.T) {
+	setUnit(t, 64*kiB)
 	for _, count := range []int{31, 32} {
 		noIdle(t)
-		setUnit(t, 64*kiB)
-		os := make([]owner, count)
-		for i := range os {
-			os[i].noHuge = true
-			os[i].Write([]byte("x"))
-		}
 		large := owner{noHuge: true}
 		fill(&large, 1, miB)
-		large.Close()
-		for i := range os {
-			os[i].Close()
-		}
+		useSmall(count, &large)
 		m := FromIdle(miB, false)
 		require.Equal(t, count < 32, m != nil, count)
+		if m != nil {
+			require.NoError(t, m.Release(1))
+		}
 	}
 }
 
-// TestNotKept is memory that cannot become idle.
-func TestNotKept(t *testing.T) {
-	require.Zero(t, keeps(t, func() {
-		o := new(owner)
-		o.Grow(4 * miB)
-		o.Close()
-	}), "never written")
-	require.Zero(t, keeps(t, func() {
-		o := filled(1, 100)
-		o.WriteAt([]byte("x"), 8*miB)
-		o.Close()
-	}), "sparse")
-	require.Zero(t, keeps(t, func() {
-		o := filled(1, 3*miB)
-		if err := unix.Mlock(o.m.mem[:4096]); err != nil {
-			t.Skip(err)
-		}
-		o.Close()
-	}), "locked (mlock(2)): the kernel could not take it")
-	require.Zero(t, vmCount())
-
-	o := queue(t, 10, 5)
-	o.Shorten(vm.Unit())
-	o.Shrink()
-	require.Zero(t, IdleBytes(), "several VMAs, at once")
-	o.Close()
-}
-
-// vmCount returns how many mappings of the package there are.
-func vmCount() (n int) {
-	All(func(mems [][]byte) { n = len(mems) })
-	return n
-}
-
-func TestNoIdleMemoryNearTheLimit(t *testing.T) {
+func TestIdleNearLimit(t *testing.T) {
 	use32 := func() { use(32 * miB) }
 	require.Positive(t, keeps(t, use32))
 	EmptyIdle()
@@ -456,9 +442,9 @@ func TestNoIdleMemoryNearTheLimit(t *testing.T) {
 	require.Zero(t, IdleBytes())
 }
 
-// TestIdleMemoryIsNoReasonToFail fills the address space, most of it with idle
+// TestIdleWithoutRoom fills the address space, most of it with idle
 // memory.
-func TestIdleMemoryIsNoReasonToFail(t *testing.T) {
+func TestIdleWithoutRoom(t *testing.T) {
 	proctest.NoRace(t)
 	if !proctest.InChild(t) {
 		return
@@ -473,8 +459,8 @@ func TestIdleMemoryIsNoReasonToFail(t *testing.T) {
 	runtime.KeepAlive(m)
 }
 
-// TestIdleMemoryIsNotForAnySize: the size was rounded to a unit.
-func TestIdleMemoryIsNotForAnySize(t *testing.T) {
+// TestIdleSizes: the size was rounded to a unit.
+func TestIdleSizes(t *testing.T) {
 	noIdle(t)
 	use(8 * miB)
 	for _, n := range []int{math.MaxInt, math.MaxInt - vm.Unit(), vm.MaxSize + 1, 8*miB + 1, -1} {
@@ -486,9 +472,9 @@ func TestIdleMemoryIsNotForAnySize(t *testing.T) {
 	require.NotNil(t, FromIdle(8*miB, true))
 }
 
-// TestRecycledMemoryIsForTheKernelToTake frees a queue: what was moved behind its end
+// TestRecycledIsLazilyFree frees a queue: what was moved behind its end
 // was written, too.
-func TestRecycledMemoryIsForTheKernelToTake(t *testing.T) {
+func TestRecycledIsLazilyFree(t *testing.T) {
 	if vm.MovesRefused() {
 		t.Skip("moves are refused")
 	}
@@ -506,8 +492,8 @@ func TestRecycledMemoryIsForTheKernelToTake(t *testing.T) {
 	}
 }
 
-// TestIdleMemoryInParallel has goroutines fill and free at once, while memory ages.
-func TestIdleMemoryInParallel(t *testing.T) {
+// TestIdleInParallel has goroutines fill and free at once, while memory ages.
+func TestIdleInParallel(t *testing.T) {
 	var wg sync.WaitGroup
 	end := time.Now().Add(walkFor() / 2)
 	for g := range 6 {
@@ -533,10 +519,9 @@ func TestIdleMemoryInParallel(t *testing.T) {
 	wg.Wait()
 }
 
-func isTicking() bool {
-	idle.mu.Lock()
-	defer idle.mu.Unlock()
-	return idle.ticking
+func isTicking() (is bool) {
+	locked(&idle.mu, func() { is = idle.ticking })
+	return is
 }
 
 // TestBubbles uses mappings in bubbles of testing/synctest. Timers end with them, and
@@ -557,9 +542,7 @@ func TestBubbles(t *testing.T) {
 		for _, sleep := range []time.Duration{0, 40 * 365 * 24 * time.Hour} {
 			EmptyIdle()
 			use(4 * miB)
-			idle.mu.Lock()
-			idle.ticking = idle.ticking && len(open)%2 == 0 // as while tick runs
-			idle.mu.Unlock()
+			locked(&idle.mu, func() { idle.ticking = idle.ticking && len(open)%2 == 0 }) // as while tick runs
 			synctest.Test(t, func(t *testing.T) {
 				time.Sleep(sleep)
 				do()
@@ -588,10 +571,8 @@ func lending(t *testing.T, n int64) {
 	noIdle(t)
 	restore := SetLentMax(n)
 	t.Cleanup(func() {
-		idle.mu.Lock()
-		loans := slices.Clone(idle.loans)
-		idle.loans = nil
-		idle.mu.Unlock()
+		var loans []loan
+		locked(&idle.mu, func() { loans, idle.loans = idle.loans, nil })
 		for _, l := range loans {
 			l.end()
 		}
@@ -616,15 +597,7 @@ func TestViewsComeBack(t *testing.T) {
 		require.Positive(t, idle.lent.Load())
 		runtime.KeepAlive(p)
 	}()
-	pacer.mu.Lock()
-	pacer.asked += 1 << 40 // collections that the program requests would free it
-	pacer.mu.Unlock()
-	defer func() {
-		pacer.mu.Lock()
-		pacer.asked -= 1 << 40
-		pacer.mu.Unlock()
-	}()
-	proctest.Eventually(t, func() bool { return idle.lent.Load() == 0 })
+	unasked(func() { proctest.Eventually(t, func() bool { return idle.lent.Load() == 0 }) })
 	require.EqualValues(t, 16*miB, IdleBytes())
 	o := filled(2, 14*miB)
 	require.Zero(t, IdleBytes())
@@ -633,9 +606,9 @@ func TestViewsComeBack(t *testing.T) {
 	o.Close()
 }
 
-// TestLoansAreFewAndShort: no more is lent than lentMax, and not after two ticks, when
+// TestLoans: no more is lent than lentMax, and not after two ticks, when
 // what the view does not show is freed.
-func TestLoansAreFewAndShort(t *testing.T) {
+func TestLoans(t *testing.T) {
 	lending(t, 20*miB)
 	leaveForeign(16*miB, 0, false)
 	o := filled(1, 9*miB)
