@@ -795,6 +795,8 @@ func (b *Buffer) ReadByte() (byte, error) {
 }
 
 // eof makes the consumed bytes of an empty Buffer room again, and returns io.EOF.
+//
+//go:noinline
 func (b *Buffer) eof() error {
 	b.rewind()
 	return io.EOF

@@ -19,7 +19,7 @@ import (
 // keep the mapping reachable while they use its memory.
 //
 //	m == nil                 buf is Go memory
-//	m.Generation() == gen    buf is m's window: what is cleared of its memory
+//	m.Generation.Load() == gen    buf is m's window: what is cleared of its memory
 //	otherwise                m was published for gen, and the Buffer adopts that at
 //	                         its next change; or a copy has moved m, and the Buffer
 //	                         is stale
@@ -31,12 +31,12 @@ var errStale = errors.New("mmapbuf: the storage of the Buffer was moved or relea
 
 // current reports whether buf refers to the contents. Callers must ensure this
 // before they access buf; see refresh.
-func (b *Buffer) current() bool { return b.m == nil || b.m.Generation() == b.gen }
+func (b *Buffer) current() bool { return b.m == nil || b.m.Generation.Load() == b.gen }
 
 // refresh makes buf current. Each method that modifies the Buffer begins with
 // refresh, or as adopt says. It panics if b is stale.
 func (b *Buffer) refresh() {
-	if b.m != nil && b.m.Generation() != b.gen { // !b.current(), written out to be inlined
+	if b.m != nil && b.m.Generation.Load() != b.gen { // !b.current(), written out to be inlined
 		b.adopt()
 	}
 }
@@ -48,7 +48,10 @@ func (b *Buffer) refresh() {
 //		return b.adopt().Method(args)
 //	}
 //
-// instead of refresh, because its arguments can stay in registers then.
+// instead of refresh, because its arguments can stay in registers then. adopt is not
+// inlined, so that refresh is.
+//
+//go:noinline
 func (b *Buffer) adopt() *Buffer {
 	if err := b.tryRefresh(); err != nil {
 		panic(err)
@@ -340,7 +343,7 @@ func (b *Buffer) copyToMapping(m *mapping.Mapping) {
 	if b.Limit != nil {
 		m.BoundCommit(toInt(b.share.held.Load()))
 	}
-	m.Append(m.Generation(), 0, n, func(mem []byte) (n int) {
+	m.Append(m.Generation.Load(), 0, n, func(mem []byte) (n int) {
 		b.withContents(func(contents []byte) { n = copy(mem, contents) })
 		return n
 	})

@@ -98,7 +98,7 @@ func (o *owner) copyTo(n int) {
 	}
 	p := o.contents()
 	o.Close()
-	o.m, o.gen = m, m.Generation()
+	o.m, o.gen = m, m.Generation.Load()
 	o.append(len(p), func(mem []byte) int { return copy(mem, p) })
 }
 

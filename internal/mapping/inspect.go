@@ -38,10 +38,10 @@ func (m *Mapping) Check(gen uint32, off, end, have int) error {
 		}
 	}
 	defer m.mu.RUnlock()
-	if m.gen.Load() != gen { // published, and the Buffer is still to adopt that
+	if m.Generation.Load() != gen { // published, and the Buffer is still to adopt that
 		switch p, _ := m.Published(gen, off, end); {
 		case p == nil:
-			return fmt.Errorf("generation %d of the mapping, the Buffer has %d, and [%d:%d] was not published", m.gen.Load(), gen, off, end)
+			return fmt.Errorf("generation %d of the mapping, the Buffer has %d, and [%d:%d] was not published", m.Generation.Load(), gen, off, end)
 		case m.mem != nil:
 			return errors.New("published, and still mapped")
 		}

@@ -28,9 +28,9 @@ import (
 // do nothing but report false if the generation is another.
 type Mapping struct {
 	*pages
-	gen      atomic.Uint32             // starts at 1
-	capacity atomic.Int64              // of the Buffer: len(mem), or less; see GrowCapacity
-	pub      atomic.Pointer[published] // replaces mem, once it is published
+	Generation atomic.Uint32             // starts at 1; a field, so that ReadByte compares it without a detour; only this package changes it
+	capacity   atomic.Int64              // of the Buffer: len(mem), or less; see GrowCapacity
+	pub        atomic.Pointer[published] // replaces mem, once it is published
 }
 
 // published is the Go memory to which mem[lo:] of a mapping was moved or copied
@@ -77,14 +77,11 @@ func FromIdle(n int, huge bool) *Mapping {
 
 func mappingOf(p *pages) *Mapping {
 	m := &Mapping{pages: p}
-	m.gen.Store(1)
+	m.Generation.Store(1)
 	m.capacity.Store(int64(len(p.mem)))
 	track(p, m)
 	return m
 }
-
-// Generation returns the generation. It is 1 for a new Mapping.
-func (m *Mapping) Generation() uint32 { return m.gen.Load() }
 
 // Capacity returns the number of bytes that can be written without growing.
 func (m *Mapping) Capacity() int { return int(m.capacity.Load()) }
@@ -109,7 +106,7 @@ func (m *Mapping) Published(gen uint32, off, end int) (mem []byte, lo int) {
 func (m *Mapping) Window(end int) (mem []byte, gen uint32) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	return m.window(end), m.gen.Load()
+	return m.window(end), m.Generation.Load()
 }
 
 // window is the first result of Window, for callers that hold mu.
@@ -124,7 +121,7 @@ func (m *Mapping) Append(gen uint32, i, n int, f func(mem []byte) int) (mem []by
 	}
 	m.mu.RLock()
 	defer m.mu.RUnlock() // f may panic
-	if m.gen.Load() != gen {
+	if m.Generation.Load() != gen {
 		return nil, false
 	}
 	end := i + m.write(i, i+n, f)
@@ -135,7 +132,7 @@ func (m *Mapping) Append(gen uint32, i, n int, f func(mem []byte) int) (mem []by
 func (m *Mapping) makeCommitted(gen uint32, n int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.gen.Load() == gen {
+	if m.Generation.Load() == gen {
 		m.commit(n)
 	}
 }
@@ -155,7 +152,7 @@ func (m *Mapping) Read(gen uint32, off, end int, f func(contents []byte)) (ok bo
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	mem, lo := m.mem[:m.committed], 0
-	if m.gen.Load() != gen {
+	if m.Generation.Load() != gen {
 		if mem, lo = m.Published(gen, off, end); mem == nil {
 			return false
 		}
@@ -173,7 +170,7 @@ func (m *Mapping) Read(gen uint32, off, end int, f func(contents []byte)) (ok bo
 func (m *Mapping) Overwrite(gen uint32, i, n, end int, f func(mem []byte)) (filled, ok bool) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	if m.gen.Load() != gen || min(end, m.committed) < i+n {
+	if m.Generation.Load() != gen || min(end, m.committed) < i+n {
 		return false, false
 	}
 	filled = m.willWrite(i, i+n)
@@ -201,7 +198,7 @@ func (m *Mapping) Shorten(n int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.shorten(n) {
-		m.gen.Add(1)
+		m.Generation.Add(1)
 	}
 	runtime.KeepAlive(m)
 }
@@ -211,10 +208,10 @@ func (m *Mapping) Shorten(n int) {
 func (m *Mapping) Release(gen uint32) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.gen.Load() != gen {
+	if m.Generation.Load() != gen {
 		return nil
 	}
-	m.gen.Add(1)
+	m.Generation.Add(1)
 	err := m.free()
 	runtime.KeepAlive(m)
 	return err
@@ -272,7 +269,7 @@ func (m *Mapping) remap(f func() error) error {
 	n, moves := len(m.mem), m.moves
 	err := f()
 	if m.moves != moves || len(m.mem) != n {
-		m.gen.Add(1)
+		m.Generation.Add(1)
 		m.capacity.Store(int64(len(m.mem)))
 	}
 	runtime.KeepAlive(m)

@@ -21,7 +21,7 @@ func TestNew(t *testing.T) {
 	created := Counters.Created.Load()
 	m, err := New(4*miB, true)
 	require.NoError(t, err)
-	require.EqualValues(t, 1, m.Generation())
+	require.EqualValues(t, 1, m.Generation.Load())
 	require.Equal(t, 4*miB, m.Capacity())
 	require.False(t, m.Sparse())
 	require.False(t, m.NeedsMemory(0))

@@ -27,7 +27,7 @@ const largeView = 32 * vm.MiB
 func (m *Mapping) Publish(gen uint32, lo, end, spare int) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.gen.Load() != gen {
+	if m.Generation.Load() != gen {
 		return nil
 	}
 	if end-lo >= largeView {
@@ -64,7 +64,7 @@ func (m *Mapping) Publish(gen uint32, lo, end, spare int) error {
 	// A copy of the Buffer with contents beyond end becomes stale, because
 	// they may be lost.
 	m.pub.Store(&published{p[:end-lo], lo, gen})
-	m.gen.Add(1)
+	m.Generation.Add(1)
 	Counters.Views.Add(1)
 	Counters.ViewBytes.Add(int64(hi - lo))
 	runtime.KeepAlive(m)

@@ -65,7 +65,7 @@ func testPublish(t *testing.T, n, spare, off int, refused bool) {
 		require.False(t, n-off > CopiedView && !refused && at == address(p), "not moved")
 
 		// The generation from before finds the view.
-		require.Equal(t, gen+1, m.Generation())
+		require.Equal(t, gen+1, m.Generation.Load())
 		same := func(mem []byte) { require.True(t, len(mem) == n-off && &mem[0] == &p[0]) }
 		require.True(t, m.Read(gen, off, n, same))
 		require.False(t, m.Read(gen-1, off, n, nil))
