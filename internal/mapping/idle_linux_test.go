@@ -95,13 +95,13 @@ func TestWhatIsKept(t *testing.T) {
 	for _, way := range []struct {
 		name string
 		kept int
-		free func(o *owner)
+		free func(t *testing.T, o *owner)
 	}{
-		{"Release", n, (*owner).Close},
-		{"Shrink", 8 * miB, func(o *owner) { o.Shorten(4 * miB); o.Shrink() }},
-		{"a copied view", n, func(o *owner) { o.Shorten(miB); o.Bytes(0) }},
-		{"a moved view", 4 * miB, func(o *owner) { needMoves(t); o.Shorten(8 * miB); o.Bytes(0) }},
-		{"garbage", n, func(o *owner) {
+		{"Release", n, func(t *testing.T, o *owner) { o.Close() }},
+		{"Shrink", 8 * miB, func(t *testing.T, o *owner) { o.Shorten(4 * miB); o.Shrink() }},
+		{"a copied view", n, func(t *testing.T, o *owner) { o.Shorten(miB); o.Bytes(0) }},
+		{"a moved view", 4 * miB, func(t *testing.T, o *owner) { needMoves(t); o.Shorten(8 * miB); o.Bytes(0) }},
+		{"garbage", n, func(t *testing.T, o *owner) {
 			unasked(func() {
 				collected := Counters.Collected.Load()
 				*o = owner{}
@@ -109,15 +109,15 @@ func TestWhatIsKept(t *testing.T) {
 				require.Equal(t, collected+1, Counters.Collected.Load())
 			})
 		}},
-		{"never written", 0, func(o *owner) { o.Close(); EmptyIdle(); o.Grow(4 * miB); o.Close() }},
-		{"sparse", 0, func(o *owner) { o.WriteAt([]byte("x"), 20*miB); o.Close() }},
-		{"locked, so that the kernel could not take it", 0, func(o *owner) {
+		{"never written", 0, func(t *testing.T, o *owner) { o.Close(); EmptyIdle(); o.Grow(4 * miB); o.Close() }},
+		{"sparse", 0, func(t *testing.T, o *owner) { o.WriteAt([]byte("x"), 20*miB); o.Close() }},
+		{"locked, so that the kernel could not take it", 0, func(t *testing.T, o *owner) {
 			if err := unix.Mlock(o.m.mem[:4096]); err != nil {
 				t.Skip(err)
 			}
 			o.Close()
 		}},
-		{"several VMAs", 0, func(o *owner) {
+		{"several VMAs", 0, func(t *testing.T, o *owner) {
 			o.Close()
 			o = queue(t, 10, 5)
 			o.Shorten(vm.Unit())
@@ -128,7 +128,7 @@ func TestWhatIsKept(t *testing.T) {
 		}},
 	} {
 		t.Run(way.name, func(t *testing.T) {
-			require.Equal(t, way.kept, keeps(t, func() { way.free(filled(1, n)) }))
+			require.Equal(t, way.kept, keeps(t, func() { way.free(t, filled(1, n)) }))
 		})
 	}
 }
