@@ -16,6 +16,8 @@ import (
 	"unicode/utf8"
 	"unsafe"
 
+	"github.com/stretchr/testify/require"
+
 	"github.com/mmapbuf/mmapbuf/internal/vm"
 )
 
@@ -24,6 +26,12 @@ type oracle struct {
 	bytes.Buffer
 	maxLen int
 }
+
+// addressBits is more than any address space has: there may be 1<<47 bytes elsewhere.
+var addressBits = map[bool]uint{true: 47, false: 56}[runtime.GOARCH == "amd64"]
+
+// tooMuch is less than what no process gets.
+var tooMuch = min(bits(addressBits-1), math.MaxInt-2)
 
 // errFull stands for every error that says more than ErrTooLarge.
 var errFull = fmt.Errorf("oracle: %w", ErrTooLarge)
@@ -91,8 +99,8 @@ func (o *oracle) ReadFrom(r io.Reader) (int64, error) {
 }
 
 func (o *oracle) Grow(n int) {
-	if n > o.room() {
-		panic(errFull)
+	if n > min(o.room(), tooMuch) {
+		panic(ErrTooLarge)
 	}
 	o.Buffer.Grow(n)
 }
@@ -101,7 +109,7 @@ func (o *oracle) Reserve(n int) error {
 	switch {
 	case n < 0:
 		return errNegativeReserve
-	case n > o.room():
+	case n > min(o.room(), tooMuch):
 		return errFull
 	}
 	o.Grow(n)
@@ -127,7 +135,7 @@ func (o *oracle) WriteAt(p []byte, off int64) (int, error) {
 	switch more := int(off) + len(p) - o.Len(); {
 	case more > o.room():
 		return 0, errFull
-	case more > bits(56): // no process has so much
+	case more > tooMuch:
 		if o.Len() == 0 {
 			o.Reset() // as growth does, before it fails
 		}
@@ -297,6 +305,8 @@ func (o op) on(b buffer) (res result) {
 	return o.run(b)
 }
 
+func counted(n int, err error) result { return result{n: int64(n), err: err} }
+
 // diff says how res differs from what bytes.Buffer gave.
 func (res result) diff(want result) error {
 	switch {
@@ -419,6 +429,16 @@ func (p *pair) step(o op, v view) error {
 		return fmt.Errorf("step %d of %s: %w", len(p.steps), strings.Join(p.steps[n:], ", "), err)
 	}
 	return nil
+}
+
+// run takes steps that must not differ.
+func (p *pair) run(t testing.TB, v view, ops ...op) {
+	t.Helper()
+	for _, o := range ops {
+		if err := p.step(o, v); err != nil {
+			require.NoError(t, err)
+		}
+	}
 }
 
 // check compares the state.
