@@ -16,9 +16,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"unsafe"
 
-	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/mmapbuf/mmapbuf/internal/mapping"
@@ -59,30 +57,13 @@ func requireMapping(t *testing.T, b *Buffer, n int) {
 	}
 }
 
-// bystanders are Buffers that nobody has passed to anything.
-type bystanders []*Buffer
-
-// add fills another one.
-func (s *bystanders) add(t *testing.T, n int) {
+// filledWith returns a Buffer of n bytes that depend on seed.
+func filledWith(t *testing.T, seed, n int) *Buffer {
 	t.Helper()
 	b := new(Buffer)
-	fill(b, 100+len(*s), n)
+	fill(b, seed, n)
 	requireMapping(t, b, n)
-	*s = append(*s, b)
-}
-
-// check fails if one of them is not what it was.
-func (s bystanders) check(t *testing.T) {
-	t.Helper()
-	for i, b := range s {
-		require.NoError(t, still(contents(b), 100+i, b.Len()), "another Buffer")
-	}
-}
-
-func (s bystanders) close() {
-	for _, b := range s {
-		_ = b.Close()
-	}
+	return b
 }
 
 // writesTo are the ways in which a Writer gets all of the contents.
@@ -117,35 +98,26 @@ func TestKeptPages(t *testing.T) {
 			t.Run(name, func(t *testing.T) {
 				r := rand.New(rand.NewPCG(testSeed(t), 0))
 				var cache [][]byte
+				var sizes []int
 				cached := writerFunc(func(p []byte) (int, error) {
 					cache = append(cache, p)
 					return len(p), nil
 				})
-				sizes := make([]int, pages)
-				serve := func(page int) { // in a frame of its own, so that b is garbage
-					b := new(Buffer)
-					fill(b, page, sizes[page])
-					requireMapping(t, b, sizes[page])
-					n, err := write(b, cached)
+				for page := range pages {
+					size := 100*kiB + r.IntN(6*miB-100*kiB)
+					sizes = append(sizes, size)
+					n, err := write(filledWith(t, page, size), cached)
 					require.NoError(t, err)
-					require.EqualValues(t, sizes[page], n)
-				}
-				other := func(seed int) {
-					b := new(Buffer)
-					fill(b, 1000+seed, 100*kiB+r.IntN(6*miB))
-					require.NoError(t, still(contents(b), 1000+seed, b.Len()))
-					if seed%2 == 0 {
-						_ = b.Close()
-					}
-				}
-				for page := range sizes {
-					sizes[page] = 100*kiB + r.IntN(6*miB-100*kiB)
-					serve(page)
-					other(page)
+					require.EqualValues(t, size, n)
 					if page%4 == 3 {
 						runtime.GC()
 						runtime.GC()
-						other(pages + page)
+					}
+					size = 100*kiB + r.IntN(6*miB)
+					b := filledWith(t, 1000+page, size)
+					require.NoError(t, still(contents(b), 1000+page, size))
+					if page%2 == 0 {
+						_ = b.Close()
 					}
 				}
 				require.Len(t, cache, pages)
@@ -157,70 +129,16 @@ func TestKeptPages(t *testing.T) {
 	})
 }
 
-// TestLateReader has a Reader give up while its goroutine still has the slice,
-// which that goroutine fills later.
-func TestLateReader(t *testing.T) {
-	leave := map[string]func(b *Buffer){
-		"closed":  func(b *Buffer) { _ = b.Close() },
-		"dropped": func(b *Buffer) {},
-	}
-	atBothThresholds(t, func(t *testing.T) {
-		for name, read := range readsFrom {
-			for how, leave := range leave {
-				t.Run(name+"/"+how, func(t *testing.T) {
-					now, late := make(chan struct{}), make(chan error)
-					var given [][]byte
-					go func() {
-						<-now
-						late <- sound(func() {
-							for _, p := range given {
-								dirty(p)
-							}
-						})
-					}()
-					slow := reader(func(p []byte) (int, error) {
-						if given = append(given, p); len(given) < 4 {
-							return copy(p, noise()), nil
-						}
-						return 0, os.ErrDeadlineExceeded
-					})
-					func() {
-						b := new(Buffer)
-						fill(b, 1, 3*miB)
-						requireMapping(t, b, 3*miB)
-						_, err := read(b, slow)
-						require.ErrorIs(t, err, os.ErrDeadlineExceeded)
-						leave(b)
-					}()
-					runtime.GC()
-					runtime.GC()
-					var others bystanders
-					defer func() { others.close() }()
-					for i := range 4 {
-						others.add(t, 100*kiB+i*miB)
-					}
-					close(now)
-					require.NoError(t, <-late)
-					others.check(t)
-				})
-			}
-		}
-	})
-}
-
-// TestLateReaderBesideTheNext has a Reader fill its slice while ReadFrom uses the
+// TestLateReaderBesideNext has a Reader fill its slice while ReadFrom uses the
 // next one. A File gave both the same.
-func TestLateReaderBesideTheNext(t *testing.T) {
+func TestLateReaderBesideNext(t *testing.T) {
 	const n = 3 * miB
 	atBothThresholds(t, func(t *testing.T) {
 		for _, name := range []string{"File", "Buffer"} {
 			t.Run(name, func(t *testing.T) {
-				b := new(Buffer)
+				b := filledWith(t, 1, n)
 				defer b.Close()
-				fill(b, 1, n)
-				requireMapping(t, b, n)
-				f := atItsEnd(b)
-				readFrom := f.ReadFrom
+				readFrom := atItsEnd(b).ReadFrom
 				if name == "Buffer" {
 					if b.m == nil {
 						t.Skip("as with bytes.Buffer")
@@ -233,15 +151,15 @@ func TestLateReaderBesideTheNext(t *testing.T) {
 					return 0, os.ErrDeadlineExceeded
 				}))
 				require.ErrorIs(t, err, os.ErrDeadlineExceeded)
-				off := 0
+				rest := pattern(2, n)
 				_, err = readFrom(reader(func(p []byte) (int, error) {
-					if off == n {
+					if len(rest) == 0 {
 						return 0, io.EOF
 					}
-					p = p[:copy(p, pattern(2, n)[off:])]
-					off += len(p)
+					k := copy(p, rest)
+					rest = rest[k:]
 					dirty(kept) // between the read and the use
-					return len(p), nil
+					return k, nil
 				}))
 				require.NoError(t, err)
 				got := contents(b)
@@ -306,20 +224,6 @@ func TestWriteAtOfSpareCapacity(t *testing.T) {
 	})
 }
 
-// TestAppendedToAvailableBuffer is the least of TestWriteAtOfSpareCapacity.
-func TestAppendedToAvailableBuffer(t *testing.T) {
-	atSizes(t, func(t *testing.T, n int) {
-		b := filled(t, n)
-		defer b.Close()
-		b.Grow(100)
-		p := append(b.AvailableBuffer(), "0123456789abcdef"...)
-		require.Same(t, unsafe.SliceData(b.AvailableBuffer()), unsafe.SliceData(p))
-		_, err := b.WriteAt(p, int64(n+5))
-		require.NoError(t, err)
-		require.Equal(t, "\x00\x00\x00\x00\x000123456789abcdef", string(contents(b)[n:]))
-	})
-}
-
 // TestTwoCopiesOfThePackage builds a program with two copies of the package, as
 // with one that was vendored and renamed. It panicked before main.
 func TestTwoCopiesOfThePackage(t *testing.T) {
@@ -332,29 +236,28 @@ func TestTwoCopiesOfThePackage(t *testing.T) {
 		require.NoError(t, os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o777))
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o666))
 	}
-	for _, glob := range []string{"*.go", "internal/*/*.go"} {
-		names, err := filepath.Glob(glob)
+	get := func(name string) string {
+		text, err := os.ReadFile(name)
 		require.NoError(t, err)
-		require.NotEmpty(t, names)
-		for _, name := range names {
-			if strings.HasSuffix(name, "_test.go") {
-				continue
-			}
-			text, err := os.ReadFile(name)
-			require.NoError(t, err)
-			for _, copied := range []string{"one", "two"} {
-				put(copied+"/"+name, strings.ReplaceAll(string(text), "github.com/mmapbuf/mmapbuf/internal", "both/"+copied+"/internal"))
-			}
+		return string(text)
+	}
+	names, err := filepath.Glob("*.go")
+	require.NoError(t, err)
+	internal, err := filepath.Glob("internal/*/*.go")
+	require.NoError(t, err)
+	require.NotEmpty(t, internal)
+	for _, name := range append(names, internal...) {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		for _, dir := range []string{"one", "two"} {
+			put(dir+"/"+name, strings.ReplaceAll(get(name), "github.com/mmapbuf/mmapbuf/internal", "both/"+dir+"/internal"))
 		}
 	}
-	mod, err := os.ReadFile("go.mod")
-	require.NoError(t, err)
-	sum, err := os.ReadFile("go.sum")
-	require.NoError(t, err)
-	needs := regexp.MustCompile(`golang.org/x/sys v\S+`).Find(mod)
-	require.NotNil(t, needs)
-	put("go.mod", "module both\n\ngo 1.25.0\n\nrequire "+string(needs)+"\n")
-	put("go.sum", string(sum))
+	needs := regexp.MustCompile(`golang.org/x/sys v\S+`).FindString(get("go.mod"))
+	require.NotEmpty(t, needs)
+	put("go.mod", "module both\n\ngo 1.25.0\n\nrequire "+needs+"\n")
+	put("go.sum", get("go.sum"))
 	put("main.go", `package main
 
 import (
@@ -385,18 +288,17 @@ func main() {
 // A keeper keeps all slices that it gets. While it has one, it calls the Buffer.
 type keeper struct {
 	call func()
-	left int // bytes to read
+	left int   // bytes to read
+	end  error // after them
 	kept [][]byte
 }
 
 func (k *keeper) Read(p []byte) (int, error) {
-	k.kept = append(k.kept, p)
 	dirty(p)
-	k.call()
-	dirty(p)
+	_, _ = k.Write(p)
 	n := min(len(p), k.left)
 	if k.left -= n; n == 0 {
-		return 0, io.EOF
+		return 0, k.end
 	}
 	return n, nil
 }
@@ -410,7 +312,8 @@ func (k *keeper) Write(p []byte) (int, error) {
 
 // TestForeignSweep has Readers and Writers keep what they are given, call each
 // method of the Buffer meanwhile, and write to all that they have kept when the
-// Buffer is gone. No other Buffer shows any of that.
+// Buffer is gone, as a Reader does that has given up before its goroutine has. No
+// other Buffer shows any of that.
 func TestForeignSweep(t *testing.T) {
 	atBothThresholds(t, func(t *testing.T) { foreignSweep(t, byLength(1, 1, 4)) })
 }
@@ -426,21 +329,25 @@ func foreignSweep(t *testing.T, rounds int) {
 	calls["Reserve"] = func(b *Buffer) { _ = b.Reserve(3 << 20) }
 	calls["Write much"] = func(b *Buffer) { _, _ = b.Write(noise()[:2<<20]) }
 	delete(calls, "Bytes, Write")
-	var others bystanders
-	defer func() { others.close() }()
+	var others []*Buffer // that nobody has passed to anything
 	for i := range 4 {
-		others.add(t, 40*kiB+i*miB)
+		b := filledWith(t, i, 40*kiB+i*miB)
+		defer b.Close()
+		others = append(others, b)
+	}
+	check := func() {
+		for i, b := range others {
+			require.NoError(t, still(contents(b), i, 40*kiB+i*miB), "another Buffer")
+		}
 	}
 	mapped := 0
 	// use has b read from k, or write to it, and leaves b.
 	use := func(k *keeper, run func(b *Buffer, k *keeper), call func(b *Buffer), closes bool) {
-		b := new(Buffer)
-		fill(b, r.IntN(1000), 40*kiB+r.IntN(byLength(2, 2, 6)*miB))
+		b := filledWith(t, r.IntN(1000), 40*kiB+r.IntN(byLength(2, 2, 6)*miB))
 		_, _ = b.Read(make([]byte, r.IntN(100)))
 		if b.m != nil {
 			mapped++
 		}
-		k.left = r.IntN(600 * kiB)
 		times := 0
 		k.call = func() {
 			if times++; times < 3 {
@@ -459,6 +366,7 @@ func foreignSweep(t *testing.T, rounds int) {
 	for _, write := range writesTo {
 		ways = append(ways, func(b *Buffer, k *keeper) { _, _ = write(b, k) })
 	}
+	ends := []error{io.EOF, os.ErrDeadlineExceeded}
 	for range rounds {
 		for i, name := range slices.Sorted(maps.Keys(calls)) {
 			var wg sync.WaitGroup
@@ -466,7 +374,7 @@ func foreignSweep(t *testing.T, rounds int) {
 			r.Shuffle(len(ways), func(i, j int) { ways[i], ways[j] = ways[j], ways[i] })
 			for way, run := range ways[:byLength(3, len(ways), len(ways))] {
 				for _, closes := range []bool{true, false} {
-					k := new(keeper)
+					k := &keeper{left: r.IntN(600 * kiB), end: ends[r.IntN(2)]}
 					require.NoError(t, sound(func() { use(k, run, calls[name], closes) }), "%s, way %d", name, way)
 					require.NotEmpty(t, k.kept)
 					wg.Go(func() {
@@ -479,22 +387,21 @@ func foreignSweep(t *testing.T, rounds int) {
 				}
 			}
 			runtime.GC()
-			b := new(Buffer) // of what the others have left
 			n := 40*kiB + r.IntN(3*miB)
-			fill(b, 7, n)
+			b := filledWith(t, 7, n) // of what the others have left
 			wg.Wait()
 			close(late)
 			for err := range late {
 				require.NoError(t, err, name)
 			}
-			assert.NoError(t, still(contents(b), 7, n), name)
+			require.NoError(t, still(contents(b), 7, n), name)
 			if i%byLength(5, 1, 1) == 0 {
-				others.check(t)
+				check()
 			}
 			_ = b.Close()
 		}
 	}
-	others.check(t)
+	check()
 	if mapping.Available() {
 		require.Positive(t, mapped)
 	}
