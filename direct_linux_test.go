@@ -43,11 +43,9 @@ import (
 // The client closes the Buffer then, while the transport still reads.
 func TestRequestBody(t *testing.T) {
 	bodies := map[string]func(b *Buffer) io.Reader{
-		"SectionReader": func(b *Buffer) io.Reader { return io.NewSectionReader(b, 0, int64(b.Len())) },
-		"File":          func(b *Buffer) io.Reader { return struct{ io.Reader }{NewFile(b)} },
-		"File, which is closed, too": func(b *Buffer) io.Reader {
-			return NewFile(b)
-		},
+		"SectionReader":              func(b *Buffer) io.Reader { return io.NewSectionReader(b, 0, int64(b.Len())) },
+		"File":                       func(b *Buffer) io.Reader { return struct{ io.Reader }{NewFile(b)} },
+		"File, which is closed, too": func(b *Buffer) io.Reader { return NewFile(b) },
 		"File, with its WriteTo": func(b *Buffer) io.Reader {
 			return struct {
 				io.Reader
@@ -70,10 +68,8 @@ func TestRequestBody(t *testing.T) {
 			t.Run(fmt.Sprintf("%s/chunked=%t", name, chunked), func(t *testing.T) {
 				answers := 0
 				for seed := range byLength(8, 20, 400) {
-					b := new(Buffer)
 					n := 2*miB + rand.N(4*miB)
-					fill(b, seed, n)
-					require.NotNil(t, b.m)
+					b := filledWith(t, seed, n)
 					req, err := http.NewRequest("POST", server.URL, body(b))
 					require.NoError(t, err)
 					req.ContentLength = int64(n)
@@ -87,8 +83,7 @@ func TestRequestBody(t *testing.T) {
 						answers++
 						_ = resp.Body.Close()
 					}
-					other := new(Buffer)
-					fill(other, seed+1000, n)
+					other := filledWith(t, seed+1000, n)
 					require.NoError(t, still(contents(other), seed+1000, n))
 					_ = other.Close()
 				}
@@ -98,14 +93,14 @@ func TestRequestBody(t *testing.T) {
 	}
 }
 
-// withoutMemory leaves the process no memory while f runs.
-func withoutMemory(t *testing.T, f func()) {
+// withRoom leaves the process room more bytes of address space while f runs.
+func withRoom(t *testing.T, room int, f func()) {
 	t.Helper()
 	mapping.Settle()
 	_ = make([]byte, 64*miB) // the runtime dies of a lack of memory; let it have some
+	manyThreads()
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
-	restore := limit(t, unix.RLIMIT_AS, "VmSize", 0)
-	defer restore()
+	defer limit(t, unix.RLIMIT_AS, "VmSize", room)()
 	f()
 }
 
@@ -156,7 +151,7 @@ func TestPanicsAreErrTooLarge(t *testing.T) {
 	panics, stats := make(map[string]any), make(map[string]Stats)
 	was := ReadStats()
 	require.Zero(t, was.Failures)
-	withoutMemory(t, func() {
+	withRoom(t, 0, func() {
 		for name, call := range calls {
 			panics[name] = recovered(func() { call(bufs[name]) })
 			stats[name] = ReadStats()
@@ -171,16 +166,6 @@ func TestPanicsAreErrTooLarge(t *testing.T) {
 		requireContents(t, b, pattern(n, n), name)
 	}
 	assert.EqualValues(t, len(calls), ReadStats().Failures)
-}
-
-// TestGrowBeyondMaxLenPanics does so where there is memory.
-func TestGrowBeyondMaxLenPanics(t *testing.T) {
-	for _, n := range []int{10, 3 * miB} {
-		b := filled(t, n)
-		b.MaxLen = n + 5
-		require.True(t, recovered(func() { b.Grow(6) }) == ErrTooLarge)
-		requireContents(t, b, noise()[:n])
-	}
 }
 
 // TestFileWriteAfterView writes at the end of contents that a view has moved to
@@ -202,21 +187,19 @@ func TestFileWriteAfterView(t *testing.T) {
 			if !inChild(t) {
 				return
 			}
-			const n = 102 * miB      // whole units, so that the view has no room
-			_ = make([]byte, 32*miB) // the runtime dies of a lack of memory; let it have some
+			const n = 102 * miB // whole units, so that the view has no room
 			b := new(Buffer)
 			b.Grow(300 * miB)
 			fill(b, 1, n)
 			f := atItsEnd(b)
-			restore := limit(t, unix.RLIMIT_AS, "VmSize", 192*miB)
-			view := b.Bytes()
-			restore()
+			var view []byte
+			withRoom(t, 192*miB, func() { view = b.Bytes() })
 			require.Equal(t, n, cap(view), "there was memory for spare capacity")
 			require.False(t, b.current())
 			var k int
 			var err error
 			var panicked any
-			withoutMemory(t, func() {
+			withRoom(t, 0, func() {
 				panicked = recovered(func() { k, err = write(f, noise()[:1000]) })
 			})
 			require.Nil(t, panicked)
@@ -233,17 +216,12 @@ func TestFileWriteAfterView(t *testing.T) {
 	}
 }
 
-// TestStale uses a Buffer whose storage was released elsewhere. The message said
-// that this takes a copy, which is not the only way.
+// TestStale uses a Buffer whose storage was released, or moved, by way of a copy. A
+// File of it found no contents to write or to cut, and no error.
 func TestStale(t *testing.T) {
 	require.Contains(t, errStale.Error(), "another goroutine")
 	require.Contains(t, errStale.Error(), "a copy of the Buffer")
-	stale := func(t *testing.T) *Buffer {
-		b, _ := mapped(t, 3*miB)
-		c := *b
-		_ = b.Close()
-		return &c
-	}
+	one := []byte("x")
 	panics := map[string]func(b *Buffer){
 		"String":          func(b *Buffer) { _ = b.String() },
 		"Bytes":           func(b *Buffer) { b.Bytes() },
@@ -251,61 +229,53 @@ func TestStale(t *testing.T) {
 		"Peek all":        func(b *Buffer) { _, _ = b.Peek(3 * miB) },
 		"Next":            func(b *Buffer) { b.Next(10) },
 		"AvailableBuffer": func(b *Buffer) { b.AvailableBuffer() },
-		"Write":           func(b *Buffer) { _, _ = b.Write([]byte("x")) },
+		"Write":           func(b *Buffer) { _, _ = b.Write(one) },
 		"Read":            func(b *Buffer) { _, _ = b.Read(make([]byte, 1)) },
 		"ReadByte":        func(b *Buffer) { _, _ = b.ReadByte() },
 		"ReadFrom":        func(b *Buffer) { _, _ = b.ReadFrom(loop) },
 		"WriteTo":         func(b *Buffer) { _, _ = b.WriteTo(io.Discard) },
 		"Truncate":        func(b *Buffer) { b.Truncate(1) },
 	}
-	for name, call := range panics {
-		t.Run(name, func(t *testing.T) {
-			require.Equal(t, errStale, recovered(func() { call(stale(t)) }))
-		})
-	}
-	one := []byte("x")
 	fails := map[string]func(b *Buffer) error{
-		"ReadAt":            func(b *Buffer) error { _, err := b.ReadAt(make([]byte, 1), 0); return err },
-		"WriteAt":           func(b *Buffer) error { _, err := b.WriteAt(one, 0); return err },
-		"WriteAt, far":      func(b *Buffer) error { _, err := b.WriteAt(one, 9*miB); return err },
-		"File.Read":         func(b *Buffer) error { _, err := NewFile(b).Read(make([]byte, 1)); return err },
-		"File.ReadAt":       func(b *Buffer) error { _, err := NewFile(b).ReadAt(make([]byte, 1), 5); return err },
-		"File.WriteAt":      func(b *Buffer) error { _, err := NewFile(b).WriteAt(one, 5); return err },
-		"File.Write":        func(b *Buffer) error { _, err := NewFile(b).Write(one); return err },
-		"File.Write at end": func(b *Buffer) error { _, err := atItsEnd(b).Write(one); return err },
-		"File.WriteString":  func(b *Buffer) error { _, err := atItsEnd(b).WriteString("x"); return err },
-		"File.ReadFrom":     func(b *Buffer) error { _, err := atItsEnd(b).ReadFrom(loop); return err },
-		"File.Truncate":     func(b *Buffer) error { return NewFile(b).Truncate(9 * miB) },
+		"ReadAt":                func(b *Buffer) error { _, err := b.ReadAt(make([]byte, 1), 0); return err },
+		"WriteAt":               func(b *Buffer) error { _, err := b.WriteAt(one, 0); return err },
+		"WriteAt, far":          func(b *Buffer) error { _, err := b.WriteAt(one, 9*miB); return err },
+		"File.Read":             func(b *Buffer) error { _, err := NewFile(b).Read(make([]byte, 1)); return err },
+		"File.ReadAt":           func(b *Buffer) error { _, err := NewFile(b).ReadAt(make([]byte, 1), 5); return err },
+		"File.WriteAt":          func(b *Buffer) error { _, err := NewFile(b).WriteAt(one, 5); return err },
+		"File.Write":            func(b *Buffer) error { _, err := NewFile(b).Write(one); return err },
+		"File.Write at end":     func(b *Buffer) error { _, err := atItsEnd(b).Write(one); return err },
+		"File.WriteString":      func(b *Buffer) error { _, err := atItsEnd(b).WriteString("x"); return err },
+		"File.ReadFrom":         func(b *Buffer) error { _, err := atItsEnd(b).ReadFrom(loop); return err },
+		"File.WriteTo":          func(b *Buffer) error { _, err := NewFile(b).WriteTo(&writer{max: 9 * miB}); return err },
+		"File.WriteTo directly": func(b *Buffer) error { _, err := NewFile(b).WriteTo(io.Discard); return err },
+		"File.Truncate":         func(b *Buffer) error { return NewFile(b).Truncate(9 * miB) },
+		"File.Truncate to less": func(b *Buffer) error { return NewFile(b).Truncate(1) },
+		"File.Truncate to 0":    func(b *Buffer) error { return NewFile(b).Truncate(0) },
 	}
-	for name, call := range fails {
-		t.Run(name, func(t *testing.T) {
-			require.ErrorIs(t, call(stale(t)), errStale)
-		})
-	}
-}
-
-// TestFileOfStaleCopy: WriteTo found no contents there, and no error, so that a copy
-// of the contents was empty.
-func TestFileOfStaleCopy(t *testing.T) {
-	for name, call := range map[string]func(f *File) error{
-		"WriteTo": func(f *File) error {
-			_, err := f.WriteTo(writerFunc(func(p []byte) (int, error) { return len(p), nil }))
-			return err
-		},
-		"WriteTo directly": func(f *File) error { _, err := f.WriteTo(io.Discard); return err },
-		"Truncate to less": func(f *File) error { return f.Truncate(1) },
-		"Truncate to 0":    func(f *File) error { return f.Truncate(0) },
+	for how, lose := range map[string]func(b *Buffer){
+		"released": func(b *Buffer) { _ = b.Close() },
+		"moved":    func(b *Buffer) { b.Grow(512 * miB) },
 	} {
-		t.Run(name, func(t *testing.T) {
-			b, want := mapped(t, 3*miB)
+		stale := func(t *testing.T) *Buffer {
+			b, _ := mapped(t, 3*miB)
 			c := *b
-			b.Grow(512 * miB)
+			lose(b)
 			require.False(t, c.current())
-			require.Equal(t, len(want), c.Len())
-			var err error
-			require.Nil(t, recovered(func() { err = call(NewFile(&c)) }))
-			require.ErrorIs(t, err, errStale)
-		})
+			return &c
+		}
+		for name, call := range panics {
+			t.Run(how+"/"+name, func(t *testing.T) {
+				require.Equal(t, errStale, recovered(func() { call(stale(t)) }))
+			})
+		}
+		for name, call := range fails {
+			t.Run(how+"/"+name, func(t *testing.T) {
+				var err error
+				require.Nil(t, recovered(func() { err = call(stale(t)) }))
+				require.ErrorIs(t, err, errStale)
+			})
+		}
 	}
 }
 
@@ -321,12 +291,7 @@ func TestWriterReadsWithoutMemory(t *testing.T) {
 	var k int64
 	var err error
 	took, calls := 0, 0
-	_ = make([]byte, 32*miB) // the runtime dies of a lack of memory; let it have some
-	debug.SetGCPercent(-1)
-	manyThreads()
-	restore := limit(t, unix.RLIMIT_AS, "VmSize", 96*miB) // an arena of the heap, and not enough for a view
-	func() {
-		defer restore()
+	withRoom(t, 96*miB, func() { // an arena of the heap, and not enough for a view
 		k, err = b.WriteTo(writerFunc(func(p []byte) (int, error) {
 			if calls++; calls == 1 {
 				_, _ = io.CopyN(io.Discard, struct{ io.Reader }{b}, reads)
@@ -334,7 +299,7 @@ func TestWriterReadsWithoutMemory(t *testing.T) {
 			took += len(p)
 			return len(p), nil
 		}))
-	}()
+	})
 	require.Greater(t, calls, 0)
 	require.EqualValues(t, took, k)
 	if took < n {
@@ -354,9 +319,8 @@ func TestAvailableBufferOfAReservation(t *testing.T) {
 	require.NoError(t, b.Reserve(64*giB))
 	c := b.Cap()
 	require.GreaterOrEqual(t, c, 64*giB)
-	restore := limit(t, unix.RLIMIT_AS, "VmSize", 2*giB)
-	panicked := recovered(func() { b.AvailableBuffer() })
-	restore()
+	var panicked any
+	withRoom(t, 2*giB, func() { panicked = recovered(func() { b.AvailableBuffer() }) })
 	require.True(t, panicked == ErrTooLarge, "%v", panicked)
 	require.Contains(t, ReadStats().LastFailure, "64 GiB: mmap: cannot allocate memory")
 	require.Equal(t, c, b.Cap())
@@ -409,12 +373,9 @@ func TestForeignCodeHasNoMapping(t *testing.T) {
 						require.NoError(t, other.Close())
 						require.Positive(t, ReadStats().IdleBytes)
 					}
-					b := new(Buffer)
+					b := filledWith(t, seed, n)
 					t.Cleanup(func() { _ = b.Close() })
-					fill(b, seed, n)
-					if n > mapThreshold || warm {
-						require.NotNil(t, b.m)
-					}
+					require.False(t, warm && b.m == nil, "not in a mapping")
 					return b
 				}
 				for name, write := range writesTo {
@@ -482,13 +443,6 @@ type receiver struct {
 	got func() []byte
 }
 
-func hashed(h func() hash.Hash) func(t *testing.T) receiver {
-	return func(t *testing.T) receiver {
-		x := h()
-		return receiver{x, func() []byte { return x.Sum(nil) }}
-	}
-}
-
 // of makes a constructor of hashes return a hash.Hash.
 func of[H hash.Hash](h func() H) func() hash.Hash { return func() hash.Hash { return h() } }
 
@@ -497,106 +451,97 @@ func of[H hash.Hash](h func() H) func() hash.Hash { return func() hash.Hash { re
 func TestDirectTypes(t *testing.T) {
 	setThreshold(t, miB)
 	const n = miB + miB/2
-	seed := maphash.MakeSeed()
-	hashes := map[string]func() hash.Hash{
-		"md5":        md5.New,
-		"sha1":       sha1.New,
-		"sha224":     sha256.New224,
-		"sha256":     sha256.New,
-		"sha384":     sha512.New384,
-		"sha512":     sha512.New,
-		"sha512/224": sha512.New512_224,
-		"sha512/256": sha512.New512_256,
-		"sha3-224":   of(sha3.New224),
-		"sha3-256":   of(sha3.New256),
-		"sha3-384":   of(sha3.New384),
-		"sha3-512":   of(sha3.New512),
-		"adler32":    of(adler32.New),
-		"crc32":      of(crc32.NewIEEE),
-		"Castagnoli": func() hash.Hash { return crc32.New(crc32.MakeTable(crc32.Castagnoli)) },
-		"crc64":      func() hash.Hash { return crc64.New(crc64.MakeTable(crc64.ISO)) },
-		"fnv32":      of(fnv.New32),
-		"fnv32a":     of(fnv.New32a),
-		"fnv64":      of(fnv.New64),
-		"fnv64a":     of(fnv.New64a),
-		"fnv128":     fnv.New128,
-		"fnv128a":    fnv.New128a,
-		"maphash": func() hash.Hash {
-			h := new(maphash.Hash)
-			h.SetSeed(seed)
-			return h
-		},
-	}
-	file := func(t *testing.T) (*os.File, func() []byte) {
-		f, err := os.Create(filepath.Join(t.TempDir(), "file"))
-		require.NoError(t, err)
-		t.Cleanup(func() { f.Close() })
-		return f, func() []byte { p, _ := os.ReadFile(f.Name()); return p }
-	}
-	conn := func(network, address string) func(t *testing.T) receiver {
+	type makes map[string]func(t *testing.T) receiver
+	hashed := func(h func() hash.Hash) func(t *testing.T) receiver {
 		return func(t *testing.T) receiver {
+			x := h()
+			return receiver{x, func() []byte { return x.Sum(nil) }}
+		}
+	}
+	file := func(wrap func(f *os.File) io.Writer) func(t *testing.T) receiver {
+		return func(t *testing.T) receiver {
+			f, err := os.Create(filepath.Join(t.TempDir(), "file"))
+			require.NoError(t, err)
+			t.Cleanup(func() { f.Close() })
+			return receiver{wrap(f), func() []byte { p, _ := os.ReadFile(f.Name()); return p }}
+		}
+	}
+	buffered := func(wrap func(b *bytes.Buffer) io.Writer) func(t *testing.T) receiver {
+		return func(t *testing.T) receiver {
+			b := new(bytes.Buffer)
+			return receiver{wrap(b), b.Bytes}
+		}
+	}
+	ours := func(wrap func(b *Buffer) io.Writer) func(t *testing.T) receiver {
+		return func(t *testing.T) receiver {
+			b := new(Buffer)
+			return receiver{wrap(b), func() []byte { return contents(b) }}
+		}
+	}
+	// through is w, and what comes out of r.
+	through := func(w io.Writer, r io.Reader) receiver {
+		got := make(chan []byte)
+		go func() {
+			p := make([]byte, n)
+			_, err := io.ReadFull(r, p)
+			assert.NoError(t, err)
+			got <- p
+		}()
+		return receiver{w, func() []byte { return <-got }}
+	}
+	conn := func(network string, wrap func(c net.Conn) io.Writer) func(t *testing.T) receiver {
+		return func(t *testing.T) receiver {
+			address := "127.0.0.1:0"
 			if network == "unix" {
 				address = filepath.Join(t.TempDir(), "socket")
 			}
 			client, server := connected(t, network, address)
-			got := make(chan []byte)
-			go func() {
-				p := make([]byte, n)
-				_, err := io.ReadFull(server, p)
-				assert.NoError(t, err)
-				got <- p
-			}()
-			return receiver{client, func() []byte { return <-got }}
+			return through(wrap(client), server)
 		}
 	}
-	none := func() []byte { return nil }
-	directly := map[string]func(t *testing.T) receiver{
-		"os.File":  func(t *testing.T) receiver { f, got := file(t); return receiver{f, got} },
-		"TCPConn":  conn("tcp", "127.0.0.1:0"),
-		"UnixConn": conn("unix", ""),
-		"Discard":  func(t *testing.T) receiver { return receiver{io.Discard, none} },
-		"bytes.Buffer": func(t *testing.T) receiver {
-			w := new(bytes.Buffer)
-			return receiver{w, w.Bytes}
-		},
+	seed := maphash.MakeSeed()
+	mapHash := func() hash.Hash {
+		h := new(maphash.Hash)
+		h.SetSeed(seed)
+		return h
+	}
+	directly := makes{
+		"os.File":      file(func(f *os.File) io.Writer { return f }),
+		"TCPConn":      conn("tcp", func(c net.Conn) io.Writer { return c }),
+		"UnixConn":     conn("unix", func(c net.Conn) io.Writer { return c }),
+		"Discard":      func(t *testing.T) receiver { return receiver{io.Discard, func() []byte { return nil }} },
+		"bytes.Buffer": buffered(func(b *bytes.Buffer) io.Writer { return b }),
 		"strings.Builder": func(t *testing.T) receiver {
 			w := new(strings.Builder)
 			return receiver{w, func() []byte { return []byte(w.String()) }}
 		},
-		"Buffer": func(t *testing.T) receiver {
-			w := new(Buffer)
-			return receiver{w, func() []byte { return contents(w) }}
-		},
-		"File": func(t *testing.T) receiver {
-			w := new(Buffer)
-			return receiver{NewFile(w), func() []byte { return contents(w) }}
-		},
+		"Buffer": ours(func(b *Buffer) io.Writer { return b }),
+		"File":   ours(func(b *Buffer) io.Writer { return NewFile(b) }),
 	}
-	for name, h := range hashes {
-		directly[name] = hashed(h)
+	for _, h := range []func() hash.Hash{
+		md5.New, sha1.New, sha256.New224, sha256.New, sha512.New384, sha512.New, sha512.New512_224, sha512.New512_256,
+		of(sha3.New224), of(sha3.New256), of(sha3.New384), of(sha3.New512), of(adler32.New), of(crc32.NewIEEE), mapHash,
+		of(fnv.New32), of(fnv.New32a), of(fnv.New64), of(fnv.New64a), fnv.New128, fnv.New128a,
+		func() hash.Hash { return crc64.New(crc64.MakeTable(crc64.ISO)) },
+	} {
+		directly[fmt.Sprintf("%T of %d", h(), h().Size())] = hashed(h)
 	}
 	type file2 struct{ *os.File }
 	type file3 struct{ os.File }
-	buffered := func(wrap func(w io.Writer) io.Writer) func(t *testing.T) receiver {
-		return func(t *testing.T) receiver {
-			w := new(bytes.Buffer)
-			return receiver{wrap(w), w.Bytes}
-		}
-	}
-	byView := map[string]func(t *testing.T) receiver{
+	byView := makes{
 		"bufio.Writer": func(t *testing.T) receiver {
 			var o bytes.Buffer
 			w := bufio.NewWriter(&o)
 			return receiver{w, func() []byte { _ = w.Flush(); return o.Bytes() }}
 		},
-		"bufio.ReadWriter": buffered(func(w io.Writer) io.Writer { return bufio.NewReadWriter(nil, bufio.NewWriterSize(w, 16)) }),
-		"MultiWriter":      buffered(func(w io.Writer) io.Writer { return io.MultiWriter(w, sha256.New()) }),
-		"one Writer":       buffered(func(w io.Writer) io.Writer { return io.MultiWriter(w) }),
-		"OffsetWriter": func(t *testing.T) receiver {
-			f, got := file(t)
-			return receiver{io.NewOffsetWriter(f, 0), got}
-		},
-		"hmac": hashed(func() hash.Hash { return hmac.New(sha256.New, []byte("key")) }),
+		"bufio.ReadWriter": buffered(func(b *bytes.Buffer) io.Writer {
+			return bufio.NewReadWriter(nil, bufio.NewWriterSize(b, 16))
+		}),
+		"MultiWriter":  buffered(func(b *bytes.Buffer) io.Writer { return io.MultiWriter(b, sha256.New()) }),
+		"one Writer":   buffered(func(b *bytes.Buffer) io.Writer { return io.MultiWriter(b) }),
+		"one's own":    buffered(func(b *bytes.Buffer) io.Writer { return writerFunc(b.Write) }),
+		"OffsetWriter": file(func(f *os.File) io.Writer { return io.NewOffsetWriter(f, 0) }),
+		"hmac":         hashed(func() hash.Hash { return hmac.New(sha256.New, []byte("key")) }),
 		"shake": func(t *testing.T) receiver {
 			h := sha3.NewSHAKE128()
 			return receiver{h, func() []byte { p := make([]byte, 32); _, _ = h.Read(p); return p }}
@@ -604,42 +549,21 @@ func TestDirectTypes(t *testing.T) {
 		"gzip": func(t *testing.T) receiver {
 			var o bytes.Buffer
 			w := gzip.NewWriter(&o)
-			return receiver{w, func() []byte {
-				_ = w.Close()
-				r, err := gzip.NewReader(&o)
-				require.NoError(t, err)
-				p, err := io.ReadAll(r)
-				require.NoError(t, err)
-				return p
-			}}
+			return receiver{w, func() []byte { _ = w.Close(); return o.Bytes() }}
 		},
-		"struct of *os.File":  func(t *testing.T) receiver { f, got := file(t); return receiver{file2{f}, got} },
-		"pointer to a struct": func(t *testing.T) receiver { f, got := file(t); return receiver{&file2{f}, got} },
-		"struct of os.File": func(t *testing.T) receiver {
-			f, got := file(t)
-			w := new(file3)
-			w.File = *f // shares the descriptor
-			return receiver{w, got}
-		},
-		"struct of a conn": func(t *testing.T) receiver {
-			s := conn("tcp", "127.0.0.1:0")(t)
-			return receiver{struct{ net.Conn }{s.w.(net.Conn)}, s.got}
-		},
+		"struct of *os.File":  file(func(f *os.File) io.Writer { return file2{f} }),
+		"pointer to a struct": file(func(f *os.File) io.Writer { return &file2{f} }),
+		"struct of os.File":   file(func(f *os.File) io.Writer { return &file3{*f} }), // shares the descriptor
+		"struct of a conn":    conn("tcp", func(c net.Conn) io.Writer { return struct{ net.Conn }{c} }),
 		"struct of a hash": func(t *testing.T) receiver {
 			s := hashed(sha256.New)(t)
 			return receiver{struct{ io.Writer }{s.w}, s.got}
 		},
-		"PipeWriter": func(t *testing.T) receiver {
-			r, w := io.Pipe()
-			got := make(chan []byte)
-			go func() { p := make([]byte, n); _, _ = io.ReadFull(r, p); got <- p }()
-			return receiver{w, func() []byte { return <-got }}
-		},
+		"PipeWriter": func(t *testing.T) receiver { r, w := io.Pipe(); return through(w, r) },
 		"ResponseWriter": func(t *testing.T) receiver {
 			w := httptest.NewRecorder()
 			return receiver{w, func() []byte { return w.Body.Bytes() }}
 		},
-		"one's own": buffered(func(w io.Writer) io.Writer { return writerFunc(w.Write) }),
 	}
 	want := pattern(n, n)
 	check := func(t *testing.T, mk func(t *testing.T) receiver, direct bool) {
@@ -671,11 +595,10 @@ func TestDirectTypes(t *testing.T) {
 			require.NoError(t, b.Close())
 		}
 	}
-	for name, mk := range directly {
-		t.Run("direct/"+name, func(t *testing.T) { check(t, mk, true) })
-	}
-	for name, mk := range byView {
-		t.Run("view/"+name, func(t *testing.T) { check(t, mk, false) })
+	for direct, all := range map[bool]makes{true: directly, false: byView} {
+		for name, mk := range all {
+			t.Run(fmt.Sprintf("%s/direct=%t", name, direct), func(t *testing.T) { check(t, mk, direct) })
+		}
 	}
 	require.Len(t, directWriters, 6+15, "a type without a test")
 }
@@ -715,7 +638,10 @@ func TestDirectFiles(t *testing.T) {
 	_, err = f.Write(noise())
 	require.NoError(t, err)
 	var passed io.Reader
-	_, err = io.Copy(readerFrom(func(r io.Reader) (int64, error) { passed = r; return 0, nil }), f)
+	_, err = io.Copy(struct {
+		io.Writer
+		readerFrom
+	}{nil, func(r io.Reader) (int64, error) { passed = r; return 0, nil }}, f)
 	require.NoError(t, err)
 	require.Same(t, f, directFile(passed), "what io.Copy passes: %T", passed)
 	for name, read := range map[string]func(b *Buffer) (int64, error){
@@ -750,8 +676,6 @@ func TestDirectFiles(t *testing.T) {
 	require.Nil(t, directFile(r), "a pipe")
 }
 
-// A readerFrom is a Writer that only reads.
 type readerFrom func(r io.Reader) (int64, error)
 
-func (f readerFrom) Write([]byte) (int, error)           { return 0, errTest }
 func (f readerFrom) ReadFrom(r io.Reader) (int64, error) { return f(r) }
