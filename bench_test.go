@@ -366,7 +366,7 @@ var ops = []struct {
 // done to a mapping.
 func BenchmarkViewEveryWrite(b *testing.B) {
 	for _, size := range []int{16 * miB, 256 * miB} {
-		run := func(impl string, fill func(chunk []byte)) {
+		for _, impl := range []string{"bytes.Buffer", "mmapbuf.Buffer"} {
 			b.Run("size="+sizeName(size)+"/impl="+impl, func(b *testing.B) {
 				needBench(b, size)
 				chunk := make([]byte, 64*kiB)
@@ -375,24 +375,17 @@ func BenchmarkViewEveryWrite(b *testing.B) {
 					b.StopTimer()
 					equalChance(4 * int64(size))
 					b.StartTimer()
-					fill(chunk)
+					var o buffer = new(bytes.Buffer)
+					if impl == "mmapbuf.Buffer" {
+						o = new(Buffer)
+					}
+					for o.Len() < size {
+						_, _ = o.Write(chunk)
+						total += len(o.Bytes())
+					}
 				}
 			})
 		}
-		run("bytes.Buffer", func(chunk []byte) {
-			var o bytes.Buffer
-			for o.Len() < size {
-				o.Write(chunk)
-				total += len(o.Bytes())
-			}
-		})
-		run("mmapbuf.Buffer", func(chunk []byte) {
-			var o Buffer
-			for o.Len() < size {
-				_, _ = o.Write(chunk)
-				total += len(o.Bytes())
-			}
-		})
 	}
 }
 
@@ -410,10 +403,16 @@ func large() int {
 func turns(b *testing.B, size int, impls ...impl) {
 	b.Helper()
 	needMemory(b, 5*int64(size))
+	turnsAfter(b, func() { equalChance(4 * int64(size)) }, impls...)
+}
+
+// turnsAfter is turns with something else before each call.
+func turnsAfter(b *testing.B, before func(), impls ...impl) {
+	b.Helper()
 	times := make([][]float64, len(impls))
 	for b.Loop() {
 		for i, im := range impls {
-			equalChance(4 * int64(size))
+			before()
 			if t := im.run(); t > 0 {
 				times[i] = append(times[i], float64(t)/1e6)
 			}
@@ -538,50 +537,44 @@ func BenchmarkReadFrom(b *testing.B) {
 	if err := f.Close(); err != nil {
 		b.Fatal(err)
 	}
-	file := func() (io.Reader, func()) {
+	file := func() *os.File {
 		f, err := os.Open(name)
 		if err != nil {
 			b.Fatal(err)
 		}
-		return f, func() { f.Close() }
+		return f
 	}
-	pipe := func() (io.Reader, func()) {
+	pipe := func() *os.File {
 		r, w, err := os.Pipe()
 		if err != nil {
 			b.Fatal(err)
 		}
 		go func() { fillUp(w, size); w.Close() }()
-		return r, func() { r.Close() }
+		return r
 	}
-	for _, from := range []struct {
-		name string
-		open func() (io.Reader, func())
-	}{{"file", file}, {"pipe", pipe}} {
+	for from, open := range map[string]func() *os.File{"file": file, "pipe": pipe} {
 		read := func(f func(r io.Reader)) func() time.Duration {
 			return func() time.Duration {
-				r, done := from.open()
-				defer done()
+				r := open()
+				defer r.Close()
 				return timed(func() { f(r) })
 			}
 		}
 		impls := []impl{
 			{"io.ReadAll", read(func(r io.Reader) { sink, _ = io.ReadAll(r) })},
-			{"bytes.Buffer", read(func(r io.Reader) {
-				var o bytes.Buffer
-				_, _ = o.ReadFrom(r)
-			})},
+			{"bytes.Buffer", read(func(r io.Reader) { _, _ = new(bytes.Buffer).ReadFrom(r) })},
 			{"mmapbuf.Buffer", read(func(r io.Reader) {
 				var o Buffer
 				_, _ = o.ReadFrom(r)
 				_ = o.Close()
 			})},
 		}
-		if from.name == "file" {
+		if from == "file" {
 			impls = append(impls, impl{"os.ReadFile", func() time.Duration {
 				return timed(func() { sink, _ = os.ReadFile(name) })
 			}})
 		}
-		b.Run("from="+from.name, func(b *testing.B) { turns(b, size, impls...) })
+		b.Run("from="+from, func(b *testing.B) { turns(b, size, impls...) })
 	}
 }
 
@@ -598,22 +591,16 @@ func BenchmarkWriteTo(b *testing.B) {
 	defer o.Close()
 	p := bytes.Repeat([]byte("x"), size)
 	_, _ = o.Write(p)
-	rewind := func() {
+	turnsAfter(b, func() {
 		if _, err := f.Seek(0, io.SeekStart); err != nil {
 			b.Fatal(err)
 		}
-	}
-	var plain, ours []float64
-	for b.Loop() {
-		rewind()
-		plain = append(plain, timed(func() { _, _ = f.Write(p) }).Seconds())
-		rewind()
-		ours = append(ours, timed(func() { _, _ = o.WriteTo(f) }).Seconds())
 		o.setEnd(size) // unread it all
-	}
-	b.ReportMetric(0, "ns/op")
-	b.ReportMetric(median(plain)*1e3, "plain-ms")
-	b.ReportMetric(median(ours)*1e3, "mmapbuf.Buffer-ms")
+	}, impl{"plain", func() time.Duration {
+		return timed(func() { _, _ = f.Write(p) })
+	}}, impl{"mmapbuf.Buffer", func() time.Duration {
+		return timed(func() { _, _ = o.WriteTo(f) })
+	}})
 }
 
 // BenchmarkRefill fills what has been filled before.
@@ -626,30 +613,27 @@ func BenchmarkRefill(b *testing.B) {
 	defer o.Close()
 	fillUp(&std, size)
 	fillUp(&o, size)
-	var times [3][]float64
-	for b.Loop() {
-		times[0] = append(times[0], timed(func() {
+	turnsAfter(b, func() {}, impl{"copy", func() time.Duration {
+		return timed(func() {
 			for i := 0; i < size; i += len(chunk) {
 				copy(warm[i:], chunk)
 			}
-		}).Seconds())
-		times[1] = append(times[1], timed(func() {
+		})
+	}}, impl{"bytes.Buffer", func() time.Duration {
+		return timed(func() {
 			std.Reset()
 			for std.Len() < size {
 				std.Write(chunk)
 			}
-		}).Seconds())
-		times[2] = append(times[2], timed(func() {
+		})
+	}}, impl{"mmapbuf.Buffer", func() time.Duration {
+		return timed(func() {
 			o.Reset()
 			for o.Len() < size {
 				_, _ = o.Write(chunk)
 			}
-		}).Seconds())
-	}
-	b.ReportMetric(0, "ns/op")
-	for i, name := range []string{"copy", "bytes.Buffer", "mmapbuf.Buffer"} {
-		b.ReportMetric(median(times[i])*1e3, name+"-ms")
-	}
+		})
+	}})
 }
 
 // BenchmarkLife is all of a Buffer: made, filled with one write or many, and
@@ -663,48 +647,38 @@ func BenchmarkLife(b *testing.B) {
 			}
 			chunk := make([]byte, min(size, 64*kiB))
 			rounds := max(2, 64*miB/size) // a turn sees its own garbage collected, and little of the others'
+			turn := func(f func()) float64 {
+				return float64(timed(func() {
+					for range rounds {
+						f()
+					}
+				}))
+			}
 			var std, drop, closed, floor []float64
 			for b.Loop() {
-				t0 := time.Now()
-				for range rounds {
+				base := turn(func() {
 					var o bytes.Buffer
 					for o.Len() < size {
 						o.Write(chunk)
 					}
-				}
-				t1 := time.Now()
-				for range rounds {
-					var o Buffer
-					for o.Len() < size {
-						_, _ = o.Write(chunk)
-					}
-				}
-				t2 := time.Now()
-				for range rounds {
-					var o Buffer
-					for o.Len() < size {
-						_, _ = o.Write(chunk)
-					}
-					_ = o.Close()
-				}
-				t3 := time.Now()
-				for range rounds {
-					if mapping.Available() && size >= 2*miB {
-						fillMapping(size, chunk, true)
-					}
-				}
-				t4 := time.Now()
-				base := float64(t1.Sub(t0))
+				})
 				std = append(std, base/float64(rounds))
-				drop = append(drop, float64(t2.Sub(t1))/base)
-				closed = append(closed, float64(t3.Sub(t2))/base)
-				floor = append(floor, float64(t4.Sub(t3))/base)
+				drop = append(drop, turn(func() {
+					var o Buffer
+					for o.Len() < size {
+						_, _ = o.Write(chunk)
+					}
+				})/base)
+				closed = append(closed, turn(func() { fillBuffer(new(Buffer), size, chunk) })/base)
+				if mapping.Available() && size >= 2*miB {
+					floor = append(floor, turn(func() { fillMapping(size, chunk, true) })/base)
+				}
 			}
 			b.ReportMetric(0, "ns/op")
 			b.ReportMetric(median(std), "bytes.Buffer-ns")
 			b.ReportMetric(median(drop), "dropped-ratio")
 			b.ReportMetric(median(closed), "closed-ratio")
-			if mapping.Available() && size >= 2*miB {
+			if floor != nil {
 				b.ReportMetric(median(floor), "floor-ratio")
 			}
 		})
