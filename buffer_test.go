@@ -516,7 +516,7 @@ func readFrom(name string, open func() io.Reader) op {
 			short = short || len(p) < MinRead
 			return r.Read(p)
 		}))
-		if short && !bounded(b) {
+		if short && *maxLen(b) <= 0 {
 			err = errors.New("ReadFrom: less than MinRead bytes to Read into")
 		}
 		return result{n: n, err: err}
@@ -659,27 +659,16 @@ func reserveBy(n int) op {
 	}}
 }
 
-func setMaxLen(n int) op {
-	return op{fmt.Sprintf("MaxLen = %d", n), look, func(b buffer) result {
-		switch b := b.(type) {
-		case *Buffer:
-			b.MaxLen = n
-		case *oracle:
-			b.maxLen = n
-		}
-		return result{}
-	}}
+// maxLen returns the bound of b.
+func maxLen(b buffer) *int {
+	if b, ok := b.(*Buffer); ok {
+		return &b.MaxLen
+	}
+	return &b.(*oracle).maxLen
 }
 
-// bounded reports whether b has a MaxLen.
-func bounded(b buffer) bool {
-	switch b := b.(type) {
-	case *Buffer:
-		return b.MaxLen > 0
-	case *oracle:
-		return b.maxLen > 0
-	}
-	return false
+func setMaxLen(n int) op {
+	return op{fmt.Sprintf("MaxLen = %d", n), look, func(b buffer) result { *maxLen(b) = n; return result{} }}
 }
 
 var (
@@ -751,28 +740,23 @@ var lookAtOnce = op{"look at once", look, func(b buffer) result {
 	return result{p: slices.Concat(seen[:]...)}
 }}
 
+// readWith reads from r, which keeps no state.
+func readWith(name string, r reader) op { return readFrom(name, func() io.Reader { return r }) }
+
+func panics([]byte) (int, error) { panic("a panic of a Reader or Writer") }
+
 // Readers and writers that break their contracts or break off.
 var (
-	readNegative = readFrom("negative count", func() io.Reader {
-		return reader(func([]byte) (int, error) { return -1, io.EOF })
-	})
-	readTooMuch = readFrom("count beyond p", func() io.Reader {
-		return reader(func(p []byte) (int, error) { return len(p) + 1, io.EOF })
-	})
-	readPanic = readFrom("panic", func() io.Reader {
-		return reader(func([]byte) (int, error) { panic("reader's panic") })
-	})
+	readNegative  = readWith("negative count", func([]byte) (int, error) { return -1, io.EOF })
+	readTooMuch   = readWith("count beyond p", func(p []byte) (int, error) { return len(p) + 1, io.EOF })
+	readPanic     = readWith("panic", panics)
 	readThenPanic = readFrom("data, panic", func() io.Reader {
-		return io.MultiReader(strings.NewReader("ab"), reader(func([]byte) (int, error) { panic("reader's panic") }))
+		return io.MultiReader(strings.NewReader("ab"), reader(panics))
 	})
 	// readScratch uses all of p as scratch space, as io.Reader allows.
-	readScratch = readFrom("scratch", func() io.Reader {
-		return reader(func(p []byte) (int, error) {
-			for i := range p {
-				p[i] = 0xaa
-			}
-			return copy(p, "ab"), io.EOF
-		})
+	readScratch = readWith("scratch", func(p []byte) (int, error) {
+		dirty(p)
+		return copy(p, "ab"), io.EOF
 	})
 	readNothing = readFrom("0 and nil, then data", func() io.Reader {
 		calls := 0
@@ -786,15 +770,11 @@ var (
 			return 0, io.EOF
 		})
 	})
-	readError     = readFrom("error", func() io.Reader { return iotest.ErrReader(errTest) })
-	readDataError = readFrom("data with error", func() io.Reader {
-		return reader(func(p []byte) (int, error) { return copy(p, "ab"), errTest })
-	})
-	readWrappedEOF = readFrom("wrapped EOF", func() io.Reader {
-		return iotest.ErrReader(errWrappedEOF)
-	})
+	readError      = readWith("error", func([]byte) (int, error) { return 0, errTest })
+	readDataError  = readWith("data with error", func(p []byte) (int, error) { return copy(p, "ab"), errTest })
+	readWrappedEOF = readWith("wrapped EOF", func([]byte) (int, error) { return 0, errWrappedEOF })
 	writePanic = op{"WriteTo(panic)", take, func(b buffer) result {
-		_, err := b.WriteTo(writerFunc(func([]byte) (int, error) { panic("writer's panic") }))
+		_, err := b.WriteTo(writerFunc(panics))
 		return result{err: err}
 	}}
 	writeAll = writeTo(math.MaxInt, 0, nil)

@@ -53,7 +53,8 @@ func TestShrink(t *testing.T) {
 		{3 << 20, 0, 16 << 20},
 		{3 << 20, 1<<20 + 1, 16 << 20},
 		{3 << 20, 3 << 20, 16 << 20},
-		{6 << 20, 6<<20 - 100, 0}, // consumed pages go, too
+		{6 << 20, 4<<20 + 1, 0}, // consumed pages go, too
+		{6 << 20, 6<<20 - 100, 0},
 	} {
 		for _, published := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%+v/published=%t", test, published), func(t *testing.T) {

@@ -9,7 +9,6 @@ import (
 	"os"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -200,6 +199,14 @@ func leaked(was Stats) error {
 // buffer is what bytes.Buffer and Buffer have in common.
 // Peek is missing: bytes.Buffer has it from Go 1.26 on, see [peek].
 type buffer interface {
+	io.ReadWriter
+	io.ReaderFrom
+	io.WriterTo
+	io.ByteScanner
+	io.RuneScanner
+	io.ByteWriter
+	io.StringWriter
+	fmt.Stringer
 	Available() int
 	AvailableBuffer() []byte
 	Bytes() []byte
@@ -207,22 +214,11 @@ type buffer interface {
 	Grow(n int)
 	Len() int
 	Next(n int) []byte
-	Read(p []byte) (int, error)
-	ReadByte() (byte, error)
 	ReadBytes(delim byte) ([]byte, error)
-	ReadFrom(r io.Reader) (int64, error)
-	ReadRune() (rune, int, error)
 	ReadString(delim byte) (string, error)
 	Reset()
-	String() string
 	Truncate(n int)
-	UnreadByte() error
-	UnreadRune() error
-	Write(p []byte) (int, error)
-	WriteByte(c byte) error
 	WriteRune(r rune) (int, error)
-	WriteString(s string) (int, error)
-	WriteTo(w io.Writer) (int64, error)
 }
 
 // beyond is what Buffer and its oracle have that bytes.Buffer has not.
@@ -240,15 +236,10 @@ type peeker interface {
 }
 
 var (
-	_ buffer         = (*bytes.Buffer)(nil)
-	_ beyond         = (*Buffer)(nil)
-	_ beyond         = (*oracle)(nil)
-	_ peeker         = (*Buffer)(nil)
-	_ io.ReaderAt    = (*Buffer)(nil)
-	_ io.WriterAt    = (*Buffer)(nil)
-	_ io.Closer      = (*Buffer)(nil)
-	_ io.ByteScanner = (*Buffer)(nil)
-	_ io.RuneScanner = (*Buffer)(nil)
+	_ buffer = (*bytes.Buffer)(nil)
+	_ beyond = (*oracle)(nil)
+	_ beyond = (*Buffer)(nil)
+	_ peeker = (*Buffer)(nil)
 )
 
 // peek calls b's Peek, or does without it where bytes.Buffer has none.
@@ -585,132 +576,121 @@ func (s *script) data(n int) []byte {
 // offset draws an offset up to n.
 func (s *script) offset(n int) int { return int(uint64(s.uint16()) * uint64(n+1) >> 16) }
 
+// oneOf draws one of ops.
+func (s *script) oneOf(ops ...op) op { return ops[int(s.byte())%len(ops)] }
+
+// rarely draws one of ops, which are slow or empty the contents, once in odds times.
+func (s *script) rarely(odds byte, usual op, ops ...op) op {
+	if s.byte()%odds != 0 {
+		return usual
+	}
+	return s.oneOf(ops...)
+}
+
+func (s *script) maybeError() error { return []error{nil, errTest}[s.byte()%2] }
+
 // op draws an operation for a buffer of n bytes.
 func (s *script) op(n int) op {
 	c := s.byte() % 40
-	if c >= 32 {
-		return s.opBeyond(c, n)
-	}
-	if s.noViews && c >= 24 {
+	if s.noViews && c >= 24 && c < 32 {
 		c -= 24
 	}
-	switch c {
-	case 0, 1:
-		return write(s.data(n))
-	case 2:
-		return writeString(string(s.data(n)))
-	case 3:
-		return writeByte(s.byte())
-	case 4:
-		runes := []rune{'a', 'é', '€', '😀', -1, 0xd800, utf8.MaxRune, utf8.MaxRune + 1}
-		return writeRune(runes[int(s.byte())%len(runes)])
-	case 5, 6:
-		return s.readFrom(n)
-	case 7, 8:
-		return read(s.size(s.readBits))
-	case 9:
-		return readByte
-	case 10, 11:
-		return readRune
-	case 12, 13:
-		return unreadByte
-	case 14, 15:
-		return unreadRune
-	case 16:
-		return readBytes(s.byte())
-	case 17:
-		return readString(s.byte())
-	case 18:
-		return growBy(s.size(s.writeBits))
-	case 19:
-		return growWrite(s.data(n))
-	case 20:
-		return cut(s.size(s.readBits))
-	case 21:
-		return writeTo(s.size(s.readBits), 0, []error{nil, errTest}[s.byte()%2])
-	case 22:
-		if s.byte()%64 != 0 { // rare, or contents never get large
-			return readByte
+	for _, draw := range []struct {
+		times byte
+		op    func() op
+	}{
+		{2, func() op { return write(s.data(n)) }},
+		{1, func() op { return writeString(string(s.data(n))) }},
+		{1, func() op { return writeByte(s.byte()) }},
+		{1, func() op {
+			runes := []rune{'a', 'é', '€', '😀', -1, 0xd800, utf8.MaxRune, utf8.MaxRune + 1}
+			return writeRune(runes[int(s.byte())%len(runes)])
+		}},
+		{2, func() op { return s.readFrom(n) }},
+		{2, func() op { return read(s.size(s.readBits)) }},
+		{1, func() op { return readByte }},
+		{2, func() op { return readRune }},
+		{2, func() op { return unreadByte }},
+		{2, func() op { return unreadRune }},
+		{1, func() op { return readBytes(s.byte()) }},
+		{1, func() op { return readString(s.byte()) }},
+		{1, func() op { return growBy(s.size(s.writeBits)) }},
+		{1, func() op { return growWrite(s.data(n)) }},
+		{1, func() op { return cut(s.size(s.readBits)) }},
+		{1, func() op { return writeTo(s.size(s.readBits), 0, s.maybeError()) }},
+		{1, func() op { return s.rarely(64, readByte, reset, truncate(0), writeAll) }},
+		{1, func() op {
+			return s.oneOf(growBy(-1), truncate(-1), cut(-1), writeLie, writePanic, growBy(math.MaxInt))
+		}},
+		// Views.
+		{2, func() op { return appendAvailable(s.data(n)) }},
+		{2, func() op { return next(s.size(s.readBits)) }},
+		{2, func() op { return peekN(s.size(s.readBits)) }},
+		{1, func() op { return getBytes }},
+		{1, func() op { return s.look(n) }},
+		// What bytes.Buffer has not.
+		{1, func() op { return writeAt(s.data(n), int64(s.offset(n))) }},
+		{1, func() op {
+			end := min(n+s.size(s.writeBits), max(n, s.limit))
+			return writeAt(s.data(end), int64(end))
+		}},
+		{1, func() op { return readAt(s.size(s.readBits), int64(s.offset(n+1))) }},
+		{1, func() op { return reserveBy(s.size(s.writeBits)) }},
+		{1, func() op {
+			bounds := []int{0, 0, 0, 0, n, n + s.size(8), n / 2, math.MaxInt}
+			return setMaxLen(bounds[s.byte()%8])
+		}},
+		{1, func() op { return shrink }},
+		{1, func() op { return s.rarely(16, noHugePages, closeIt, collectNow, moveByValue, moveByValue) }},
+		{1, func() op {
+			one := []byte("x")
+			return s.oneOf(writeAt(one, -1), writeAt(nil, -1), writeAt(one, math.MaxInt64), writeAt(one, math.MaxInt64-1),
+				readAt(1, -1), readAt(0, -1), readAt(1, math.MaxInt64), reserveBy(-1), reserveBy(math.MinInt))
+		}},
+	} {
+		if c < draw.times {
+			return draw.op()
 		}
-		return []op{reset, truncate(0), writeAll}[s.byte()%3]
-	case 23:
-		misuse := []op{growBy(-1), truncate(-1), cut(-1), writeLie, writePanic, growBy(math.MaxInt)}
-		if math.MaxInt == math.MaxInt32 {
-			misuse = misuse[:5] // so much is to be had on 32 bits, now and then
-		}
-		return misuse[int(s.byte())%len(misuse)]
-	case 24, 25:
-		return appendAvailable(s.data(n))
-	case 26, 27:
-		return next(s.size(s.readBits))
-	case 28, 29:
-		return peekN(s.size(s.readBits))
-	case 30:
-		return getBytes
-	default:
-		switch s.byte() % 6 {
-		case 0:
-			return next(-1)
-		case 1:
-			return peekN(-1)
-		case 2:
-			return available
-		case 3:
-			p := s.data(n)
-			return readFromLooking(p[:min(len(p), 5000)]) // slow
-		case 4:
-			return writeToLooking(s.size(s.readBits), []error{nil, errTest}[s.byte()%2])
-		}
-		return lookAtOnce
+		c -= draw.times
 	}
+	panic("too few operations")
 }
 
-// opBeyond draws an operation that bytes.Buffer has not.
-func (s *script) opBeyond(c byte, n int) op {
-	switch c {
-	case 32:
-		return writeAt(s.data(n), int64(s.offset(n)))
-	case 33:
-		end := min(n+s.size(s.writeBits), max(n, s.limit))
-		return writeAt(s.data(end), int64(end))
-	case 34:
-		return readAt(s.size(s.readBits), int64(s.offset(n+1)))
-	case 35:
-		return reserveBy(s.size(s.writeBits))
-	case 36:
-		bounds := []int{0, 0, 0, 0, n, n + s.size(8), n / 2, math.MaxInt}
-		return setMaxLen(bounds[s.byte()%8])
-	case 37:
-		return shrink
-	case 38:
-		if s.byte()%16 != 0 { // rare: it is slow, or empties the contents
-			return noHugePages
-		}
-		return []op{closeIt, collectNow, moveByValue, moveByValue}[s.byte()%4]
+// look draws an operation that looks while others do.
+func (s *script) look(n int) op {
+	switch s.byte() % 6 {
+	case 0:
+		return next(-1)
+	case 1:
+		return peekN(-1)
+	case 2:
+		return available
+	case 3:
+		p := s.data(n)
+		return readFromLooking(p[:min(len(p), 5000)]) // slow
+	case 4:
+		return writeToLooking(s.size(s.readBits), s.maybeError())
 	}
-	misuse := []op{
-		writeAt([]byte("x"), -1), writeAt(nil, -1), writeAt([]byte("x"), math.MaxInt64), writeAt([]byte("x"), math.MaxInt64-1),
-		readAt(1, -1), readAt(0, -1), readAt(1, math.MaxInt64), reserveBy(-1), reserveBy(math.MinInt),
-	}
-	return misuse[int(s.byte())%len(misuse)]
+	return lookAtOnce
 }
 
 func (s *script) readFrom(n int) op {
 	p := s.data(n)
-	name := strconv.Itoa(len(p))
+	from := func(how string, r func(r io.Reader) io.Reader) op {
+		return readFrom(fmt.Sprint(len(p), how), func() io.Reader { return r(bytes.NewReader(p)) })
+	}
 	switch s.byte() % 16 {
 	case 0:
 		p = p[:min(len(p), 2000)] // slow
-		return readFrom(name+" one byte at a time", func() io.Reader { return iotest.OneByteReader(bytes.NewReader(p)) })
+		return from(" one byte at a time", iotest.OneByteReader)
 	case 1:
-		return readFrom(name+" with EOF", func() io.Reader { return iotest.DataErrReader(bytes.NewReader(p)) })
+		return from(" with EOF", iotest.DataErrReader)
 	case 2:
-		return readFrom(name+" by halves", func() io.Reader { return iotest.HalfReader(bytes.NewReader(p)) })
+		return from(" by halves", iotest.HalfReader)
 	case 3:
-		return readFrom(name+", error", func() io.Reader { return io.MultiReader(bytes.NewReader(p), iotest.ErrReader(errTest)) })
+		return from(", error", func(r io.Reader) io.Reader { return io.MultiReader(r, iotest.ErrReader(errTest)) })
 	case 4:
-		misuse := []op{readNegative, readTooMuch, readPanic, readThenPanic, readScratch, readNothing, readError, readDataError}
-		return misuse[int(s.byte())%len(misuse)]
+		return s.oneOf(readNegative, readTooMuch, readPanic, readThenPanic, readScratch, readNothing, readError, readDataError)
 	}
 	return readAll(string(p))
 }
