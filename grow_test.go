@@ -20,7 +20,9 @@ func TestBadArguments(t *testing.T) {
 		ops = append(ops, growBy(n), reserveBy(n))
 	}
 	for _, n := range []int{0, 1, 9, 1000} {
-		for _, off := range []int64{-1, math.MinInt64, 1 << addressBits, 1 << 62, math.MaxInt64 - 100, math.MaxInt64 - 1, math.MaxInt64} {
+		for _, off := range []int64{
+			-1, math.MinInt64, 1 << addressBits, 1 << 62, math.MaxInt64 - 100, math.MaxInt64 - 1, math.MaxInt64,
+		} {
 			ops = append(ops, readAt(n, off), writeAt(make([]byte, n), off))
 		}
 	}

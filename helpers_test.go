@@ -201,14 +201,6 @@ func filled(t testing.TB, n int) *Buffer {
 	return b
 }
 
-// full returns a Buffer with n bytes of noise and room for room more.
-func full(t *testing.T, n, room int) *Buffer {
-	t.Helper()
-	b := filled(t, n)
-	b.MaxLen = n + room
-	return b
-}
-
 // writeAllOf writes s to b, which must take all of it.
 func writeAllOf[T ~string | ~[]byte](t testing.TB, b *Buffer, s T) {
 	t.Helper()
