@@ -1088,6 +1088,7 @@ func TestMaxLen(t *testing.T) {
 					ops = append(ops, writeAt(p, int64(off)))
 				}
 			}
+			ops = append(ops, readNegative, readTooMuch, readNothing, readPanic, readScratch)
 			ops = append(ops, writeByte('a'), setMaxLen(0), write([]byte("no bound again")))
 			for _, spare := range []int{0, 8 << 20} { // MaxLen bounds Len, not Cap
 				p := newPair("")

@@ -255,17 +255,6 @@ func caught(f func() error) (err error, panicked bool) {
 	return f(), false
 }
 
-// reserve calls b.Reserve, which must not panic.
-func reserve(b *Buffer, n int) error {
-	err, panicked := caught(func() error { return b.Reserve(n) })
-	if panicked {
-		return errPanic
-	}
-	return err
-}
-
-var errPanic = errors.New("a panic instead of an error")
-
 // bits returns 1<<n, or the largest int where that is not one.
 func bits(n uint) int {
 	if n >= strconv.IntSize-1 {
