@@ -7,12 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -29,40 +29,64 @@ import (
 	"github.com/mmapbuf/mmapbuf/internal/vm"
 )
 
-func TestPeakMemoryIsPayload(t *testing.T) {
+// residentOf returns how much of the mapping of b is in memory.
+func residentOf(t testing.TB, b *Buffer) int {
+	t.Helper()
+	mem := b.m.Inspect().Mem
+	return residentAt(t, uintptr(base(mem)), cap(mem))
+}
+
+// vmaOf returns the mapping of b, which must be one VMA.
+func vmaOf(t testing.TB, b *Buffer) vma {
+	t.Helper()
+	vs := vmas(t, b.m.Inspect().Mem)
+	require.Len(t, vs, 1)
+	return vs[0]
+}
+
+// inLimitedChild is inChild for a test that leaves the process little memory. The
+// runtime dies if it gets none, so it has some before.
+func inLimitedChild(t *testing.T) bool {
+	t.Helper()
+	noRace(t)
+	if !inChild(t) {
+		return false
+	}
+	manyThreads() // each takes 72 MiB of addresses if there is C code
+	_ = make([]byte, 32*miB)
+	return true
+}
+
+// TestPeakMemory: a Buffer takes the memory of its contents, and little more.
+func TestPeakMemory(t *testing.T) {
 	size := byLength(256*miB, 256*miB, giB)
 	needMemory(t, 2*int64(size))
 	if !inChild(t) {
 		return
 	}
-	chunk := randomBytes(3, 64*kiB)
+	noise()
 	debug.FreeOSMemory()
-	base := status(t, "VmRSS")
+	start := status(t, "VmRSS")
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
 	var b Buffer
-	for b.Len() < size {
-		_, _ = b.Write(chunk)
-	}
+	fill(&b, 1, size)
 	runtime.ReadMemStats(&after)
-	peak := status(t, "VmHWM") - base
-	t.Logf("peak %s above the start for %s", sizeString(peak), sizeString(size))
 	slack := 8 * miB
 	if raceEnabled { // the detector's shadow of the slices
 		slack = 32 * miB
 	}
-	assert.LessOrEqual(t, peak, size/100*101+slack)
+	assert.LessOrEqual(t, status(t, "VmHWM")-start, size/100*101+slack)
 	if mapThreshold >= miB && !raceEnabled { // the slices on the way there; the detector's are twice as large
-		garbage := after.TotalAlloc - before.TotalAlloc
-		t.Logf("%s allocated on the Go heap", sizeString(int(garbage)))
-		assert.LessOrEqual(t, garbage, uint64(3*miB))
+		assert.LessOrEqual(t, after.TotalAlloc-before.TotalAlloc, uint64(3*miB))
 	}
 	assert.NoError(t, b.Close())
 	time.Sleep(2 * idleFor) // rather than to ask again and again, which takes memory as well
-	assert.Less(t, status(t, "VmRSS")-base, 8*miB+slack, "after Close")
+	assert.Less(t, status(t, "VmRSS")-start, 8*miB+slack, "after Close")
 }
 
-func TestQueueMemoryFollowsItsBacklog(t *testing.T) {
+// TestQueueMemory: what is consumed does not stay.
+func TestQueueMemory(t *testing.T) {
 	if raceEnabled {
 		t.Skip("there is one goroutine, and the race detector takes its time")
 	}
@@ -72,61 +96,58 @@ func TestQueueMemoryFollowsItsBacklog(t *testing.T) {
 		t.Run(sizeString(step), func(t *testing.T) {
 			var b Buffer
 			defer b.Close()
-			chunk := randomBytes(4, step)
-			for b.Len() < backlog {
-				_, _ = b.Write(chunk)
-			}
-			most := 0
+			fill(&b, 1, backlog)
+			p, most := make([]byte, step), 0
 			for i := range byLength(2, 2, 4) * backlog / step {
-				_, _ = b.Write(chunk)
-				_, err := io.ReadFull(&b, chunk)
+				_, _ = b.Write(noise()[:step])
+				_, err := io.ReadFull(&b, p)
 				require.NoError(t, err)
 				if i%(8*miB/step+1) == 0 {
-					most = max(most, vmas(t, b.m.Inspect().Mem)[0].rss)
+					most = max(most, residentOf(t, &b))
 				}
 			}
 			assert.LessOrEqual(t, most, backlog*5/4+64*miB)
-			// and all of it goes when it is drained
 			_, err := io.ReadFull(&b, make([]byte, b.Len()-miB))
 			require.NoError(t, err)
-			assert.Less(t, vmas(t, b.m.Inspect().Mem)[0].rss, 80*miB)
+			assert.Less(t, residentOf(t, &b), 80*miB, "drained")
 		})
 	}
 }
 
-// A line that ends beyond a step gives back what lies before it, not itself.
-func TestReadBytesGivesMemoryBack(t *testing.T) {
-	const size, lines = 5*miB + 3, 12
+// TestReadBytesGivesBack: a line that ends beyond a step gives back what lies before
+// it, not itself.
+func TestReadBytesGivesBack(t *testing.T) {
+	const lines = 12
 	needMemory(t, giB/2)
-	line := bytes.ReplaceAll(randomBytes(12, size), []byte("\n"), []byte(" "))
-	line[size-1] = '\n'
+	line := append(bytes.ReplaceAll(noise()[:5*miB], []byte("\n"), []byte(" ")), "x\n"...)
 	var b Buffer
 	defer b.Close()
 	for i := range lines {
-		line[i] = 'x'
+		line[0] = 'A' + byte(i)
 		_, _ = b.Write(line)
-		line[i] = 'y'
 	}
 	for i := range lines {
+		line[0] = 'A' + byte(i)
 		got, err := b.ReadBytes('\n')
 		require.NoError(t, err)
-		require.Len(t, got, size)
-		require.Equal(t, byte('x'), got[i], "line %d", i)
-		require.True(t, bytes.Equal(line[lines:], got[lines:]), "line %d", i)
+		require.NoError(t, diffBytes(got, line), "line %d", i)
 	}
 	require.Zero(t, b.Len())
-	require.NotNil(t, b.m)
-	assert.LessOrEqual(t, residentAt(t, uintptr(base(b.m.Inspect().Mem)), len(b.m.Inspect().Mem)), 3*discardStep)
+	assert.LessOrEqual(t, residentOf(t, &b), 3*discardStep)
 }
 
-func TestSparseWriteAtTouchesNothing(t *testing.T) {
+// TestSparse writes a few bytes here and there: each time takes a page.
+func TestSparse(t *testing.T) {
 	var b Buffer
 	defer b.Close()
-	n, err := b.WriteAt([]byte("end"), 8*giB)
+	for i := range int64(40) {
+		_, err := b.WriteAt([]byte{1}, i*65*miB)
+		require.NoError(t, err)
+	}
+	_, err := b.WriteAt([]byte("end"), 8*giB)
 	require.NoError(t, err)
-	require.Equal(t, 3, n)
 	require.Equal(t, 8*giB+3, b.Len())
-	require.Less(t, vmas(t, b.m.Inspect().Mem)[0].rss, 8*miB)
+	assert.LessOrEqual(t, residentOf(t, &b), 3*miB) // the first one gets a huge page
 	p := make([]byte, 5)
 	_, err = b.ReadAt(p, 8*giB-2)
 	require.NoError(t, err)
@@ -134,59 +155,49 @@ func TestSparseWriteAtTouchesNothing(t *testing.T) {
 }
 
 func TestMemoryIsGivenBack(t *testing.T) {
-	const size = 64 * miB
+	const size, gone = 64 * miB, -1
 	needMemory(t, giB)
-	ways := map[string]func(t *testing.T){
-		"Close": func(t *testing.T) {
-			var b Buffer
-			fill(&b, 1, size)
-			require.NoError(t, b.Close())
-		},
-		"Shrink": func(t *testing.T) {
-			var b Buffer
-			fill(&b, 1, size)
-			_, _ = io.CopyN(io.Discard, &b, size-miB)
+	ways := map[string]struct {
+		do   func(b *Buffer)
+		from int // of this offset on, the contents are kept
+	}{
+		"Close": {func(b *Buffer) { _ = b.Close() }, gone},
+		"Shrink": {func(b *Buffer) {
+			_, _ = io.CopyN(io.Discard, b, size-miB)
 			b.Shrink()
 			require.LessOrEqual(t, b.Cap(), 2*vm.Unit())
-			t.Cleanup(func() { require.True(t, isFilled(b.Bytes(), 1, size-miB)) })
-		},
-		"Shrink of spare": func(t *testing.T) {
-			var b Buffer
-			fill(&b, 1, size)
-			b.Truncate(100)
-			b.Shrink()
-			t.Cleanup(func() { require.True(t, isFilled(b.Bytes(), 1, 0)) })
-		},
-		"unreachable": func(t *testing.T) {
-			var b Buffer
-			fill(&b, 1, size)
-		},
-		"view": func(t *testing.T) {
-			var b Buffer
-			fill(&b, 1, size)
-			b.Bytes()
-		},
-		"view, Close": func(t *testing.T) {
-			var b Buffer
-			fill(&b, 1, size)
-			b.Bytes()
-			require.NoError(t, b.Close())
-		},
-		"view, growth, view": func(t *testing.T) {
-			var b Buffer
-			fill(&b, 1, size/2)
-			b.Bytes()
-			fill(&b, 1, size)
-			b.Bytes()
-		},
+		}, size - miB},
+		"Shrink of spare":    {func(b *Buffer) { b.Truncate(100); b.Shrink() }, 0},
+		"unreachable":        {func(*Buffer) {}, gone},
+		"view":               {func(b *Buffer) { b.Bytes() }, gone},
+		"view, Close":        {func(b *Buffer) { b.Bytes(); _ = b.Close() }, gone},
+		"view, growth, view": {func(b *Buffer) { b.Bytes(); fill(b, 1, size); b.Bytes() }, gone},
+		"view that is copied": {func(b *Buffer) {
+			defer vm.RefuseMoves(vm.MovesRefused())
+			vm.RefuseMoves(true)
+			_, _ = b.Read(make([]byte, 7*miB+1))
+			require.True(t, isFilled(b.Bytes(), 1, 7*miB+1))
+			fill(b, 2, miB)
+			require.True(t, isFilled(b.Bytes()[size-7*miB-1:], 2, 0))
+		}, gone},
 	}
 	for name, way := range ways {
 		t.Run(name, func(t *testing.T) {
 			was := settled(t)
+			var kept []*Buffer
 			for range 4 { // 256 MiB, if it stayed
-				way(t)
+				b := new(Buffer)
+				fill(b, 1, size)
+				require.NotNil(t, b.m)
+				way.do(b)
+				if way.from != gone {
+					kept = append(kept, b)
+				}
 			}
 			requireBackTo(t, was)
+			for _, b := range kept {
+				require.True(t, isFilled(b.Bytes(), 1, way.from))
+			}
 		})
 	}
 	t.Run("Close, without a collection", func(t *testing.T) {
@@ -201,65 +212,45 @@ func TestMemoryIsGivenBack(t *testing.T) {
 	})
 }
 
-func TestManyUnclosedBuffersAreCollected(t *testing.T) {
+// TestUnclosedAreCollected leaves many Buffers to the collector. Writing by small
+// steps leaves slices of up to mapThreshold behind, which call for it; one Write
+// leaves nothing, and nobody does.
+func TestUnclosedAreCollected(t *testing.T) {
 	const size = 2 * miB
-	data := pattern(3, size)
-	// Writing by small steps leaves slices of up to mapThreshold
-	// behind, which call for the collector; one Write, or Grow, leaves
-	// nothing, and nobody does.
-	makers := []struct {
-		name string
-		make func(i int) bool
-	}{
-		{"half of them viewed", func(i int) bool {
-			var b Buffer
-			fill(&b, i, size)
-			return i%2 == 0 || isFilled(b.Bytes()[size-100:], i, size-100)
-		}},
-		{"nothing else allocates", func(int) bool {
-			var b Buffer
-			n, _ := b.Write(data)
-			return n == size
-		}},
+	n, limit := byLength(200, 600, 600), 2*giB
+	if *soak > 0 {
+		n, limit = 10_000, 4*giB
 	}
-	for _, m := range makers {
-		t.Run(m.name, func(t *testing.T) {
-			n, limit := 600, 2*giB
-			if testing.Short() {
-				n = 200
-			}
-			if *soak > 0 {
-				n, limit = 10_000, 4*giB
-				needMemory(t, 8*giB)
-			}
-			needMemory(t, int64(limit))
+	needMemory(t, 2*int64(limit))
+	for name, use := range map[string]func(b *Buffer, seed int){
+		"half of them viewed": func(b *Buffer, seed int) {
+			fill(b, seed, size)
+			require.True(t, seed%2 == 0 || isFilled(b.Bytes()[size-100:], seed, size-100))
+		},
+		"nothing else allocates": func(b *Buffer, _ int) { _, _ = b.Write(noise()[:size]) },
+	} {
+		t.Run(name, func(t *testing.T) {
 			was := settled(t)
-			most := 0
 			for i := range n {
-				require.True(t, m.make(i))
+				use(new(Buffer), i)
 				if i%50 == 0 {
-					most = max(most, status(t, "VmRSS")-was.rss)
-					require.LessOrEqual(t, most, limit, "memory ran away after %d Buffers", i)
+					require.LessOrEqual(t, status(t, "VmRSS")-was.rss, limit, "after %d Buffers", i)
 				}
 			}
-			t.Logf("%d Buffers of %s: at most %s resident", n, sizeString(size), sizeString(most))
 			requireBackTo(t, was)
 		})
 	}
 }
 
-// TestBlockedFinalizerKeepsNoMemory: a finalizer of the program that never returns keeps no
-// memory of Buffers.
-func TestBlockedFinalizerKeepsNoMemory(t *testing.T) {
+// TestBlockedFinalizer: a finalizer of the program that never returns keeps no memory
+// of Buffers.
+func TestBlockedFinalizer(t *testing.T) {
 	if !inChild(t) {
 		return
 	}
 	needMemory(t, 4*giB)
 	block, running := make(chan int), make(chan int)
-	func() {
-		x := new([32]int)
-		runtime.SetFinalizer(x, func(*[32]int) { close(running); <-block })
-	}()
+	runtime.SetFinalizer(new([32]int), func(*[32]int) { close(running); <-block })
 	runtime.GC()
 	<-running
 	was := settled(t)
@@ -275,8 +266,8 @@ func TestBlockedFinalizerKeepsNoMemory(t *testing.T) {
 	close(block)
 }
 
-// TestReservationOutlivesSmallWrites writes little after Grow.
-func TestReservationOutlivesSmallWrites(t *testing.T) {
+// TestReservationStays writes little after Grow.
+func TestReservationStays(t *testing.T) {
 	for _, n := range []int{1, smallSize, smallSize + 1} {
 		var b Buffer
 		b.Grow(64 * miB)
@@ -291,7 +282,7 @@ func TestReservationOutlivesSmallWrites(t *testing.T) {
 }
 
 // TestHolesStaySmall writes 1 % of a File of 4 GiB, at random: a few bytes made a
-// huge page resident. What is written in order gets huge pages even there.
+// huge page resident.
 func TestHolesStaySmall(t *testing.T) {
 	needHugePages(t)
 	const size, block, blocks = 4 * giB, 16 * kiB, 2600
@@ -305,62 +296,83 @@ func TestHolesStaySmall(t *testing.T) {
 		_, err := f.WriteAt(noise()[:block], random.Int64N(size/block)*block)
 		require.NoError(t, err)
 	}
-	vs := vmas(t, b.m.Inspect().Mem)
-	require.Len(t, vs, 1)
-	require.Contains(t, vs[0].flags, " nh ", "huge pages are enabled")
-	assert.LessOrEqual(t, vs[0].rss, blocks*block*3/2)
-	require.GreaterOrEqual(t, b.m.Inspect().Held, int64(vs[0].rss))
+	v := vmaOf(t, &b)
+	require.Contains(t, v.flags, " nh ", "huge pages are enabled")
+	assert.LessOrEqual(t, v.rss, blocks*block*3/2)
+	require.GreaterOrEqual(t, b.m.Inspect().Held, int64(v.rss))
+}
 
-	writes := []func(off int){
-		func(off int) { _, _ = f.WriteAt(noise()[:block], int64(off)) },
-		func(off int) { _, _ = f.Seek(int64(off), io.SeekStart); _, _ = f.Write(noise()[:block]) },
-		func(int) { _, _ = b.Write(noise()[:block]) }, // at the end
+// TestHugePagesInOrder: while there are holes, what is written in order gets huge
+// pages, in whatever way, and all does when they are filled, or were cut off.
+func TestHugePagesInOrder(t *testing.T) {
+	needHugePages(t)
+	const n = 32 * miB
+	block := noise()[:16*kiB]
+	seek := func(f *File, off int) { _, _ = f.Seek(int64(off), io.SeekStart) }
+	ways := map[string]struct {
+		inside bool
+		write  func(b *Buffer, f *File, off int)
+	}{
+		"File.WriteAt, inside": {true, func(b *Buffer, f *File, off int) { _, _ = f.WriteAt(block, int64(off)) }},
+		"File.Write, inside":   {true, func(b *Buffer, f *File, off int) { seek(f, off); _, _ = f.Write(block) }},
+		"File.Write":           {false, func(b *Buffer, f *File, off int) { seek(f, off); _, _ = f.Write(block) }},
+		"Write":                {false, func(b *Buffer, _ *File, _ int) { _, _ = b.Write(block) }},
+		"WriteAt":              {false, func(b *Buffer, _ *File, off int) { _, _ = b.WriteAt(block, int64(off)) }},
 	}
-	if vm.Populate(b.m.Inspect().Mem[:vm.Unit()]) != nil {
-		writes = nil // before Linux 5.14, there is no way
+	for name, way := range ways {
+		t.Run(name, func(t *testing.T) {
+			noIdle(t)
+			var b Buffer
+			defer b.Close()
+			b.Grow(100 * miB)
+			f := NewFile(&b)
+			require.NoError(t, f.Truncate(60*miB))
+			if vm.Populate(b.m.Inspect().Mem[:vm.Unit()]) != nil {
+				t.Skip("before Linux 5.14, there is no way")
+			}
+			from, was := b.Len(), vmaOf(t, &b).huge
+			if way.inside {
+				from = miB
+			}
+			for off := from; off < from+n; off += len(block) {
+				way.write(&b, f, off)
+			}
+			v := vmaOf(t, &b)
+			assert.GreaterOrEqual(t, v.huge-was, n-8*miB)
+			require.Contains(t, v.flags, " nh ", "huge pages are still enabled")
+			require.NoError(t, invariants(&b))
+
+			for off := 0; off < b.Len(); off += len(block) {
+				_, _ = b.WriteAt([]byte{1}, int64(off))
+			}
+			require.Contains(t, vmaOf(t, &b).flags, " hg ", "without holes, all is as before")
+		})
 	}
-	for i, write := range writes {
-		require.NoError(t, b.Close())
-		require.NoError(t, f.Truncate(64*miB))
-		was := vmas(t, b.m.Inspect().Mem)[0].huge
-		for off := miB; off < 33*miB; off += block {
-			write(off)
-		}
-		assert.GreaterOrEqual(t, vmas(t, b.m.Inspect().Mem)[0].huge-was, 24*miB, "written in order, %d", i)
-		vs := vmas(t, b.m.Inspect().Mem)
-		require.Len(t, vs, 1)
-		require.Contains(t, vs[0].flags, " nh ", "huge pages are still enabled")
+	t.Run("holes are cut off", func(t *testing.T) {
+		noIdle(t)
+		leaveIdle(t, 16*miB)
+		var b Buffer
+		defer b.Close()
+		b.Grow(16 * miB)
+		_, err := b.WriteAt([]byte("x"), 12*miB)
+		require.NoError(t, err)
+		require.True(t, b.m.Sparse())
+		b.Reset()
+		twoTicks()
+		fill(&b, 1, 16*miB)
 		require.NoError(t, invariants(&b))
-	}
-
-	// Each write of a few bytes far out takes a page.
-	var far Buffer
-	defer far.Close()
-	for i := range 40 {
-		_, err := far.WriteAt([]byte{1}, int64(i)*65*miB)
-		require.NoError(t, err)
-	}
-	assert.LessOrEqual(t, vmas(t, far.m.Inspect().Mem)[0].rss, 3*miB) // the first one gets a huge page
-
-	// Without holes, all is as before.
-	for off := 0; off < b.Len(); off += block {
-		_, err := b.WriteAt([]byte{1}, int64(off))
-		require.NoError(t, err)
-	}
-	require.NotContains(t, vmas(t, b.m.Inspect().Mem)[0].flags, " nh ", "huge pages are still disabled")
+		assert.GreaterOrEqual(t, vmaOf(t, &b).huge, 12*miB)
+	})
 }
 
 // TestLockedMemoryLimit has all mappings locked in memory, within RLIMIT_MEMLOCK.
 func TestLockedMemoryLimit(t *testing.T) {
-	noRace(t)
-	if !inChild(t) {
+	if !inLimitedChild(t) {
 		return
 	}
-	manyThreads()
-	_ = make([]byte, 64*miB) // the runtime dies of a lack of memory; let it have some
+	_ = make([]byte, 64*miB)
 	runtime.GC()
-	chunk := randomBytes(10, miB)
-	p := make([]byte, miB)
+	chunk, p := noise()[:miB], make([]byte, miB)
 	// Root has leave to lock all; this thread shall not.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -385,18 +397,20 @@ func TestLockedMemoryLimit(t *testing.T) {
 
 	var b Buffer
 	write := func() error { _, err := b.Write(chunk); return err }
-	var writeErr error
+	var err error
 	panicked := false
-	for writeErr == nil && b.Len() < giB {
-		writeErr, panicked = caught(write)
+	for err == nil && b.Len() < giB {
+		err, panicked = caught(write)
 	}
-	n := b.Len()
+	errs := []error{err}
+	_, err = b.WriteAt(chunk, giB)
+	errs = append(errs, err, b.Reserve(giB))
 	mapped := b.m != nil // unless the runtime has taken up the limit all the same
-	_, writeAtErr := b.WriteAt(chunk, giB)
-	reserveErr := b.Reserve(giB)
-	viewErr, _ := caught(func() error { b.Bytes(); return nil })
+	if err, _ = caught(func() error { b.Bytes(); return nil }); mapped {
+		errs = append(errs, err)
+	}
 	right := true
-	for range n / miB {
+	for range b.Len() / miB {
 		_, err := io.ReadFull(&b, p)
 		right = right && err == nil && bytes.Equal(chunk, p)
 	}
@@ -404,10 +418,6 @@ func TestLockedMemoryLimit(t *testing.T) {
 	require.NoError(t, unix.Munlockall())
 
 	require.True(t, panicked)
-	errs := []error{writeErr, writeAtErr, reserveErr}
-	if mapped {
-		errs = append(errs, viewErr)
-	}
 	for _, err := range errs {
 		require.ErrorIs(t, err, ErrTooLarge)
 		require.ErrorIs(t, err, unix.EAGAIN)
@@ -419,21 +429,20 @@ func TestLockedMemoryLimit(t *testing.T) {
 
 // TestMapCountUsedUp leaves the process few mappings more than it has.
 func TestMapCountUsedUp(t *testing.T) {
-	noRace(t)
-	if !inChild(t) {
+	if !inLimitedChild(t) {
 		return
 	}
 	const spare, buffers = 60, 80 // published, a Buffer takes two mappings
 	needMemory(t, giB)
-	manyThreads()
 	_ = make([]byte, (buffers+20)*8*miB)
 	runtime.GC()
-	data := randomBytes(11, 5*miB) // what is shorter is copied
+	data := noise()[:5*miB] // what is shorter is copied
 	page := os.Getpagesize()
 	mem, err := unix.Mmap(-1, 0, 200_000*page, unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	require.NoError(t, err)
 	i := page
-	for ; i < len(mem) && unix.Mprotect(mem[i:][:page], unix.PROT_READ) == nil; i += 2 * page {
+	for i < len(mem) && unix.Mprotect(mem[i:][:page], unix.PROT_READ) == nil {
+		i += 2 * page
 	}
 	if i >= len(mem) {
 		t.Skip("vm.max_map_count is out of reach")
@@ -450,13 +459,14 @@ func TestMapCountUsedUp(t *testing.T) {
 	require.NoError(t, unix.Munmap(mem))
 
 	require.Positive(t, copies, "mappings were not used up")
+	want := append(bytes.Clone(data), "usable"...)
 	for i := range bufs {
 		if errs[i] != nil {
 			require.ErrorIs(t, errs[i], ErrTooLarge)
 			require.ErrorIs(t, errs[i], unix.ENOMEM)
 		}
 		_, _ = bufs[i].WriteString("usable")
-		require.True(t, bytes.Equal(append(data[:len(data):len(data)], "usable"...), bufs[i].Bytes()))
+		require.True(t, bytes.Equal(want, bufs[i].Bytes()))
 	}
 }
 
@@ -484,182 +494,127 @@ func TestStrictOvercommit(t *testing.T) {
 	require.ErrorIs(t, err, unix.ENOMEM)
 	require.NoError(t, b.Reserve(600*giB), "just enough, though twice as much is not to be had")
 	_, _ = b.Write(want)
-	require.True(t, bytes.Equal(append(want, want...), contents(b)))
+	requireContents(t, b, append(want, want...))
 	require.NoError(t, b.Close())
 }
 
-// TestAddressSpaceLimit fills a Buffer until RLIMIT_AS is in the way.
-func TestAddressSpaceLimit(t *testing.T) { testLimit(t, unix.RLIMIT_AS, "VmSize") }
+// resourceLimits are limits that a process sets itself. RLIMIT_DATA counts what can be
+// written to: a mapping can still be moved then, but not grown.
+var resourceLimits = map[string]struct {
+	resource int
+	counted  string
+}{
+	"RLIMIT_AS":   {unix.RLIMIT_AS, "VmSize"},
+	"RLIMIT_DATA": {unix.RLIMIT_DATA, "VmData"},
+}
 
-// TestDataLimit does so with RLIMIT_DATA, which counts what can be written to:
-// a mapping can still be moved then, but not grown.
-func TestDataLimit(t *testing.T) { testLimit(t, unix.RLIMIT_DATA, "VmData") }
-
-func testLimit(t *testing.T, resource int, counted string) {
-	if raceEnabled {
-		t.Skip("the race detector needs more addresses than the limit leaves")
-	}
+// TestResourceLimit fills a Buffer until a limit is in the way of growing, and of a
+// view. Little needs memory for little.
+func TestResourceLimit(t *testing.T) {
 	needMemory(t, giB)
-	if !inChild(t) {
-		return
-	}
-	manyThreads() // each takes 72 MiB of addresses if there is C code
-	chunk, p := randomBytes(6, miB), make([]byte, miB)
-	_ = make([]byte, 32*miB) // the runtime dies of a lack of memory; let it have some
-	var b Buffer
-	for b.Len() < 64*miB {
-		_, _ = b.Write(chunk)
-	}
-	var old unix.Rlimit
-	require.NoError(t, unix.Getrlimit(resource, &old))
-	limit := uint64(status(t, counted) + 400*miB)
-	require.NoError(t, unix.Setrlimit(resource, &unix.Rlimit{Cur: limit, Max: old.Max}))
-	err, _ := caught(func() error {
-		for {
-			_, _ = b.Write(chunk)
-		}
-	})
-	viewErr, _ := caught(func() error { b.Bytes(); return nil })
-	reserveErr := b.Reserve(giB)
-	_, writeAtErr := b.WriteAt(chunk, int64(b.Len()+giB))
-	for i := range b.Len() / len(chunk) {
-		n, err := b.ReadAt(p, int64(i*len(chunk)))
-		if n < len(chunk) || err != nil || !bytes.Equal(chunk, p) {
-			t.Errorf("chunk %d: %d, %v", i, n, err)
-		}
-	}
-	for range 300 {
-		_, _ = b.Read(p)
-	}
-	n := b.Len()
-	_, _ = b.Write(chunk) // what was consumed is room again
-	usable := b.Len() == n+len(chunk)
-	require.NoError(t, unix.Setrlimit(resource, &old))
+	for name, l := range resourceLimits {
+		t.Run(name, func(t *testing.T) {
+			if !inLimitedChild(t) {
+				return
+			}
+			chunk, p := noise()[:miB], make([]byte, miB)
+			var b Buffer
+			for b.Len() < 64*miB {
+				_, _ = b.Write(chunk)
+			}
+			restore := limit(t, l.resource, l.counted, 400*miB)
+			err, _ := caught(func() error {
+				for {
+					_, _ = b.Write(chunk)
+				}
+			})
+			viewErr, _ := caught(func() error { b.Bytes(); return nil })
+			nextErr, _ := caught(func() error { b.Next(400 * miB); return nil })
+			reserveErr := b.Reserve(giB)
+			n := b.Len()
+			_, writeAtErr := b.WriteAt(chunk, int64(n+giB))
+			right := true
+			for i := range n / miB {
+				_, err := b.ReadAt(p, int64(i*miB))
+				right = right && err == nil && bytes.Equal(chunk, p)
+			}
+			little, _ := b.Peek(100)
+			right = right && bytes.Equal(chunk[:100], little) && bytes.Equal(chunk[:100], b.Next(100))
+			c, err1 := b.ReadByte()
+			right = right && c == chunk[100] && err1 == nil && b.UnreadByte() == nil
+			for range 300 {
+				_, _ = b.Read(p)
+			}
+			left := b.Len()
+			_, _ = b.Write(chunk) // what was consumed is room again
+			usable := b.Len() == left+miB
+			restore()
 
-	// 64 MiB and 400 more, and no more than them: a move charges the
-	// difference alone.
-	require.Greater(t, n+300*miB, 440*miB, "gave up early")
-	for _, err := range []error{err, viewErr, reserveErr, writeAtErr} {
-		require.ErrorIs(t, err, ErrTooLarge)
-		require.ErrorIs(t, err, unix.ENOMEM)
+			// 64 MiB and 400 more, and no more than them: a move charges the
+			// difference alone.
+			require.Greater(t, n, 440*miB, "gave up early")
+			for _, err := range []error{err, viewErr, nextErr, reserveErr, writeAtErr} {
+				require.ErrorIs(t, err, ErrTooLarge)
+				require.ErrorIs(t, err, unix.ENOMEM)
+			}
+			require.Regexp(t, `^mmapbuf: grow [0-9.]+ MiB to [0-9.]+ MiB: mmap: cannot allocate memory$`, err.Error())
+			require.Regexp(t, `^mmapbuf: publish [0-9.]+ MiB: mmap: cannot allocate memory$`, viewErr.Error())
+			require.True(t, right)
+			require.True(t, usable)
+			require.True(t, bytes.Equal(chunk[100:], b.Bytes()[:miB-100]))
+		})
 	}
-	require.Regexp(t, `^mmapbuf: grow [0-9.]+ MiB to [0-9.]+ MiB: mmap: cannot allocate memory$`, err.Error())
-	require.Regexp(t, `^mmapbuf: publish [0-9.]+ MiB: mmap: cannot allocate memory$`, viewErr.Error())
-	require.True(t, usable)
-	require.Equal(t, len(chunk), copy(p, b.Bytes()))
-	require.True(t, bytes.Equal(chunk, p))
 }
 
 // TestFillNeedsNoSpaceForACopy fills four fifths of the addresses that are to be
 // had, and reads them back. append and bytes.Buffer die of that.
 func TestFillNeedsNoSpaceForACopy(t *testing.T) {
-	if raceEnabled {
-		t.Skip("the race detector needs more addresses than the limit leaves")
-	}
+	noRace(t)
 	size := byLength(400, 400, 1200) * miB
 	needMemory(t, 2*int64(size))
-	chunk := randomBytes(7, miB)
-	limit := func(t *testing.T) {
-		n := uint64(status(t, "VmSize") + size/4*5)
-		require.NoError(t, unix.Setrlimit(unix.RLIMIT_AS, &unix.Rlimit{Cur: n, Max: n}))
-	}
-	others := map[string]func(){
-		"append": func() {
+	chunk, p := noise()[:miB], make([]byte, miB)
+	for name, tt := range map[string]struct {
+		fill func()
+		dies bool
+	}{
+		"append": {func() {
 			var p []byte
 			for len(p) < size {
 				p = append(p, chunk...)
 			}
 			runtime.KeepAlive(p)
-		},
-		"bytes.Buffer": func() {
+		}, true},
+		"bytes.Buffer": {func() {
 			var b bytes.Buffer
 			for b.Len() < size {
 				b.Write(chunk)
 			}
-		},
-	}
-	for name, fill := range others {
+		}, true},
+		"mmapbuf.Buffer": {func() {
+			var b Buffer
+			for b.Len() < size {
+				_, _ = b.Write(chunk)
+			}
+			for b.Len() > 0 {
+				_, err := io.ReadFull(&b, p)
+				require.NoError(t, err)
+				require.True(t, bytes.Equal(chunk, p))
+			}
+		}, false},
+	} {
 		t.Run(name, func(t *testing.T) {
 			out, err := runChild(t)
-			if out == nil {
-				limit(t)
-				fill()
-				return
+			switch {
+			case out == nil:
+				limit(t, unix.RLIMIT_AS, "VmSize", size/4*5)
+				tt.fill()
+			case tt.dies:
+				require.Error(t, err)
+				require.Contains(t, string(out), "out of memory")
+			default:
+				require.NoError(t, err, "%s", out)
+				require.Contains(t, string(out), "--- PASS: "+t.Name())
 			}
-			require.Error(t, err)
-			require.Contains(t, string(out), "out of memory")
-		})
-	}
-	t.Run("mmapbuf.Buffer", func(t *testing.T) {
-		if !inChild(t) {
-			return
-		}
-		p := make([]byte, miB)
-		limit(t)
-		var b Buffer
-		for b.Len() < size {
-			_, _ = b.Write(chunk)
-		}
-		for range size / miB {
-			_, err := io.ReadFull(&b, p)
-			require.NoError(t, err)
-			require.True(t, bytes.Equal(chunk, p))
-		}
-		require.Zero(t, b.Len())
-	})
-}
-
-// TestPublishBeyondLimit has limits that a process sets itself in the way of
-// publishing, and of giving pages back.
-func TestPublishBeyondLimit(t *testing.T) {
-	if raceEnabled {
-		t.Skip("the race detector needs more addresses than the limit leaves")
-	}
-	needMemory(t, 2*giB)
-	limits := map[string]struct {
-		resource int
-		key      string
-	}{
-		"RLIMIT_AS":   {unix.RLIMIT_AS, "VmSize"},
-		"RLIMIT_DATA": {unix.RLIMIT_DATA, "VmData"},
-	}
-	for name, l := range limits {
-		// limited runs f with room bytes to spare.
-		limited := func(t *testing.T, room int, f func()) {
-			var old unix.Rlimit
-			require.NoError(t, unix.Getrlimit(l.resource, &old))
-			now := unix.Rlimit{Cur: uint64(status(t, l.key) + room), Max: old.Max}
-			require.NoError(t, unix.Setrlimit(l.resource, &now))
-			f()
-			require.NoError(t, unix.Setrlimit(l.resource, &old))
-		}
-		t.Run(name+"/publish", func(t *testing.T) {
-			if !inChild(t) {
-				return
-			}
-			_ = make([]byte, 32*miB) // the runtime dies of a lack of memory; let it have some
-			b, want := mapped(t, 256*miB)
-			_, _ = b.Read(make([]byte, 1000))
-			var bytesErr, nextErr error
-			var little, rest []byte
-			usable := false
-			limited(t, 128*miB, func() {
-				bytesErr, _ = caught(func() error { b.Bytes(); return nil })
-				nextErr, _ = caught(func() error { b.Next(200 * miB); return nil })
-				// Little needs memory for little.
-				little, _ = b.Peek(100)
-				rest = b.Next(100)
-				c, err := b.ReadByte()
-				usable = c == want[1100] && err == nil && b.UnreadByte() == nil
-			})
-			for _, err := range []error{bytesErr, nextErr} {
-				require.ErrorIs(t, err, ErrTooLarge)
-				require.ErrorIs(t, err, unix.ENOMEM)
-			}
-			require.True(t, usable)
-			require.Equal(t, want[1000:1100], little)
-			require.Equal(t, want[1000:1100], rest)
-			require.True(t, bytes.Equal(want[1100:], b.Bytes()))
 		})
 	}
 }
@@ -667,19 +622,16 @@ func TestPublishBeyondLimit(t *testing.T) {
 // TestViewWithLittleAddressSpace views contents where there is no room for them and as much
 // spare capacity, and where only the mapping's own unused end leaves any.
 func TestViewWithLittleAddressSpace(t *testing.T) {
-	noRace(t)
 	needMemory(t, 4*giB)
-	tests := map[string]struct{ reserve, room int }{
+	for name, tt := range map[string]struct{ reserve, room int }{
 		"without spare":          {0, 480 * miB},
 		"the unused end is cut":  {2 * giB, 100 * miB},
 		"spare that is not used": {2 * giB, 480 * miB},
-	}
-	for name, tt := range tests {
+	} {
 		t.Run(name, func(t *testing.T) {
-			if !inChild(t) {
+			if !inLimitedChild(t) {
 				return
 			}
-			_ = make([]byte, 32*miB) // the runtime dies of a lack of memory; let it have some
 			var b Buffer
 			fill(&b, 1, 300*miB)
 			b.Grow(tt.reserve)
@@ -694,15 +646,13 @@ func TestViewWithLittleAddressSpace(t *testing.T) {
 	}
 }
 
-// TestRoomForTheTablesOfTheHeap has a little more memory than a view takes. The
-// runtime needs some for its tables as well, and dies if there is none.
-func TestRoomForTheTablesOfTheHeap(t *testing.T) {
-	noRace(t)
-	if !inChild(t) {
+// TestRoomForHeapTables has a little more memory than a view takes. The runtime needs
+// some for its tables as well, and dies if there is none.
+func TestRoomForHeapTables(t *testing.T) {
+	if !inLimitedChild(t) {
 		return
 	}
 	const size, arenas = 4 * giB, 4*giB + 64*miB // what the object takes, of whole arenas
-	manyThreads()
 	for extra := miB; extra <= 16*miB; extra += 2 * miB {
 		var b Buffer
 		_, err := b.WriteAt([]byte("x"), size-1)
@@ -728,13 +678,12 @@ func TestMoreViewsThanMappings(t *testing.T) {
 	var limit int
 	_, _ = fmt.Sscan(string(s), &limit)
 	switch {
-	case raceEnabled:
-		t.Skip("the race detector has no room for so large a heap")
 	case limit > 70_000:
 		t.Skipf("vm.max_map_count is %d: out of reach", limit)
 	case testing.Short():
 		t.Skip("slow")
 	}
+	noRace(t)
 	needMemory(t, 3*giB)
 	if !inChild(t) {
 		return
@@ -755,12 +704,12 @@ func TestMoreViewsThanMappings(t *testing.T) {
 	}
 }
 
-// TestVMABudgetUsedUp lives with few mappings.
-func TestVMABudgetUsedUp(t *testing.T) {
+// TestBudget lives with few mappings.
+func TestBudget(t *testing.T) {
 	eventually(t, func() bool { return ReadStats().Mappings == 0 })
 	defer mapping.SetBudget(vm.HeapSplits() + 3)()
 
-	p := randomBytes(9, 5*miB) // what is shorter is copied
+	p := noise()[:5*miB] // what is shorter is copied
 	bufs := make([]Buffer, 5)
 	for i := range bufs {
 		_, _ = bufs[i].Write(p)
@@ -775,25 +724,36 @@ func TestVMABudgetUsedUp(t *testing.T) {
 	bufs[0].Shrink()
 	assert.Same(t, m, bufs[0].m, "cut, not copied to a slice")
 	assert.Equal(t, 6*miB, bufs[0].Cap())
-	for i := range bufs {
-		if i != 1 {
-			assert.True(t, bytes.Equal(p, contents(&bufs[i])))
-		}
+	for _, i := range []int{0, 2, 3, 4} {
+		requireContents(t, &bufs[i], p)
 		_ = bufs[i].Close()
 	}
 }
 
-// childInGroup is inChild for a child in a control group of n bytes of memory.
-func childInGroup(t *testing.T, n int) bool {
+// needGroup has the child of a test run in a control group of n bytes of memory.
+func needGroup(t *testing.T, n int) {
 	t.Helper()
 	noRace(t)
-	out, err := inGroup(t, n)
-	if out == nil {
-		return true
+	const key = "MMAPBUF_TEST_GROUP"
+	if dir := os.Getenv(key); dir != "" {
+		require.NoError(t, writeSetting(dir+"/cgroup.procs", "0"))
+		return
 	}
-	require.NoError(t, err, "%s", out)
-	require.Contains(t, string(out), "--- PASS: "+t.Name(), "the test did not run")
-	return false
+	for root, file := range map[string]string{
+		"/sys/fs/cgroup":        "memory.max",            // version 2
+		"/sys/fs/cgroup/memory": "memory.limit_in_bytes", // version 1
+	} {
+		dir, err := os.MkdirTemp(root, "mmapbuf-test-")
+		if err != nil {
+			continue
+		}
+		t.Cleanup(func() { os.Remove(dir) })
+		if writeSetting(dir+"/"+file, strconv.Itoa(n)) == nil {
+			t.Setenv(key, dir)
+			return
+		}
+	}
+	t.Skip("no control group with a limit of memory is to be had")
 }
 
 // groupMemory returns what the control group is charged for, in bytes.
@@ -810,25 +770,17 @@ func groupMemory(t *testing.T) int {
 	return n
 }
 
-// slack is what a group may be charged for beside contents: slices that are not
-// collected yet, page tables, stacks, and what each processor has in stock.
-const slack = 32 * miB
-
-// requireGroupMemory waits until the group is charged for at most n bytes more
-// than was. A package that keeps memory for the next Buffer may do so for a
-// while.
-func requireGroupMemory(t *testing.T, was, n int, when string, while func()) {
+// hugePagesAlways enables huge pages for all memory for the length of a test.
+func hugePagesAlways(t *testing.T) {
 	t.Helper()
-	var is int
-	for range 200 {
-		while()
-		if is = groupMemory(t) - was; is <= n+slack {
-			return
-		}
-		time.Sleep(50 * time.Millisecond)
+	const path = "/sys/kernel/mm/transparent_hugepage/enabled"
+	s, err := os.ReadFile(path)
+	if err != nil {
+		t.Skip("the kernel has no transparent huge pages")
 	}
-	require.Failf(t, "the control group is charged for too much",
-		"%s: %s instead of %s; resident are %s", when, sizeString(is), sizeString(n), sizeString(status(t, "VmRSS")))
+	_, now, _ := strings.Cut(string(s), "[")
+	now, _, _ = strings.Cut(now, "]")
+	setSystem(t, path, "always", now)
 }
 
 // TestGroupMemoryFollows looks at what a control group is charged for, which is
@@ -837,17 +789,11 @@ func requireGroupMemory(t *testing.T, was, n int, when string, while func()) {
 func TestGroupMemoryFollows(t *testing.T) {
 	for _, mode := range []string{"as it is", "always"} {
 		t.Run(mode, func(t *testing.T) {
-			const path = "/sys/kernel/mm/transparent_hugepage/enabled"
 			if mode == "always" && os.Getenv("MMAPBUF_TEST_CHILD") == "" {
-				s, err := os.ReadFile(path)
-				if err != nil {
-					t.Skip("the kernel has no transparent huge pages")
-				}
-				_, now, _ := strings.Cut(string(s), "[")
-				now, _, _ = strings.Cut(now, "]")
-				setSystem(t, path, mode, now)
+				hugePagesAlways(t)
 			}
-			if childInGroup(t, giB) {
+			needGroup(t, giB)
+			if inChild(t) {
 				groupMemoryFollows(t)
 			}
 		})
@@ -856,25 +802,34 @@ func TestGroupMemoryFollows(t *testing.T) {
 
 func groupMemoryFollows(t *testing.T) {
 	const size = 128 * miB
-	idle := func() {}
-	{
-		var b Buffer
-		fill(&b, 1, 8*miB)
-		b.Bytes()
-	}
+	const slack = 32 * miB // slices that are not collected yet, page tables, stacks, what each processor has in stock
+	var b Buffer
+	fill(&b, 1, 8*miB)
+	b.Bytes()
+	require.NoError(t, b.Close())
 	debug.FreeOSMemory()
 	was := groupMemory(t)
+	wait := func() { time.Sleep(50 * time.Millisecond) }
+	// atMost waits until the group is charged for at most n bytes. A package that
+	// keeps memory for the next Buffer may do so for a while.
+	atMost := func(n int, when string) {
+		t.Helper()
+		is := groupMemory(t) - was
+		for tries := 0; is > n+slack; tries++ {
+			require.Less(t, tries, 200, "%s: %s instead of %s", when, sizeString(is), sizeString(n))
+			wait()
+			is = groupMemory(t) - was
+		}
+	}
 
-	var b Buffer
 	fill(&b, 1, size)
 	require.Greater(t, groupMemory(t)-was, size-slack, "it is memory of this group")
-
 	_, _ = io.CopyN(io.Discard, &b, size/2)
-	requireGroupMemory(t, was, size/2+size/8+2*discardStep, "half is consumed", idle)
+	atMost(size/2+size/8+2*discardStep, "half is consumed")
 	b.Shrink()
-	requireGroupMemory(t, was, size/2, "Shrink", idle)
+	atMost(size/2, "Shrink")
 	require.NoError(t, b.Close())
-	requireGroupMemory(t, was, 0, "Close", idle)
+	atMost(0, "Close")
 
 	// In pages of which each has contents, but which are not full.
 	bufs := make([]Buffer, 20)
@@ -883,20 +838,18 @@ func groupMemoryFollows(t *testing.T) {
 		_, _ = io.CopyN(io.Discard, &bufs[i], 3*miB)
 		bufs[i].Shrink()
 	}
-	unit := 2 * max(vm.Unit(), mapThreshold)
-	requireGroupMemory(t, was, len(bufs)*(2*miB+unit), "Shrink of many", idle)
+	atMost(len(bufs)*(2*miB+2*max(vm.Unit(), mapThreshold)), "Shrink of many")
 	for i := range bufs {
 		require.NoError(t, bufs[i].Close())
 	}
-	requireGroupMemory(t, was, 0, "Close of many", idle)
+	atMost(0, "Close of many")
 
-	// A queue.
 	for k := range 64 {
 		fill(&b, k, 8*miB)
 		if k > 1 {
 			_, _ = io.CopyN(io.Discard, &b, 8*miB)
 		}
-		requireGroupMemory(t, was, 24*miB+2*discardStep, "a queue", idle)
+		atMost(24*miB+2*discardStep, "a queue")
 	}
 	require.NoError(t, b.Close())
 
@@ -911,17 +864,19 @@ func groupMemoryFollows(t *testing.T) {
 		}
 	}
 	for k, p := range parts {
-		n := 2*miB + 4*k*miB
-		require.True(t, isFilled(p, 4*k, n-n/2), "a view")
+		require.True(t, isFilled(p, 4*k, miB+2*k*miB), "a view")
 	}
 	parts = nil
-	requireGroupMemory(t, was, 0, "views are collected", debug.FreeOSMemory)
+	wait = func() { debug.FreeOSMemory(); time.Sleep(50 * time.Millisecond) }
+	wait()
+	atMost(0, "views are collected")
 
 	// And mappings that nobody has closed.
 	for k := range 16 {
 		fill(new(Buffer), k, 6*miB)
 	}
-	requireGroupMemory(t, was, 0, "mappings are collected", debug.FreeOSMemory)
+	wait()
+	atMost(0, "mappings are collected")
 }
 
 // TestGroupWithMemoryLimit forgets Buffers, four times as many as fit, in a
@@ -931,7 +886,8 @@ func TestGroupWithMemoryLimit(t *testing.T) {
 	for name, views := range map[string]bool{"mappings": false, "views": true} {
 		t.Run(name, func(t *testing.T) {
 			const size = 256 * miB
-			if !childInGroup(t, size) {
+			needGroup(t, size)
+			if !inChild(t) {
 				return
 			}
 			debug.SetGCPercent(-1)
@@ -939,9 +895,7 @@ func TestGroupWithMemoryLimit(t *testing.T) {
 			for k := range 4 * size / (10 * miB) {
 				b := new(Buffer)
 				fill(b, k, 10*miB)
-				if views {
-					require.True(t, isFilled(b.Bytes(), k, 0))
-				}
+				require.True(t, !views || isFilled(b.Bytes(), k, 0))
 			}
 		})
 	}
@@ -959,7 +913,8 @@ func TestGroupService(t *testing.T) {
 		"three quarters, and Go knows what there is": {size / maxLen * 3 / 4, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if !childInGroup(t, size) {
+			needGroup(t, size)
+			if !inChild(t) {
 				return
 			}
 			if tt.limit {
@@ -987,19 +942,17 @@ func TestGroupService(t *testing.T) {
 func serve(b *Buffer, seed int) error {
 	r := rand.New(rand.NewPCG(uint64(seed), 0))
 	total := r.IntN(b.MaxLen * 5 / 4)
-	var err error
-	for k, n := 0, total; n > 0 && err == nil; k, n = k+1, n-piece {
-		_, err = b.Write(pieceOf(seed, k)[:min(n, piece)])
+	fill(b, seed, total)
+	if b.Len() != min(total, b.MaxLen) {
+		return fmt.Errorf("%d of %d bytes", b.Len(), total)
 	}
-	if b.Len() != min(total, b.MaxLen) || (total > b.MaxLen) != errors.Is(err, ErrTooLarge) {
-		return fmt.Errorf("%d of %d bytes, and the error is %v", b.Len(), total, err)
-	}
-	p := make([]byte, piece)
-	for k := 0; b.Len() > 0; k++ {
-		n, err := io.ReadFull(b, p)
-		if err != nil && err != io.ErrUnexpectedEOF || !bytes.Equal(p[:n], pieceOf(seed, k)[:n]) {
-			return fmt.Errorf("piece %d is another, or %v", k, err)
+	p, off := make([]byte, piece), 0
+	for b.Len() > 0 {
+		n, err := b.Read(p)
+		if err != nil || !isFilled(p[:n], seed, off) {
+			return fmt.Errorf("other bytes at %d, or %v", off, err)
 		}
+		off += n
 	}
 	if r.IntN(2) == 0 {
 		return b.Close()
@@ -1011,20 +964,19 @@ func serve(b *Buffer, seed int) error {
 // TestGroupTakesIdleMemory has idle memory of half of what the group may have,
 // and then needs more than half for something else.
 func TestGroupTakesIdleMemory(t *testing.T) {
-	noRace(t)
 	const limit = 400 * miB
-	if !childInGroup(t, limit) {
+	needGroup(t, limit)
+	if !inChild(t) {
 		return
 	}
 	setIdleMax(t, giB)
-	var b Buffer
-	fill(&b, 1, limit/2)
-	require.NoError(t, b.Close())
+	leaveIdle(t, limit/2)
 	require.GreaterOrEqual(t, ReadStats().IdleBytes, int64(limit/2))
 	p := make([]byte, limit*9/16)
 	for i := 0; i < len(p); i += 4096 {
 		p[i] = 1 // the kernel would kill us if it could not take the idle memory
 	}
+	var b Buffer
 	fill(&b, 2, limit/16) // of idle memory of which some is gone
 	require.True(t, isFilled(contents(&b), 2, 0))
 	runtime.KeepAlive(p)
@@ -1033,64 +985,31 @@ func TestGroupTakesIdleMemory(t *testing.T) {
 // TestMaxLenAgainstTheOOMKiller fills Buffers in a control group with less
 // memory than they want: the one without MaxLen is the end of its process.
 func TestMaxLenAgainstTheOOMKiller(t *testing.T) {
-	noRace(t)
 	for name, maxLen := range map[string]int{"with": 128 * miB, "without": 0} {
 		t.Run(name, func(t *testing.T) {
 			if maxLen > 0 {
 				needMoves(t) // two times 128 MiB do not fit
 			}
-			out, err := inGroup(t, 256*miB)
-			if out != nil {
-				if maxLen > 0 {
-					require.NoError(t, err, "%s", out)
-					require.Contains(t, string(out), "--- PASS")
-					return
+			needGroup(t, 256*miB)
+			out, err := runChild(t)
+			switch {
+			case out == nil:
+				b := Buffer{MaxLen: maxLen}
+				fill(&b, 12, 400*miB)
+				require.Equal(t, maxLen, b.Len())
+				for off := 0; off < maxLen; off += miB {
+					require.True(t, isFilled(b.Next(miB), 12, off))
 				}
+			case maxLen > 0:
+				require.NoError(t, err, "%s", out)
+				require.Contains(t, string(out), "--- PASS")
+			default:
 				var exit *exec.ExitError
 				require.ErrorAs(t, err, &exit, "%s", out)
 				require.Equal(t, unix.SIGKILL, exit.Sys().(syscall.WaitStatus).Signal())
-				return
-			}
-			b := Buffer{MaxLen: maxLen}
-			chunk := randomBytes(12, miB)
-			for range 400 {
-				if _, err = b.Write(chunk); err != nil {
-					break
-				}
-			}
-			require.ErrorIs(t, err, ErrTooLarge)
-			require.Equal(t, maxLen, b.Len())
-			for range maxLen / miB {
-				require.True(t, bytes.Equal(chunk, b.Next(miB)))
 			}
 		})
 	}
-}
-
-// inGroup is runChild with a child in a control group of n bytes of memory.
-func inGroup(t *testing.T, n int) ([]byte, error) {
-	t.Helper()
-	const key = "MMAPBUF_TEST_GROUP"
-	if dir := os.Getenv(key); dir != "" {
-		require.NoError(t, writeSetting(dir+"/cgroup.procs", "0"))
-		return runChild(t)
-	}
-	for root, file := range map[string]string{
-		"/sys/fs/cgroup":        "memory.max",            // version 2
-		"/sys/fs/cgroup/memory": "memory.limit_in_bytes", // version 1
-	} {
-		dir, err := os.MkdirTemp(root, "mmapbuf-test-")
-		if err != nil {
-			continue
-		}
-		defer os.Remove(dir)
-		if writeSetting(dir+"/"+file, strconv.Itoa(n)) == nil {
-			t.Setenv(key, dir)
-			return runChild(t)
-		}
-	}
-	t.Skip("no control group with a limit of memory is to be had")
-	return nil, nil
 }
 
 // TestWithoutSys runs in a sandbox that has no /sys. What the kernel has of huge
@@ -1114,54 +1033,9 @@ func TestWithoutSys(t *testing.T) {
 	require.NoDirExists(t, "/sys/kernel")
 	b, _ := mapped(t, 16*miB)
 	requireOneVMA(t, b, "without /sys")
-	require.NotZero(t, vmas(t, b.m.Inspect().Mem)[0].huge)
+	require.NotZero(t, vmaOf(t, b).huge)
 	require.NoError(t, b.Close())
 	useAll(t)
-}
-
-// TestSuccessThatMovesNothing has mremap(2) as the Linux layer of FreeBSD does:
-// no mapping grows, for want of memory as it says, and what should move to an
-// address stays where it is, and that is called a success.
-func TestSuccessThatMovesNothing(t *testing.T) {
-	const flags = 3
-	for name, growing := range map[string]bool{"nothing grows": false, "growing works": true} {
-		t.Run(name, func(t *testing.T) {
-			noRace(t)
-			if !inChild(t) {
-				return
-			}
-			if growing {
-				needMoves(t)
-			} else {
-				install(t, filter{call: unix.SYS_MREMAP, errno: unix.ENOMEM})
-			}
-			install(t, filter{unix.SYS_MREMAP, 0, flags, unix.MREMAP_FIXED}) // the last one decides
-			useAll(t)
-			require.True(t, vm.MovesRefused(), "no view was to be moved")
-			require.Positive(t, ReadStats().Copies)
-		})
-	}
-}
-
-// TestGrowthRefusedForLackOfMemory has mremap(2) report, from a certain size on, a
-// lack of memory of which there is none, as the kernel of RHEL 9.2 did.
-func TestGrowthRefusedForLackOfMemory(t *testing.T) {
-	noRace(t)
-	if !inChild(t) {
-		return
-	}
-	const newSize = 2
-	install(t, filter{unix.SYS_MREMAP, unix.ENOMEM, newSize, 0xfc00_0000})
-	var b Buffer
-	for i := range 200 {
-		fill(&b, i, miB)
-	}
-	got := contents(&b)
-	for i := range 200 {
-		require.True(t, isFilled(got[i*miB:][:miB], i, 0))
-	}
-	require.Positive(t, ReadStats().Copies, "no growth was refused")
-	require.NoError(t, b.Close())
 }
 
 // fork makes a process that does nothing but to have the same memory, in pages
@@ -1191,7 +1065,8 @@ func fork(t *testing.T) (pid int) {
 func memoryOf(t *testing.T, pid int, at uintptr, n int) []byte {
 	t.Helper()
 	p := make([]byte, n)
-	k, err := unix.ProcessVMReadv(pid, []unix.Iovec{{Base: &p[0], Len: uint64(n)}}, []unix.RemoteIovec{{Base: at, Len: n}}, 0)
+	local, remote := []unix.Iovec{{Base: &p[0], Len: uint64(n)}}, []unix.RemoteIovec{{Base: at, Len: n}}
+	k, err := unix.ProcessVMReadv(pid, local, remote, 0)
 	if err == unix.EPERM || err == unix.ENOSYS {
 		t.Skipf("process_vm_readv: %v", err)
 	}
@@ -1219,7 +1094,8 @@ func TestMoveAfterFork(t *testing.T) {
 		// Where the address has no alignment, huge pages are moved in parts.
 		"without alignment": func(t *testing.T, b *Buffer) {
 			n := cap(b.m.Inspect().Mem)
-			to, err := unix.MmapPtr(-1, 0, nil, uintptr(n+2*page), unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
+			const flags = unix.MAP_PRIVATE | unix.MAP_ANONYMOUS | unix.MAP_NORESERVE
+			to, err := unix.MmapPtr(-1, 0, nil, uintptr(n+2*page), unix.PROT_NONE, flags)
 			require.NoError(t, err)
 			require.NoError(t, b.m.MoveTo(unsafe.Slice((*byte)(to), n+page)[page:]))
 			b.afterCut(0)
@@ -1244,12 +1120,12 @@ func TestMoveAfterFork(t *testing.T) {
 					_, err := b.WriteAt(mine[i:i+1], int64(i))
 					require.NoError(t, err)
 				}
+				requireContents(t, b, mine)
 			}
 			change(1)
 			move(t, b)
-			require.True(t, bytes.Equal(mine, contents(b)))
+			requireContents(t, b, mine)
 			change(0)
-			require.True(t, bytes.Equal(mine, contents(b)))
 			require.True(t, bytes.Equal(want, memoryOf(t, pid, at, size)), "the other process sees what is written here")
 		})
 	}
@@ -1283,49 +1159,46 @@ func TestNobodySeesBytesOfOthers(t *testing.T) {
 
 // walkAmongOthers does random things with Buffers that write from value on.
 func walkAmongOthers(t *testing.T, r *rand.Rand, value byte) {
-	fresh := func() (*Buffer, byte, []byte) {
+	var b Buffer
+	var p []byte
+	begin := func() {
+		_ = b.Close()
 		value = max(value+1, 1)
-		return &Buffer{NoHugePages: r.IntN(8) == 0}, value, bytes.Repeat([]byte{value}, 3*miB)
+		b, p = Buffer{NoHugePages: r.IntN(8) == 0}, bytes.Repeat([]byte{value}, 3*miB)
 	}
-	b, c, p := fresh()
 	ok := true
-	check := func(seen []byte, op string) {
-		own := len(seen) == bytes.Count(seen, []byte{c})+bytes.Count(seen, []byte{0})
+	see := func(op string, seen []byte) {
+		seen = seen[:cap(seen)]
+		own := len(seen) == bytes.Count(seen, []byte{value})+bytes.Count(seen, []byte{0})
 		ok = assert.True(t, own, "%s: bytes of another Buffer", op) && ok
 	}
+	begin()
 	for range byLength(250, 1000, 1000) {
 		n := int(float64(len(p)) * r.Float64() * r.Float64())
 		switch r.IntN(16) {
 		case 0, 1, 2, 3:
 			_, _ = b.Write(p[:n])
 		case 4:
-			view := b.Bytes()
-			check(view[:cap(view)], "Bytes")
+			see("Bytes", b.Bytes())
 		case 5:
-			view := b.AvailableBuffer()
-			check(view[:cap(view)], "AvailableBuffer")
+			see("AvailableBuffer", b.AvailableBuffer())
 		case 6:
-			view := b.Next(n)
-			check(view[:cap(view)], "Next")
+			see("Next", b.Next(n))
 		case 7, 8:
-			left := n
+			from := bytes.NewReader(p[:n])
 			_, _ = b.ReadFrom(reader(func(q []byte) (int, error) {
-				check(q[:cap(q)], "ReadFrom")
-				k := copy(q, p[:left])
-				if left -= k; k == 0 {
-					return 0, io.EOF
-				}
-				return k, nil
+				see("ReadFrom", q)
+				return from.Read(q)
 			}))
 		case 9:
 			_, _ = b.WriteAt(p[:n], int64(b.Len()+r.IntN(miB)))
 		case 10:
 			_, _ = b.WriteTo(writerFunc(func(q []byte) (int, error) {
-				check(q[:cap(q)], "WriteTo")
+				see("WriteTo", q)
 				return min(n, len(q)), nil
 			}))
 		case 11:
-			_, _ = io.ReadFull(b, p[:min(n, b.Len())])
+			_, _ = io.ReadFull(&b, p[:min(n, b.Len())])
 		case 12:
 			b.Truncate(r.IntN(b.Len() + 1))
 		case 13:
@@ -1333,16 +1206,14 @@ func walkAmongOthers(t *testing.T, r *rand.Rand, value byte) {
 		case 14:
 			b.Reset()
 		case 15:
-			_ = b.Close()
-			b, c, p = fresh()
+			begin()
 		}
-		b.withContents(func(contents []byte) { check(contents, "contents") })
+		b.withContents(func(contents []byte) { see("contents", slices.Clip(contents)) })
 		if !ok {
-			return
+			break
 		}
 		if b.Len() > 12*miB {
-			_ = b.Close()
-			b, c, p = fresh()
+			begin()
 		}
 		if r.IntN(100) == 0 {
 			mapping.Tick()
@@ -1351,51 +1222,29 @@ func walkAmongOthers(t *testing.T, r *rand.Rand, value byte) {
 	_ = b.Close()
 }
 
-// TestIdleMemoryIsNotForAnySize asks for more than there can be, where only idle
-// memory is left: the size was rounded to a page.
-func TestIdleMemoryIsNotForAnySize(t *testing.T) {
-	leaveIdle(t, 8*miB)
-	defer mapping.SetBudget(0)()
-	var b Buffer
-	for _, n := range []int{math.MaxInt, math.MaxInt - vm.Unit(), vm.MaxSize + 1} {
-		require.ErrorIs(t, b.Reserve(n), ErrTooLarge, "%d", n)
-		require.Zero(t, b.Cap())
-	}
-	require.NoError(t, b.Reserve(miB))
-	require.NotNil(t, b.m)
-	require.NoError(t, b.Close())
-}
-
-// TestIdleMemoryMakesNoLargeViews: a Buffer of some KiB on idle memory was viewed with
-// all of a huge page, and Shrink kept all of it.
-func TestIdleMemoryMakesNoLargeViews(t *testing.T) {
+// TestViewsOnIdleMemory: a Buffer of some KiB on idle memory was viewed with all of a
+// huge page, and Shrink kept all of it.
+func TestViewsOnIdleMemory(t *testing.T) {
 	setThreshold(t, miB) // below it idle memory alone makes a mapping
 	leaveIdle(t, 10*miB)
 	for _, n := range []int{40 * kiB, 100 * kiB, 128 * kiB, 700 * kiB} {
-		onIdle := func() *Buffer {
-			b := new(Buffer)
-			fill(b, 2, n)
+		for name, size := range map[string]func(b *Buffer) int{
+			"Bytes":           func(b *Buffer) int { return cap(b.Bytes()) },
+			"AvailableBuffer": func(b *Buffer) int { return cap(b.AvailableBuffer()) },
+			"Shrink":          func(b *Buffer) int { b.Shrink(); return b.Cap() },
+		} {
+			var b Buffer
+			fill(&b, 2, n)
 			require.NotNil(t, b.m, "no idle memory")
-			return b
+			require.LessOrEqual(t, size(&b), 2*max(n, 128*kiB), name)
+			require.True(t, isFilled(b.Bytes(), 2, 0), name)
 		}
-		view := onIdle().Bytes()
-		require.True(t, isFilled(view, 2, 0))
-		require.LessOrEqual(t, cap(view), 2*max(n, 128*kiB))
-
-		b := onIdle()
-		spare := b.AvailableBuffer()
-		require.Equal(t, b.Available(), cap(spare))
-		require.LessOrEqual(t, cap(spare), 2*max(n, 128*kiB))
-
-		b = onIdle()
-		b.Shrink()
-		require.LessOrEqual(t, b.Cap(), 2*n)
-		require.True(t, isFilled(b.Bytes(), 2, 0))
 	}
 }
 
-// TestFailedWriteShowsNothing has the memory that is written from fault.
-func TestFailedWriteShowsNothing(t *testing.T) {
+// TestFailedWrite has the memory that is written from fault: nothing of what the
+// storage was before shows through.
+func TestFailedWrite(t *testing.T) {
 	const n = 3 * miB
 	at, err := unix.MmapPtr(-1, 0, nil, n, unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	require.NoError(t, err)
@@ -1417,10 +1266,11 @@ func TestFailedWriteShowsNothing(t *testing.T) {
 	}
 }
 
-// TestWaitForCollectorHoldsNoLock reads from a Buffer with ReadAt while another
-// goroutine, which lengthens it, waits for the collector.
-func TestWaitForCollectorHoldsNoLock(t *testing.T) {
+// TestNoLockWhileWaiting reads from a Buffer with ReadAt while another goroutine,
+// which lengthens it, waits for the collector.
+func TestNoLockWhileWaiting(t *testing.T) {
 	var b Buffer
+	defer b.Close()
 	_, _ = b.Write(noise())
 	release := mapping.HoldCollections(8 * giB) // as if a collection took for ever
 	var wg sync.WaitGroup
@@ -1433,17 +1283,16 @@ func TestWaitForCollectorHoldsNoLock(t *testing.T) {
 	}
 	release()
 	wg.Wait()
-	require.True(t, bytes.Equal(noise()[5:105], p))
-	require.NoError(t, b.Close())
+	require.Equal(t, noise()[5:105], p)
 }
 
-// TestPaceOnlyWhereMemoryIsTaken: a write that commits no memory does not look up how
-// much there is to collect, which allocates.
-func TestPaceOnlyWhereMemoryIsTaken(t *testing.T) {
+// TestPaceAllocs: a write that commits no memory does not look up how much there is to
+// collect, which allocates.
+func TestPaceAllocs(t *testing.T) {
 	noIdle(t)
-	beside := filled(t, 6*miB)
+	var beside Buffer
 	defer beside.Close()
-	fill(beside, 1, 64*miB)
+	fill(&beside, 1, 70*miB)
 	b := &Buffer{MaxLen: giB}
 	defer b.Close()
 	_, _ = b.Write(noise()[:miB])
@@ -1490,12 +1339,13 @@ func TestReadFromPaces(t *testing.T) {
 	var ms runtime.MemStats
 	runtime.ReadMemStats(&ms)
 	defer debug.SetMemoryLimit(debug.SetMemoryLimit(int64(ms.Sys-ms.HeapReleased) + 200*miB))
-	func() { fill(new(Buffer), 1, 60*miB) }() // garbage
+	fill(new(Buffer), 1, 60*miB) // garbage
 	var b Buffer
 	defer b.Close()
 	b.Grow(giB)
-	was, p := mapping.Counters.Collections.Load(), noise()[:64*kiB]
-	_, _ = b.ReadFrom(io.LimitReader(reader(func(q []byte) (int, error) { return copy(q, p), nil }), 180*miB))
+	was := mapping.Counters.Collections.Load()
+	pieces := reader(func(q []byte) (int, error) { return copy(q, noise()[:64*kiB]), nil })
+	_, _ = b.ReadFrom(io.LimitReader(pieces, 180*miB))
 	require.Greater(t, mapping.Counters.Collections.Load(), was)
 	waitFor(t, func() bool { return ReadStats().Mappings == 1 })
 }
@@ -1505,12 +1355,12 @@ func TestReadFromPaces(t *testing.T) {
 func TestFilledHolesCount(t *testing.T) {
 	const n = 32 * miB
 	for name, shorten := range map[string]func(b *Buffer, f *File){
-		"Reset":         func(b *Buffer, f *File) { b.Reset() },
-		"Truncate":      func(b *Buffer, f *File) { b.Truncate(5 * miB) },
-		"File.Truncate": func(b *Buffer, f *File) { require.NoError(t, f.Truncate(3*miB)) },
-		"Read":          func(b *Buffer, f *File) { _, _ = io.Copy(io.Discard, struct{ io.Reader }{b}) },
-		"WriteTo":       func(b *Buffer, f *File) { _, _ = b.WriteTo(io.Discard) },
-		"sliding": func(b *Buffer, f *File) {
+		"Reset":         func(b *Buffer, _ *File) { b.Reset() },
+		"Truncate":      func(b *Buffer, _ *File) { b.Truncate(5 * miB) },
+		"File.Truncate": func(_ *Buffer, f *File) { _ = f.Truncate(3 * miB) },
+		"Read":          func(b *Buffer, _ *File) { _, _ = io.Copy(io.Discard, struct{ io.Reader }{b}) },
+		"WriteTo":       func(b *Buffer, _ *File) { _, _ = b.WriteTo(io.Discard) },
+		"sliding": func(b *Buffer, _ *File) {
 			_, _ = io.CopyN(io.Discard, struct{ io.Reader }{b}, n-3*miB)
 			b.Grow(n/2 - 4*miB)
 			require.Zero(t, b.off)
@@ -1523,39 +1373,36 @@ func TestFilledHolesCount(t *testing.T) {
 		stale := b
 		shorten(&b, f)
 		require.NoError(t, invariants(&b), name)
-		require.PanicsWithValue(t, errStale, func() { _ = stale.String() }, "%s: a copy may have what was given back", name)
-		for b.Len() < n {
-			writeAllOf(t, &b, noise()[:miB])
-		}
+		require.PanicsWithValue(t, errStale, func() { _ = stale.String() },
+			"%s: a copy may have what was given back", name)
+		fill(&b, 1, n-b.Len())
 		require.NoError(t, invariants(&b), name)
 		s := b.m.Inspect()
 		assert.LessOrEqual(t, len(s.Touched)*vm.Unit()-int(s.Held), 4*miB, name) // what was not shortened
-		assert.GreaterOrEqual(t, s.Held, int64(residentAt(t, uintptr(base(s.Mem)), cap(s.Mem))), name)
+		assert.GreaterOrEqual(t, s.Held, int64(residentOf(t, &b)), name)
 		require.NoError(t, b.Close())
 	}
 }
 
-// TestShorterCopyLosesNothing uses a copy by value that has less contents than the
-// Buffer. What is beyond its end is not there for it to clear, or to leave behind.
-func TestShorterCopyLosesNothing(t *testing.T) {
+// TestShorterCopy uses a copy by value that has less contents than the Buffer. What is
+// beyond its end is not there for it to clear, or to leave behind.
+func TestShorterCopy(t *testing.T) {
 	for name, use := range map[string]func(c *Buffer){
 		"Bytes":           func(c *Buffer) { c.Bytes() },
 		"AvailableBuffer": func(c *Buffer) { c.AvailableBuffer() },
 		"ReadFrom":        func(c *Buffer) { _, _ = c.ReadFrom(bytes.NewReader(nil)) },
 	} {
 		for _, n := range []int{2*miB - 1000, 6*miB - 1000} {
-			t.Run(fmt.Sprint(name, n), func(t *testing.T) {
-				leaveIdle(t, 16*miB)
-				var b Buffer
-				fill(&b, 1, n)
-				c := b
-				_, _ = b.WriteString("more")
-				use(&c)
-				require.True(t, isFilled(contents(&c), 1, 0))
-				var got []byte
-				err, _ := caught(func() error { got = contents(&b); return nil })
-				require.True(t, err == errStale || err == nil && string(got[n:]) == "more", "%v", err)
-			})
+			leaveIdle(t, 16*miB)
+			var b Buffer
+			fill(&b, 1, n)
+			c := b
+			_, _ = b.WriteString("more")
+			use(&c)
+			require.True(t, isFilled(contents(&c), 1, 0), name)
+			var got []byte
+			err, _ := caught(func() error { got = contents(&b); return nil })
+			require.True(t, err == errStale || err == nil && string(got[n:]) == "more", "%s: %v", name, err)
 		}
 	}
 }

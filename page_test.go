@@ -1,6 +1,7 @@
 package mmapbuf
 
 import (
+	"bytes"
 	"fmt"
 	"go/ast"
 	"go/parser"
@@ -91,44 +92,66 @@ func TestNextViewLastsUntilWrite(t *testing.T) {
 	})
 }
 
-// TestViewsSurvive: a view may be kept, whatever becomes of its Buffer.
-// Growth beyond Cap leaves it the old storage.
+// closed closes b, or does to a bytes.Buffer what comes nearest.
+func closed(b buffer) {
+	switch b := b.(type) {
+	case *Buffer:
+		_ = b.Close()
+	case *bytes.Buffer:
+		*b = bytes.Buffer{}
+	}
+}
+
+// shrunk does so with Shrink.
+func shrunk(b buffer) {
+	switch b := b.(type) {
+	case *Buffer:
+		b.Shrink()
+	case *bytes.Buffer:
+		*b = *bytes.NewBuffer(bytes.Clone(b.Bytes()))
+	}
+}
+
+// TestViewsSurvive: a view may be kept, whatever becomes of its Buffer. It shows what
+// that of a bytes.Buffer does. Growth beyond Cap leaves it the old storage.
 func TestViewsSurvive(t *testing.T) {
-	for name, kill := range map[string]func(b *Buffer){
-		"unreachable": func(*Buffer) {},
-		"Grow": func(b *Buffer) {
-			b.Grow(b.Cap() + 1)
-			n := b.Len()
-			b.Reset()
-			b.Write(make([]byte, n))
-		},
-		"Write": func(b *Buffer) {
-			b.Write(make([]byte, b.Cap()))
-			b.Write(make([]byte, b.Cap()))
-		},
-		"Close": func(b *Buffer) {
-			b.Close()
-			b.Write(make([]byte, 5<<20))
-		},
+	const more = 20 * miB
+	for name, change := range map[string]func(b buffer, n int){
+		"unreachable":         func(buffer, int) {},
+		"Grow":                func(b buffer, _ int) { b.Grow(more) },
+		"Write much":          func(b buffer, _ int) { b.Write(make([]byte, more)) },
+		"Grow and refill":     func(b buffer, n int) { b.Grow(more); b.Reset(); b.Write(make([]byte, n)) },
+		"Reset":               func(b buffer, _ int) { b.Reset() },
+		"Reset and refill":    func(b buffer, n int) { b.Reset(); b.Write(make([]byte, n)) },
+		"Truncate and refill": func(b buffer, n int) { b.Truncate(0); b.Write(make([]byte, n/2)) },
+		"Truncate":            func(b buffer, n int) { b.Truncate(n / 2); b.WriteString("overwritten") },
+		"Read":                func(b buffer, n int) { b.Read(make([]byte, n/2)) },
+		"WriteTo":             func(b buffer, n int) { b.WriteTo(io.Discard); b.Write(make([]byte, n)) },
+		"Close":               func(b buffer, _ int) { closed(b) },
+		"Close and refill":    func(b buffer, n int) { closed(b); b.Write(make([]byte, 2*n)) },
+		"Shrink":              func(b buffer, _ int) { b.Grow(more); b.Bytes(); shrunk(b) },
+		"Shrink to less":      func(b buffer, n int) { b.Next(n / 2); shrunk(b) },
+		"Shrink to nothing":   func(b buffer, n int) { b.Next(n); shrunk(b); b.Write(make([]byte, n)) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			atSizes(t, func(t *testing.T, n int) {
-				var views [][]byte
-				func() {
-					for range 3 {
-						b := filled(t, n)
-						p, _ := peek(b, n/3)
-						views = append(views, p, b.Bytes()[:n/4], b.Next(n/2))
-						kill(b)
-					}
-				}()
+				see := func(b buffer) (views [][]byte) {
+					b.Write(noise()[:n])
+					views = append(views, b.Bytes(), b.Bytes()[:n/4], b.Next(n/3))
+					change(b, n)
+					return views
+				}
+				var got, want [][]byte
+				for range 3 {
+					got = append(got, see(new(Buffer))...)
+					want = append(want, see(new(bytes.Buffer))...)
+				}
 				for range 3 {
 					runtime.GC() // cleanups run after the first
-					b := new(Buffer)
-					b.Write(make([]byte, n))
+					new(Buffer).Write(make([]byte, n))
 				}
-				for _, p := range views {
-					require.NoError(t, diffBytes(p, noise()[:len(p)]))
+				for i := range got {
+					require.NoError(t, diffBytes(got[i], want[i]))
 				}
 			})
 		})
