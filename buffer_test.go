@@ -1066,12 +1066,12 @@ func TestCopyAfterViewSharesContents(t *testing.T) {
 // TestMaxLen adds, in all ways, less and more than fits.
 func TestMaxLen(t *testing.T) {
 	atSizes(t, func(t *testing.T, n int) {
-		for _, room := range []int{-50, 0, 1, 2, 3, 4, 2000, 1 << 20} {
+		for _, room := range []int{-50, 0, 1, 3, 4, 2000, 1 << 20}[:byLength(6, 7, 7)] {
 			var ops []op
 			for _, r := range "aé€😀\xff" {
 				ops = append(ops, writeRune(r))
 			}
-			for _, k := range []int{0, 1, 2, room - 1, room, room + 1, 4 << 20} {
+			for _, k := range []int{0, 1, 2, room - 1, room, room + 1, room + 1<<20} {
 				if k < 0 {
 					continue
 				}
@@ -1092,9 +1092,12 @@ func TestMaxLen(t *testing.T) {
 			ops = append(ops, writeByte('a'), setMaxLen(0), write([]byte("no bound again")))
 			for _, spare := range []int{0, 8 << 20} { // MaxLen bounds Len, not Cap
 				p := newPair("")
-				p.run(t, byString, write(noise()[:n]))
+				p.run(t, byString, write(noise()[:n]), growBy(spare))
 				for _, o := range ops {
-					p.run(t, byReadAt, setMaxLen(0), shrink, growBy(spare), setMaxLen(n+room), o, o, truncate(n))
+					if spare == 0 {
+						p.run(t, byReadAt, shrink)
+					}
+					p.run(t, byReadAt, setMaxLen(n+room), o, o, setMaxLen(0), truncate(n))
 				}
 				require.NoError(t, p.finish())
 			}
