@@ -12,9 +12,9 @@ import (
 	"github.com/mmapbuf/mmapbuf/internal/vm"
 )
 
-// TestBadArguments: whatever was asked for in vain, the contents are intact and
+// TestBadArgumentsChangeNothing: whatever was asked for in vain, the contents are intact and
 // the Buffer goes on working.
-func TestBadArguments(t *testing.T) {
+func TestBadArgumentsChangeNothing(t *testing.T) {
 	ops := []op{truncate(-1), truncate(math.MaxInt), cut(-1), next(-1), peekN(-1), peekN(math.MaxInt)}
 	for _, n := range []int{-1, math.MinInt, bits(addressBits), bits(62), math.MaxInt - 1, math.MaxInt} {
 		ops = append(ops, growBy(n), reserveBy(n))
