@@ -7,9 +7,11 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,43 +27,49 @@ func requireUsed(t *testing.T, l *Limit, n int64) {
 	require.Equal(t, n, l.Used())
 }
 
-// TestLimitStoresWhatFits: every method that writes stores as much as fits, or
-// nothing where MaxLen has it store nothing, and says which Limit.
-func TestLimitStoresWhatFits(t *testing.T) {
+// requireReturned collects garbage until nothing of the Limit is in use.
+func requireReturned(t *testing.T, l *Limit) {
+	t.Helper()
+	for start := time.Now(); l.Used() > 0 && time.Since(start) < 20*time.Second; time.Sleep(time.Millisecond) {
+		runtime.GC()
+	}
+	requireUsed(t, l, 0)
+}
+
+// TestLimitStores: every method that writes stores as much as fits, or nothing where
+// MaxLen has it store nothing, and says which Limit.
+func TestLimitStores(t *testing.T) {
+	file, err := os.Create(filepath.Join(t.TempDir(), "file"))
+	require.NoError(t, err)
+	defer file.Close()
+	readFrom := func(b *Buffer, r io.Reader) (int, error) {
+		n, err := b.ReadFrom(r)
+		return int(n), err
+	}
 	tests := map[string]struct {
 		write func(b *Buffer, p []byte) (int, error)
 		all   bool // or nothing
 	}{
-		"Write":       {func(b *Buffer, p []byte) (int, error) { return b.Write(p) }, false},
+		"Write":       {(*Buffer).Write, false},
 		"WriteString": {func(b *Buffer, p []byte) (int, error) { return b.WriteString(string(p)) }, false},
-		"WriteByte": {func(b *Buffer, p []byte) (n int, err error) {
-			for n < len(p) && err == nil {
-				if err = b.WriteByte(p[n]); err == nil {
-					n++
+		"WriteByte": {func(b *Buffer, p []byte) (int, error) {
+			for i, c := range p {
+				if err := b.WriteByte(c); err != nil {
+					return i, err
 				}
 			}
-			return n, err
+			return len(p), nil
 		}, false},
-		"ReadFrom": {func(b *Buffer, p []byte) (int, error) {
-			n, err := b.ReadFrom(bytes.NewReader(p))
-			return int(n), err
-		}, false},
+		"ReadFrom": {func(b *Buffer, p []byte) (int, error) { return readFrom(b, bytes.NewReader(p)) }, false},
 		"ReadFrom, small pieces": {func(b *Buffer, p []byte) (int, error) {
 			r := bytes.NewReader(p)
-			n, err := b.ReadFrom(reader(func(q []byte) (int, error) { return r.Read(q[:min(len(q), 1000)]) }))
-			return int(n), err
+			return readFrom(b, reader(func(q []byte) (int, error) { return r.Read(q[:min(len(q), 1000)]) }))
 		}, false},
 		"ReadFrom a file": {func(b *Buffer, p []byte) (int, error) {
-			f, err := os.CreateTemp("", "")
-			if err != nil {
-				return 0, err
-			}
-			defer os.Remove(f.Name())
-			defer f.Close()
-			_, _ = f.Write(p)
-			_, _ = f.Seek(0, io.SeekStart)
-			n, err := b.ReadFrom(f)
-			return int(n), err
+			_ = file.Truncate(int64(len(p)))
+			_, _ = file.WriteAt(p, 0)
+			_, _ = file.Seek(0, io.SeekStart)
+			return readFrom(b, file)
 		}, false},
 		"File.Write":   {func(b *Buffer, p []byte) (int, error) { return atItsEnd(b).Write(p) }, false},
 		"WriteAt":      {func(b *Buffer, p []byte) (int, error) { return b.WriteAt(p, int64(b.Len())) }, true},
@@ -71,9 +79,8 @@ func TestLimitStoresWhatFits(t *testing.T) {
 			if err == nil {
 				return b.Write(p)
 			}
-			if !panicked || !errors.Is(err, ErrTooLarge) {
-				return 0, fmt.Errorf("not a panic: %v", err)
-			}
+			require.True(t, panicked)
+			require.ErrorIs(t, err, ErrTooLarge)
 			return 0, b.Reserve(len(p))
 		}, true},
 	}
@@ -89,29 +96,21 @@ func TestLimitStoresWhatFits(t *testing.T) {
 					defer b.Close()
 					fill(b, 1, before)
 					require.Equal(t, before, b.Len())
-					if err := b.Reserve(0); before > 0 {
-						require.NoError(t, err)
-						require.GreaterOrEqual(t, l.Used(), int64(before))
-					}
+					require.GreaterOrEqual(t, l.Used(), int64(before))
 					p := noise()[:min(2*limit+1, len(noise()))]
-					var n int
+					want := contents(b)
 					var err error
 					for err == nil { // noise is shorter than some limits
-						var k int
-						k, err = tt.write(b, p)
-						n += k
+						var n int
+						n, err = tt.write(b, p)
+						want = append(want, p[:n]...)
 						require.LessOrEqual(t, l.Used(), l.Max())
 						require.NoError(t, invariants(b))
 					}
 					require.ErrorIs(t, err, ErrTooLarge)
 					require.ErrorContains(t, err, "Limit of "+sizeString(limit))
-					require.Equal(t, before+n, b.Len())
-					require.True(t, isFilled(contents(b)[:before], 1, 0))
-					got := contents(b)[before:]
-					for i := 0; i < n; i += len(p) {
-						k := min(len(p), n-i)
-						require.True(t, bytes.Equal(p[:k], got[i:i+k]))
-					}
+					require.True(t, isFilled(want[:before], 1, 0))
+					requireContents(t, b, want)
 					if !tt.all {
 						most := limit
 						if b.m != nil {
@@ -121,8 +120,7 @@ func TestLimitStoresWhatFits(t *testing.T) {
 					}
 					require.NoError(t, b.Close())
 					requireUsed(t, l, 0)
-					_, err = b.Write(p[:min(limit/2, len(p))])
-					require.NoError(t, err)
+					writeAllOf(t, b, p[:min(limit/2, len(p))])
 				})
 			}
 		}
@@ -182,15 +180,11 @@ func TestLimitCollectsGarbage(t *testing.T) {
 	for _, n := range []int{100 * kiB, 3 * miB} {
 		l := NewLimit(16 * int64(n))
 		for i := range 100 {
-			b := &Buffer{Limit: l}
-			_, err := b.Write(noise()[:n])
+			_, err := (&Buffer{Limit: l}).Write(noise()[:n])
 			require.NoError(t, err, "%d", i)
 			require.LessOrEqual(t, l.Used(), l.Max())
 		}
-		for start := time.Now(); l.Used() > 0 && time.Since(start) < 20*time.Second; time.Sleep(time.Millisecond) {
-			runtime.GC()
-		}
-		requireUsed(t, l, 0)
+		requireReturned(t, l)
 	}
 }
 
@@ -233,101 +227,93 @@ func TestLimitCollectsOnceForAll(t *testing.T) {
 // TestLimitOfManyBuffers has goroutines do random things with Buffers of a Limit.
 func TestLimitOfManyBuffers(t *testing.T) {
 	needMemory(t, giB)
-	for _, limit := range []int64{miB, 40 * miB, 200 * miB} {
-		for _, threshold := range []int{mapThreshold, 1} {
-			t.Run(fmt.Sprintf("%d/%d", limit, threshold), func(t *testing.T) {
-				setThreshold(t, threshold)
-				l := NewLimit(limit)
-				stop := make(chan bool)
-				var wg, watch sync.WaitGroup
-				var refused, stored sync.Map
-				watch.Go(func() {
-					for {
-						select {
-						case <-stop:
-							return
-						default:
-							if l.Used() > l.Max() || l.Used() < 0 {
-								t.Errorf("%d of %d used", l.Used(), l.Max())
-								return
-							}
-							runtime.Gosched()
-						}
-					}
-				})
+	for _, limit := range []int{miB, 40 * miB, 200 * miB} {
+		t.Run(sizeString(limit), func(t *testing.T) {
+			atBothThresholds(t, func(t *testing.T) {
+				l := NewLimit(int64(limit))
+				seed := testSeed(t)
+				end := time.Now().Add(byLength[time.Duration](200, 300, 2000) * time.Millisecond)
+				var wg sync.WaitGroup
+				var stored atomic.Bool
 				for g := range 6 {
 					wg.Go(func() {
-						r := rand.New(rand.NewPCG(testSeed(t), uint64(g)))
-						b := &Buffer{Limit: l}
-						for end := time.Now().Add(byLength[time.Duration](200, 300, 2000) * time.Millisecond); time.Now().Before(end); {
-							n := r.IntN(int(limit) / 4)
-							n = min(n, len(noise()))
-							switch r.IntN(12) {
-							case 0, 1, 2, 3:
-								k, err := b.Write(noise()[:n])
-								if err != nil {
-									refused.Store(g, true)
-									assert.ErrorIs(t, err, ErrTooLarge)
-								}
-								if k > 0 {
-									stored.Store(g, true)
-								}
-							case 4:
-								_, err := b.WriteAt(noise()[:n/2], int64(b.Len()+r.IntN(n+1)/2))
-								assert.True(t, err == nil || errors.Is(err, ErrTooLarge))
-							case 5:
-								if err := b.Reserve(n); err != nil {
-									assert.ErrorIs(t, err, ErrTooLarge)
-								}
-							case 6:
-								v := b.Bytes()
-								assert.Len(t, v, b.Len())
-							case 7:
-								_, _ = io.ReadFull(b, make([]byte, r.IntN(b.Len()+1)))
-							case 8:
-								b.Shrink()
-							case 9:
-								b.Reset()
-							case 10:
-								_ = b.Close()
-							case 11: // left to the collector
-								b = &Buffer{Limit: l}
-							}
-							assert.NoError(t, invariants(b))
+						if limitWalk(t, l, rand.New(rand.NewPCG(seed, uint64(g))), end) {
+							stored.Store(true)
 						}
-						assert.NoError(t, b.Close())
 					})
 				}
-				wg.Wait()
-				close(stop)
-				watch.Wait()
-				some := false
-				stored.Range(func(any, any) bool { some = true; return false })
-				require.True(t, some)
-				for start := time.Now(); l.Used() > 0 && time.Since(start) < 20*time.Second; time.Sleep(time.Millisecond) {
-					runtime.GC()
+				for time.Now().Before(end) {
+					if used := l.Used(); used > l.Max() || used < 0 {
+						t.Errorf("%d of %d used", used, l.Max())
+						break
+					}
+					runtime.Gosched()
 				}
-				requireUsed(t, l, 0)
+				wg.Wait()
+				require.True(t, stored.Load())
+				requireReturned(t, l)
 			})
-		}
+		})
 	}
 }
 
-// TestLimitsOfTenants: one Limit does not concern another, and nil none.
+// limitWalk does random things with Buffers of l, and reports whether it has stored
+// anything.
+func limitWalk(t *testing.T, l *Limit, r *rand.Rand, end time.Time) (stored bool) {
+	b := &Buffer{Limit: l}
+	for time.Now().Before(end) {
+		n := min(r.IntN(int(l.Max())/4), len(noise()))
+		var err error
+		switch r.IntN(12) {
+		case 0, 1, 2, 3:
+			_, err = b.Write(noise()[:n])
+			stored = stored || b.Len() > 0
+		case 4:
+			_, err = b.WriteAt(noise()[:n/2], int64(b.Len()+r.IntN(n+1)/2))
+		case 5:
+			err = b.Reserve(n)
+		case 6:
+			assert.Len(t, b.Bytes(), b.Len())
+		case 7:
+			_, _ = io.ReadFull(b, make([]byte, r.IntN(b.Len()+1)))
+		case 8:
+			b.Shrink()
+		case 9:
+			b.Reset()
+		case 10:
+			_ = b.Close()
+		case 11: // left to the collector
+			b = &Buffer{Limit: l}
+		}
+		assert.True(t, err == nil || errors.Is(err, ErrTooLarge), "%v", err)
+		assert.NoError(t, invariants(b))
+	}
+	assert.NoError(t, b.Close())
+	return stored
+}
+
+// TestLimitsOfTenants: one Limit does not concern another, and nil none. The zero Limit
+// is one of 0 bytes.
 func TestLimitsOfTenants(t *testing.T) {
-	small, large := NewLimit(100), NewLimit(10*kiB)
-	a, b, c := Buffer{Limit: small}, Buffer{Limit: large}, Buffer{}
 	text := strings.Repeat("x", 5000)
-	n, err := a.WriteString(text)
-	require.Equal(t, 100, n)
-	require.EqualError(t, err, "mmapbuf: 0 bytes and 5000 more exceed the Limit of 100 B, of which 0 B are used")
-	_, err = b.WriteString(text)
-	require.NoError(t, err)
-	_, err = c.WriteString(text)
-	require.NoError(t, err)
-	require.EqualValues(t, 100, small.Used())
-	require.EqualValues(t, 100, small.Max())
-	require.Zero(t, NewLimit(-5).Max())
+	for _, tt := range []struct {
+		l *Limit
+		n int
+	}{{NewLimit(100), 100}, {NewLimit(10 * kiB), 5000}, {nil, 5000}, {new(Limit), 0}, {NewLimit(-5), 0}} {
+		b := &Buffer{Limit: tt.l}
+		defer b.Close() // all are in use at the same time
+		n, err := b.WriteString(text)
+		require.Equal(t, tt.n, n)
+		require.Equal(t, tt.n < 5000, errors.Is(err, ErrTooLarge))
+		switch tt.n {
+		case 0:
+			require.Zero(t, tt.l.Max())
+		case 100:
+			require.EqualError(t, err, "mmapbuf: 0 bytes and 5000 more exceed the Limit of 100 B, of which 0 B are used")
+			require.EqualValues(t, 100, tt.l.Used())
+			require.EqualValues(t, 100, tt.l.Max())
+		}
+	}
 }
 
 // TestLimitSetOnAMapping: a Limit that is set later bounds what ReadFrom, and a view,
@@ -394,15 +380,6 @@ func TestLimitFallsWithTheFront(t *testing.T) {
 	require.NoError(t, err)
 	require.LessOrEqual(t, l.Used(), used-64*miB)
 	require.NoError(t, invariants(b))
-}
-
-// TestZeroLimit is one of 0 bytes.
-func TestZeroLimit(t *testing.T) {
-	b := &Buffer{Limit: new(Limit)}
-	n, err := b.WriteString("text")
-	require.Zero(t, n)
-	require.ErrorIs(t, err, ErrTooLarge)
-	require.Zero(t, b.Limit.Max())
 }
 
 // TestLimitCollectsSeldom: refusals, one after the other, do not run a collection each,
