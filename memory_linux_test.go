@@ -12,7 +12,6 @@ import (
 	"os/exec"
 	"runtime"
 	"runtime/debug"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -1141,85 +1140,6 @@ func leaveIdle(t *testing.T, n int) {
 	var b Buffer
 	fill(&b, 9, n)
 	require.NoError(t, b.Close())
-}
-
-// TestNobodySeesBytesOfOthers has Buffers that write one value each, and looks at all
-// that can be seen of each of them for other values but 0.
-func TestNobodySeesBytesOfOthers(t *testing.T) {
-	needMemory(t, giB)
-	atBothThresholds(t, func(t *testing.T) {
-		seed := testSeed(t)
-		var wg sync.WaitGroup
-		for g := range 3 {
-			wg.Go(func() { walkAmongOthers(t, rand.New(rand.NewPCG(seed, uint64(g))), byte(1+g*80)) })
-		}
-		wg.Wait()
-	})
-}
-
-// walkAmongOthers does random things with Buffers that write from value on.
-func walkAmongOthers(t *testing.T, r *rand.Rand, value byte) {
-	var b Buffer
-	var p []byte
-	begin := func() {
-		_ = b.Close()
-		value = max(value+1, 1)
-		b, p = Buffer{NoHugePages: r.IntN(8) == 0}, bytes.Repeat([]byte{value}, 3*miB)
-	}
-	ok := true
-	see := func(op string, seen []byte) {
-		seen = seen[:cap(seen)]
-		own := len(seen) == bytes.Count(seen, []byte{value})+bytes.Count(seen, []byte{0})
-		ok = assert.True(t, own, "%s: bytes of another Buffer", op) && ok
-	}
-	begin()
-	for range byLength(250, 1000, 1000) {
-		n := int(float64(len(p)) * r.Float64() * r.Float64())
-		switch r.IntN(16) {
-		case 0, 1, 2, 3:
-			_, _ = b.Write(p[:n])
-		case 4:
-			see("Bytes", b.Bytes())
-		case 5:
-			see("AvailableBuffer", b.AvailableBuffer())
-		case 6:
-			see("Next", b.Next(n))
-		case 7, 8:
-			from := bytes.NewReader(p[:n])
-			_, _ = b.ReadFrom(reader(func(q []byte) (int, error) {
-				see("ReadFrom", q)
-				return from.Read(q)
-			}))
-		case 9:
-			_, _ = b.WriteAt(p[:n], int64(b.Len()+r.IntN(miB)))
-		case 10:
-			_, _ = b.WriteTo(writerFunc(func(q []byte) (int, error) {
-				see("WriteTo", q)
-				return min(n, len(q)), nil
-			}))
-		case 11:
-			_, _ = io.ReadFull(&b, p[:min(n, b.Len())])
-		case 12:
-			b.Truncate(r.IntN(b.Len() + 1))
-		case 13:
-			b.Shrink()
-		case 14:
-			b.Reset()
-		case 15:
-			begin()
-		}
-		b.withContents(func(contents []byte) { see("contents", slices.Clip(contents)) })
-		if !ok {
-			break
-		}
-		if b.Len() > 12*miB {
-			begin()
-		}
-		if r.IntN(100) == 0 {
-			mapping.Tick()
-		}
-	}
-	_ = b.Close()
 }
 
 // TestViewsOnIdleMemory: a Buffer of some KiB on idle memory was viewed with all of a

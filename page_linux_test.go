@@ -179,7 +179,7 @@ type pageWalk struct {
 	file  string
 	b     Buffer
 	want  []byte
-	seen  []byte // what a view has shown
+	shown bool // bytes of an earlier owner
 	trace []string
 }
 
@@ -205,6 +205,11 @@ func (w *pageWalk) lengthen(n int) {
 	if more := n - len(w.want); more > 0 {
 		w.want = append(w.want, make([]byte, more)...)
 	}
+}
+
+// see looks at all that code outside can see of p.
+func (w *pageWalk) see(p []byte) {
+	w.shown = w.shown || bytes.Contains(p[:cap(p)], bytes.Repeat([]byte{foreign}, 16))
 }
 
 func (w *pageWalk) step() {
@@ -263,7 +268,8 @@ func (w *pageWalk) step() {
 		_ = file.Close()
 		w.want = append(w.want, noise()[from:3*miB]...)
 	case 8:
-		_, _ = w.b.ReadFrom(bytes.NewReader(p))
+		from := bytes.NewReader(p)
+		_, _ = w.b.ReadFrom(reader(func(q []byte) (int, error) { w.see(q); return from.Read(q) }))
 		w.want = append(w.want, p...)
 	case 9:
 		w.b.Grow(n)
@@ -275,11 +281,17 @@ func (w *pageWalk) step() {
 			return
 		}
 		_, _ = caught(func() error { // a view may fail
-			v := w.b.AvailableBuffer()
-			w.seen = v[:cap(v)]
-			if w.r.IntN(2) == 0 {
-				v = w.b.Bytes()
-				w.seen = v[len(v):cap(v)]
+			switch w.r.IntN(4) {
+			case 0:
+				w.see(w.b.AvailableBuffer())
+			case 1:
+				w.see(w.b.Bytes())
+			case 2:
+				_, _ = w.b.WriteTo(writerFunc(func(q []byte) (int, error) { w.see(q); return 0, errTest }))
+			default:
+				v := w.b.Next(n)
+				w.want = w.want[len(v):]
+				w.see(v)
 			}
 			return nil
 		})
@@ -287,9 +299,7 @@ func (w *pageWalk) step() {
 }
 
 func (w *pageWalk) check() error {
-	seen := w.seen
-	w.seen = nil
-	if bytes.Contains(seen, bytes.Repeat([]byte{foreign}, 16)) {
+	if w.shown {
 		return fmt.Errorf("a view shows bytes of an earlier owner")
 	}
 	if err := invariants(&w.b); err != nil || w.b.m == nil || !w.b.current() {
