@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -717,6 +718,9 @@ func TestBudget(t *testing.T) {
 	_ = bufs[1].Close()
 	was := vm.HeapSplits()
 	mapping.SetBudget(was)
+	for _, n := range []int{math.MaxInt, math.MaxInt - vm.Unit(), vm.MaxSize + 1} { // nor is there idle memory for it
+		require.ErrorIs(t, new(Buffer).Reserve(n), ErrTooLarge)
+	}
 	assert.True(t, bytes.Equal(p, bufs[2].Bytes()), "published by copying")
 	assert.Equal(t, was, vm.HeapSplits())
 	m := bufs[0].m
