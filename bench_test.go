@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/mmapbuf/mmapbuf/internal/mapping"
+	"github.com/mmapbuf/mmapbuf/internal/proctest"
 	"github.com/mmapbuf/mmapbuf/internal/vm"
 )
 
@@ -115,11 +116,11 @@ func BenchmarkFill(b *testing.B) {
 					equalChance(4 * int64(size))
 					// 5 resets the peak (proc_pid_clear_refs(5)).
 					_ = os.WriteFile("/proc/self/clear_refs", []byte("5"), 0)
-					base := procBytes("self/status", "VmRSS")
+					base := proctest.Bytes("self/status", "VmRSS")
 					b.StartTimer()
 					f.fill(size, chunk)
 					b.StopTimer()
-					peak = max(peak, procBytes("self/status", "VmHWM")-base)
+					peak = max(peak, proctest.Bytes("self/status", "VmHWM")-base)
 					b.StartTimer()
 				}
 				if peak > 0 {
@@ -707,7 +708,7 @@ func BenchmarkQueue(b *testing.B) {
 				for b.Loop() {
 					b.StopTimer()
 					equalChance(4 * int64(backlog))
-					base := procBytes("self/status", "VmRSS")
+					base := proctest.Bytes("self/status", "VmRSS")
 					q := open()
 					fillUp(q, backlog)
 					b.StartTimer()
@@ -717,7 +718,7 @@ func BenchmarkQueue(b *testing.B) {
 						worst = max(worst, time.Since(start))
 						_, _ = q.Read(chunk)
 						if i%1024 == 0 {
-							most = max(most, procBytes("self/status", "VmRSS")-base)
+							most = max(most, proctest.Bytes("self/status", "VmRSS")-base)
 						}
 					}
 					if c, ok := q.(io.Closer); ok {

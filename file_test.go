@@ -22,6 +22,7 @@ import (
 
 	ft "github.com/mmapbuf/mmapbuf/internal/filetest"
 	"github.com/mmapbuf/mmapbuf/internal/mapping"
+	"github.com/mmapbuf/mmapbuf/internal/proctest"
 	"github.com/mmapbuf/mmapbuf/internal/vm"
 )
 
@@ -234,7 +235,7 @@ func TestFileHoles(t *testing.T) {
 	b := new(Buffer)
 	defer b.Close()
 	f := NewFile(b)
-	resident := func() int64 { return procBytes("self/status", "VmRSS") }
+	resident := func() int64 { return proctest.Bytes("self/status", "VmRSS") }
 
 	for range much / len(noise()) {
 		writeAllOf(t, b, noise())

@@ -221,7 +221,7 @@ func requireOneVMA(t *testing.T, b *Buffer, when string) {
 // status returns a figure of /proc/self/status in bytes.
 func status(t testing.TB, key string) int {
 	t.Helper()
-	n := procBytes("self/status", key)
+	n := proctest.Bytes("self/status", key)
 	require.NotZero(t, n, key)
 	return int(n)
 }

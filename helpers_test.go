@@ -9,7 +9,6 @@ import (
 	"os"
 	"runtime"
 	"strconv"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -17,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/mmapbuf/mmapbuf/internal/mapping"
+	"github.com/mmapbuf/mmapbuf/internal/proctest"
 	"github.com/mmapbuf/mmapbuf/internal/vm"
 )
 
@@ -120,25 +120,9 @@ func setUnit(t testing.TB, n int) {
 	vm.Unit = func() int { return n }
 }
 
-// procBytes returns a figure of a file in /proc, in bytes, and 0 if there is
-// none.
-func procBytes(file, key string) int64 {
-	s, _ := os.ReadFile("/proc/" + file)
-	_, after, ok := strings.Cut(string(s), key+":")
-	if !ok {
-		return 0
-	}
-	kB, _ := strconv.ParseInt(strings.Fields(after)[0], 10, 64)
-	return kB << 10
-}
-
-// needMemory skips a test or benchmark for which the machine has less than n
-// bytes of free memory, where it tells.
 func needMemory(t testing.TB, n int64) {
 	t.Helper()
-	if free := procBytes("meminfo", "MemAvailable"); free > 0 && free < n {
-		t.Skipf("needs %d MiB of free memory, there are %d", n>>20, free>>20)
-	}
+	proctest.NeedMemory(t, n)
 }
 
 // noise is data that tells every misplaced byte. It has no zeros.
