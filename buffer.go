@@ -169,6 +169,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"math"
 
 	"github.com/mmapbuf/mmapbuf/internal/mapping"
 	"github.com/mmapbuf/mmapbuf/internal/vm"
@@ -723,7 +724,11 @@ func (b *Buffer) WriteTo(w io.Writer) (n int64, err error) {
 	b.lastRead = opInvalid
 	if b.Len() > 0 {
 		was := *b // w may change b
-		total, m, err := was.writeOut(w, 0, was.m != nil && direct(w))
+		most := 0
+		if was.m != nil && direct(w) {
+			most = math.MaxInt // one call, between which and the next others might write to w
+		}
+		total, m, err := was.writeOut(w, 0, most)
 		if m < 0 || m > total {
 			panic(panicWriteTo)
 		}

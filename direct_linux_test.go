@@ -679,3 +679,27 @@ func TestDirectFiles(t *testing.T) {
 type readerFrom func(r io.Reader) (int64, error)
 
 func (f readerFrom) ReadFrom(r io.Reader) (int64, error) { return f(r) }
+
+// Others may write to a file as well, so the contents are written in one call.
+func TestWriteToFileIsOneCall(t *testing.T) {
+	calls := func() (n int) {
+		s, _ := os.ReadFile("/proc/self/io")
+		_, after, ok := strings.Cut(string(s), "syscw: ")
+		if !ok {
+			t.Skip("the kernel does not count calls")
+		}
+		_, err := fmt.Sscan(after, &n)
+		require.NoError(t, err)
+		return n
+	}
+	f, err := os.Create(filepath.Join(t.TempDir(), "file"))
+	require.NoError(t, err)
+	defer f.Close()
+	b := filled(t, 3*directMax/2)
+	require.NotNil(t, b.m)
+	defer b.Close()
+	before := calls()
+	_, err = b.WriteTo(f)
+	require.NoError(t, err)
+	require.Equal(t, before+1, calls())
+}

@@ -346,6 +346,10 @@ func (f *File) ReadFrom(r io.Reader) (n int64, err error) {
 	return io.CopyBuffer(onlyWriter{f}, r, p)
 }
 
+// directMax is the number of bytes, at most, that WriteTo gives to w while it holds
+// the lock of the mapping, for which Close and the first view wait.
+const directMax = 4 * vm.MiB
+
 // An onlyWriter is a File without its ReadFrom.
 type onlyWriter struct{ f *File }
 
@@ -359,8 +363,9 @@ func (w onlyWriter) WriteString(s string) (int, error) { return w.f.WriteString(
 // large, WriteTo returns an error.
 //
 // w gets what a Writer gets from [Buffer.WriteTo], at the same cost, except that
-// network connections, pipes and terminals get a view: others may want to use
-// the Buffer while a call of Write waits. w should not modify the Buffer. If the
+// the memory of a mapping is written in parts of 4 MiB, and that network
+// connections, pipes and terminals get a view: others may want to use the Buffer
+// while a call of Write waits. w should not modify the Buffer. If the
 // Buffer is closed meanwhile, WriteTo returns the number of bytes that it has
 // written before.
 func (f *File) WriteTo(w io.Writer) (n int64, err error) {
@@ -372,7 +377,11 @@ func (f *File) WriteTo(w io.Writer) (n int64, err error) {
 	if f.off >= int64(now.Len()) {
 		return 0, nil
 	}
-	total, m, err := now.writeOut(w, int(f.off), now.m != nil && direct(w) && !mayWait(w))
+	most := 0
+	if now.m != nil && direct(w) && !mayWait(w) {
+		most = directMax
+	}
+	total, m, err := now.writeOut(w, int(f.off), most)
 	if err == errStale {
 		if b.snapshot().m != now.m { // closed meanwhile
 			f.off += int64(m)

@@ -140,8 +140,9 @@ func (l *Limit) collect() {
 	if l.begun.Load() > before {
 		return // another goroutine, which has waited too, has found all that this one would find
 	}
-	start, found := time.Now(), l.found.Load()
-	if start.Before(l.again) {
+	// The time of the system, not that of a bubble of testing/synctest.
+	start, found := vm.Time(), l.found.Load()
+	if wait := l.again.Sub(start); 0 < wait && wait <= pauseMax { // more if the clock was set back
 		return
 	}
 	l.begun.Add(1)
@@ -159,9 +160,13 @@ func (l *Limit) collect() {
 	}
 	if l.found.Load()-found <= l.max/16 {
 		// A program whose Buffers are in use shall not spend its time on it.
-		l.again = time.Now().Add(min(20*time.Since(start), time.Second))
+		now := vm.Time()
+		l.again = now.Add(min(20*now.Sub(start), pauseMax))
 	}
 }
+
+// pauseMax is the longest time without a collection after one that has found little.
+const pauseMax = time.Second
 
 // A limitError reports that n more bytes would exceed a Limit. It wraps ErrTooLarge.
 type limitError struct {

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -397,4 +398,35 @@ func TestLimitCollectsSeldom(t *testing.T) {
 	}
 	require.Greater(t, refusals, 100)
 	require.Less(t, l.begun.Load()-before, int64(refusals/10))
+}
+
+// A bubble of testing/synctest has a clock of its own.
+func TestLimitInBubble(t *testing.T) {
+	l := NewLimit(miB)
+	drop := func() error {
+		b := &Buffer{Limit: l}
+		_, err := b.Write(noise()[:600*kiB])
+		return err
+	}
+	refuse := func() {
+		held := Buffer{Limit: l}
+		defer held.Close()
+		writeAllOf(t, &held, noise()[:900*kiB])
+		_, err := held.Write(noise()[:200*kiB]) // collects, and finds little
+		require.ErrorIs(t, err, ErrTooLarge)
+	}
+	collects := func(when string) {
+		t.Helper()
+		require.NoError(t, drop(), when)
+		require.NoError(t, drop(), when)
+	}
+	refuse()
+	time.Sleep(pauseMax)
+	synctest.Test(t, func(t *testing.T) { collects("the bubble's clock is behind") })
+	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(100 * 365 * 24 * time.Hour)
+		refuse()
+	})
+	time.Sleep(pauseMax)
+	collects("the bubble's clock was ahead")
 }

@@ -523,12 +523,13 @@ func (b *Buffer) withContents(f func(contents []byte)) {
 
 // writeOut writes the contents from offset off on to w, in one call if possible.
 // It returns how many they are and the results of w, of which the count may be
-// invalid, or errStale. If direct is set, there is a mapping, and w may access it.
-// Otherwise w may modify the Buffer that b is a copy of.
-func (b *Buffer) writeOut(w io.Writer, off int, direct bool) (total, n int, err error) {
+// invalid, or errStale. If most is not 0, there is a mapping, and w may access it, most
+// bytes at a time. Otherwise w may modify the Buffer that b is a copy of.
+func (b *Buffer) writeOut(w io.Writer, off, most int) (total, n int, err error) {
 	total = b.Len() - off
-	for direct && n < total {
-		k, took, err, ok := b.writeDirect(w, off+n)
+	for most > 0 && n < total {
+		k := min(total-n, most)
+		took, err, ok := b.writeDirect(w, off+n, k)
 		if !ok {
 			break
 		}
@@ -559,16 +560,12 @@ func (b *Buffer) writeOut(w io.Writer, off int, direct bool) (total, n int, err 
 	return total, n + k, err
 }
 
-// directMax is the number of bytes, at most, that are written to w while the lock
-// of the mapping is held.
-const directMax = 4 * vm.MiB
-
-// writeDirect writes contents from offset off on to w, and returns how many, and
-// the results of w. It reports false, and does nothing, if b is stale.
-func (b *Buffer) writeDirect(w io.Writer, off int) (k, n int, err error, ok bool) {
-	k = min(b.Len()-off, directMax)
+// writeDirect writes k bytes of the contents from offset off on to w, while it holds
+// the lock of the mapping, and returns the results of w. It reports false, and does
+// nothing, if b is stale.
+func (b *Buffer) writeDirect(w io.Writer, off, k int) (n int, err error, ok bool) {
 	ok = b.m.Read(b.gen, b.off+off, b.off+off+k, func(contents []byte) { n, err = w.Write(contents) })
-	return k, n, err, ok
+	return n, err, ok
 }
 
 // writeCopies is writeOut in several calls, with copies of parts of the contents:

@@ -15,6 +15,7 @@ import (
 	"io/fs"
 	"math"
 	"os"
+	"reflect"
 	"sync"
 
 	"github.com/mmapbuf/mmapbuf"
@@ -397,7 +398,8 @@ func (f *File) Seek(offset int64, whence int) (int64, error) {
 
 // Truncate sets the length of the contents to size bytes. It does not change
 // the offset. Bytes that are added are zero and, on most file systems, use no
-// space. If Truncate returns an error, the contents are unchanged.
+// space, unless they are in memory when the File moves to disk. If Truncate returns
+// an error, the contents are unchanged.
 func (f *File) Truncate(size int64) error {
 	if f == nil {
 		return os.ErrInvalid
@@ -437,6 +439,16 @@ func (f *File) ReadFrom(r io.Reader) (n int64, err error) {
 	return io.CopyBuffer(onlyWriter{f}, r, p)
 }
 
+// kernelCopies reports whether w may have the kernel copy from a file, and calls nothing
+// of the program, which could use the File meanwhile.
+func kernelCopies(w io.Writer) bool {
+	if _, ok := w.(io.ReaderFrom); !ok {
+		return false
+	}
+	t := reflect.TypeOf(w)
+	return t.Kind() == reflect.Pointer && (t.Elem().PkgPath() == "net" || t == reflect.TypeFor[*os.File]())
+}
+
 // An onlyWriter is a File without its ReadFrom.
 type onlyWriter struct{ f *File }
 
@@ -467,13 +479,13 @@ func (f *File) WriteTo(w io.Writer) (n int64, err error) {
 	if err != nil || start >= size {
 		return 0, err
 	}
-	switch _, ok := w.(io.ReaderFrom); {
+	switch {
 	case b != nil:
 		mem := mmapbuf.NewFile(b)
 		_, _ = mem.Seek(start, io.SeekStart)
 		n, err = mem.WriteTo(w)
-	case ok: // which may have the kernel copy
-		f.pos = -1
+	case kernelCopies(w):
+		f.pos = -1 // the kernel reads at the offset of disk
 		if _, err = disk.Seek(start, io.SeekStart); err == nil {
 			n, err = io.Copy(w, io.LimitReader(disk, size-start))
 		}

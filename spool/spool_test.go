@@ -22,9 +22,10 @@ import (
 	"testing/iotest"
 	"time"
 
-	"github.com/mmapbuf/mmapbuf"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/mmapbuf/mmapbuf"
 
 	ft "github.com/mmapbuf/mmapbuf/internal/filetest"
 )
@@ -724,5 +725,38 @@ func TestLarge(t *testing.T) {
 	for off := int64(0); off < size+4<<20; off += 4 << 20 {
 		require.NoError(t, ft.Err(f.ReadAt(p, off)))
 		require.NoError(t, diffBytes(p, noise()[:4<<20]))
+	}
+}
+
+// A Writer may use the File while it gets the contents.
+func TestWriteToOfOwnWriter(t *testing.T) {
+	data := bytes.Repeat([]byte("0123456789abcdef"), 1<<14)
+	for _, disk := range []bool{false, true} {
+		t.Run(fmt.Sprintf("disk=%t", disk), func(t *testing.T) {
+			f := New(new(mmapbuf.Buffer), t.TempDir())
+			defer f.Close()
+			_, err := f.Write(data)
+			require.NoError(t, err)
+			if disk {
+				require.NoError(t, f.Rollover())
+			}
+			_, err = f.Seek(0, io.SeekStart)
+			require.NoError(t, err)
+			var got bytes.Buffer
+			w := bufio.NewWriterSize(ft.WriterFunc(func(p []byte) (int, error) { // a ReaderFrom
+				_, err := f.WriteAt(data[:1], 0)
+				require.NoError(t, err)
+				_, err = f.Seek(0, io.SeekStart)
+				require.NoError(t, err)
+				_, err = f.Write(data[:1])
+				require.NoError(t, err)
+				return got.Write(p)
+			}), 4096)
+			n, err := f.WriteTo(w)
+			require.NoError(t, err)
+			require.EqualValues(t, len(data), n)
+			require.NoError(t, w.Flush())
+			require.True(t, bytes.Equal(data, got.Bytes()))
+		})
 	}
 }
