@@ -760,7 +760,8 @@ func TestCopiesBehaveAsBytesBuffer(t *testing.T) {
 	kinds := map[string]func() (got *Buffer, want *bytes.Buffer){
 		"zero": func() (*Buffer, *bytes.Buffer) { return new(Buffer), new(bytes.Buffer) },
 		"slice": func() (*Buffer, *bytes.Buffer) {
-			return NewBuffer(append(make([]byte, 0, 100), noise()[:50]...)), bytes.NewBuffer(append(make([]byte, 0, 100), noise()[:50]...))
+			p := append(make([]byte, 0, 100), noise()[:50]...)
+			return NewBuffer(p), bytes.NewBuffer(append(make([]byte, 0, 100), p...))
 		},
 		"published": func() (*Buffer, *bytes.Buffer) {
 			got, want := new(Buffer), new(bytes.Buffer)
@@ -927,6 +928,7 @@ func install(t *testing.T, f filter) {
 func TestRefusedCalls(t *testing.T) {
 	const newSize, flags = 2, 3
 	mremap := func(errno unix.Errno) []filter { return []filter{{call: unix.SYS_MREMAP, errno: errno}} }
+	nothing := filter{unix.SYS_MREMAP, 0, flags, unix.MREMAP_FIXED}
 	tests := map[string]struct {
 		filters []filter // the last one decides
 		refused bool     // to move views
@@ -938,8 +940,8 @@ func TestRefusedCalls(t *testing.T) {
 		"madvise":        {[]filter{{call: unix.SYS_MADVISE, errno: unix.EPERM}}, false},
 		// The Linux layer of FreeBSD: what should move to an address stays where it is,
 		// and that is called a success. Nothing grows, for want of memory as it says.
-		"MREMAP_FIXED does nothing":               {[]filter{{unix.SYS_MREMAP, 0, flags, unix.MREMAP_FIXED}}, true},
-		"MREMAP_FIXED does nothing, mremap fails": {append(mremap(unix.ENOMEM), filter{unix.SYS_MREMAP, 0, flags, unix.MREMAP_FIXED}), true},
+		"MREMAP_FIXED does nothing":               {[]filter{nothing}, true},
+		"MREMAP_FIXED does nothing, mremap fails": {append(mremap(unix.ENOMEM), nothing), true},
 		// From a certain size on, a lack of memory of which there is none, as the
 		// kernel of RHEL 9.2 reported.
 		"growing to 128 MiB": {[]filter{{unix.SYS_MREMAP, unix.ENOMEM, newSize, 0xf800_0000}}, false},
