@@ -34,8 +34,7 @@ import (
 )
 
 func TestOneVMA(t *testing.T) {
-	mapping.Collect() // mappings that other tests left could lie next to ours and merge with it
-	mapping.Settle()
+	noIdle(t) // mappings that other tests left could lie next to ours and merge with it
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	var b Buffer
 	chunk := randomBytes(1, 256*kiB)
