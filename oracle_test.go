@@ -98,20 +98,29 @@ func (o *oracle) ReadFrom(r io.Reader) (int64, error) {
 }
 
 func (o *oracle) Grow(n int) {
-	if n > min(o.room(), tooMuch) {
+	switch {
+	case n > o.room():
+		panic(ErrTooLarge)
+	case n > tooMuch:
+		if o.Len() == 0 { // as Grow of bytes.Buffer begins
+			o.Buffer.Reset()
+		}
 		panic(ErrTooLarge)
 	}
 	o.Buffer.Grow(n)
 }
 
 func (o *oracle) Reserve(n int) error {
-	switch {
-	case n < 0:
+	if n < 0 {
 		return errNegativeReserve
-	case n > min(o.room(), tooMuch):
+	}
+	err, _ := caught(func() error {
+		o.Grow(n)
+		return nil
+	})
+	if err != nil {
 		return errFull
 	}
-	o.Grow(n)
 	return nil
 }
 
