@@ -90,7 +90,7 @@ func (b *Buffer) ReadAt(p []byte, off int64) (n int, err error) {
 // such a gap in a mapping use no memory until they are written.
 //
 // WriteAt returns len(p), or 0 and an error. The error wraps ErrTooLarge if the
-// contents would exceed MaxLen or if there is not enough memory. If off is
+// contents would exceed MaxLen or Limit or if there is not enough memory. If off is
 // negative, WriteAt returns another error. The contents are then unchanged. If p
 // is empty, WriteAt does nothing.
 //

@@ -52,7 +52,7 @@
 // value: it can be returned from a function, sent through a channel, and stored
 // in structs, slices and maps. If both copies are used, they share their
 // contents, as copies of a bytes.Buffer do, until the storage or a part of it is
-// moved or released. Methods that modify the Buffer can do that, and so can the
+// moved, enlarged or released. Methods that modify the Buffer can do that, and so can the
 // first view. After that, methods of the other copy that use the storage may
 // panic; its ReadAt and WriteAt, and those of its Files, return an error. They
 // never access memory that was given to another Buffer.
@@ -82,17 +82,16 @@
 // Go slices, and contents that were moved for a view, are part of the Go heap.
 //
 // The package compares the memory limit with what the runtime and mappings use
-// together, and while that exceeds it, starts more collections and keeps no idle
-// memory. So set the limit to what the program may use in all, and bound its Buffers
-// with a [Limit]. The runtime still lets the heap alone become as large as the memory
-// limit. With GOGC=off it does, so subtract what Buffers may hold then.
+// together. Near the limit, it starts more collections and keeps no idle memory. So
+// set the limit to what the program may use in all, and bound its Buffers with a
+// [Limit]. With GOGC=off, the runtime lets the heap alone grow to the memory limit, so
+// subtract what Buffers may hold then.
 //
 // The package starts a garbage collection when the memory used by mappings has
 // increased by more than a threshold since the last collection:
 //
-//   - Usually, it is as much as GOGC allows the Go heap to grow by, if a quarter of
-//     the memory of mappings that survived that collection were part of the heap,
-//     but at least 64 MiB.
+//   - Usually, it is GOGC percent of the live heap plus a quarter of what mappings
+//     held after that collection, but at least 64 MiB.
 //   - If the program closes Buffers, it is at least twice the amount of memory that
 //     the program has released by itself between two collections, until a
 //     collection finds a quarter of the increase unreachable.
@@ -192,7 +191,7 @@ type Buffer struct {
 	MaxLen int
 
 	// Limit bounds the memory of several Buffers together; nil means no bound.
-	// Methods that would exceed it do what they do if they would exceed MaxLen.
+	// Methods that would exceed it behave as if they would exceed MaxLen.
 	// If it is changed, it applies from the next time on that the Buffer takes
 	// memory.
 	Limit *Limit
@@ -274,7 +273,7 @@ func NewBufferString(s string) *Buffer { return NewBuffer([]byte(s)) }
 // a larger reservation, made with Grow, is released. If there is not enough
 // memory for it, the slice has less or none. Later writes that need more
 // capacity copy the contents: to a new mapping, or from the second time on, to a
-// larger slice. Read, ReadAt and WriteTo do not have these costs.
+// larger slice. Read and ReadAt do not have these costs.
 //
 // Bytes panics with ErrTooLarge if the Go heap cannot be extended; the contents
 // are then unchanged.

@@ -41,7 +41,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// long is set where MMAPBUF_TEST_LONG is, as in CI.
+// long is set where MMAPBUF_TEST_LONG is.
 var long = os.Getenv("MMAPBUF_TEST_LONG") != ""
 
 // byLength returns how much a test does: the least with -short, the most with

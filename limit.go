@@ -23,11 +23,10 @@ import (
 // program refers to it. Idle memory, which the kernel may reclaim, does not count.
 //
 // If a Buffer needs more than the Limit leaves, it first collects garbage, in case that
-// other Buffers of the Limit have become unreachable, but not shortly after a collection
-// that has found less than a sixteenth of the Limit: such collections take at most a
-// twentieth of the time. Then the same happens as with MaxLen: Write,
-// WriteString, WriteByte, ReadFrom and the same methods of a File store as much as
-// fits; WriteRune, WriteAt, Reserve and Truncate of a File change nothing; all of them
+// other Buffers of the Limit have become unreachable, but not within a second after a
+// collection that has found less than a sixteenth of the Limit, or less if that was
+// quick. Then the same happens as with MaxLen: Write, WriteString, WriteByte, ReadFrom
+// and the same methods of a File store as much as fits; WriteRune, WriteAt, Reserve and Truncate of a File change nothing; all of them
 // return an error that wraps [ErrTooLarge]. Grow panics with ErrTooLarge.
 //
 // Close returns the share of a Buffer at once, and Shrink what it releases. Buffers

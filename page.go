@@ -176,7 +176,7 @@ func (b *Buffer) appendByte(c byte) {
 }
 
 // WriteRune appends the UTF-8 encoding of r and returns the number of bytes
-// written. If MaxLen leaves too little room for all of it, WriteRune writes
+// written. If MaxLen or Limit leaves too little room for all of it, WriteRune writes
 // nothing and returns an error that wraps ErrTooLarge. It panics as
 // [Buffer.Write] does.
 func (b *Buffer) WriteRune(r rune) (n int, err error) { // in this file: appending in a helper takes half as long again

@@ -4,8 +4,10 @@
 //	go -C examples run ./memlimit
 //
 // GOMEMLIMIT limits what the Go runtime manages, which does not include the mappings
-// of mmapbuf. Memlimit lowers that limit by what is mapped: the collector runs more
-// often while much is mapped, and the sum stays within the limit.
+// of mmapbuf. The package starts collections by the sum of both, which for most
+// programs is enough. Memlimit bounds the heap strictly: it lowers that limit by what is
+// mapped, so the collector runs more often while much is mapped, and mmapbuf keeps less
+// idle memory.
 package main
 
 import (

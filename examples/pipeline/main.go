@@ -92,7 +92,7 @@ func (p *pipe) Read(b []byte) (int, error) {
 		return 0, io.ErrClosedPipe
 	}
 	n, err := p.buf.Read(b)
-	// Without Shrink, the room of what has been read stays until the Buffer grows.
+	// Read keeps 32 MiB and a quarter of the contents of what was read; Shrink none.
 	if p.read += n; p.read >= shrinkEvery {
 		p.buf.Shrink()
 		p.read = 0

@@ -19,7 +19,7 @@ import (
 // A Mapping is memory outside of the Go heap that Buffers own.
 //
 // Usually one Buffer refers to it; copying the Buffer makes two. The generation
-// of a Mapping changes whenever its memory moves or loses contents, and a
+// of a Mapping changes whenever its memory moves, is resized or loses contents, and a
 // Buffer remembers the generation that it knows. If the two differ, either the
 // memory was published, and the Buffer adopts what was published, or a copy of the
 // Buffer has moved it, and the Buffer is stale.
