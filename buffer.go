@@ -52,8 +52,8 @@
 // value: it can be returned from a function, sent through a channel, and stored
 // in structs, slices and maps. If both copies are used, they share their
 // contents, as copies of a bytes.Buffer do, until the storage or a part of it is
-// moved, enlarged or released. Methods that modify the Buffer can do that, and so can the
-// first view. After that, methods of the other copy that use the storage may
+// moved, enlarged or released. Methods that modify the Buffer can do that, and so
+// can the first view. After that, methods of the other copy that use the storage may
 // panic; its ReadAt and WriteAt, and those of its Files, return an error. They
 // never access memory that was given to another Buffer.
 //

@@ -100,14 +100,21 @@ var documented = []struct {
 // TestDocumented looks in every way at every case, as a view changes the
 // kind of storage for all that follows.
 func TestDocumented(t *testing.T) {
+	eachDocumented(t, func(t *testing.T, p *pair, v view, ops []op) {
+		require.NoError(t, p.check(v))
+		p.run(t, v, ops...)
+		p.close()
+	})
+}
+
+// eachDocumented runs f with every case, looked at in every way.
+func eachDocumented(t *testing.T, f func(t *testing.T, p *pair, v view, ops []op)) {
+	t.Helper()
 	atBothThresholds(t, func(t *testing.T) {
 		for _, test := range documented {
 			t.Run(test.name, func(t *testing.T) {
 				for v := range views {
-					p := newPair(test.start)
-					require.NoError(t, p.check(v))
-					p.run(t, v, test.ops...)
-					p.close()
+					f(t, newPair(test.start), v, test.ops)
 				}
 			})
 		}
@@ -992,19 +999,12 @@ func TestReadBeyondInsideReader(t *testing.T) {
 
 // TestMoveByValue moves a Buffer between all operations. Only the newest place is used.
 func TestMoveByValue(t *testing.T) {
-	atBothThresholds(t, func(t *testing.T) {
-		for _, test := range documented {
-			t.Run(test.name, func(t *testing.T) {
-				for v := range views {
-					p := newPair(test.start)
-					for _, o := range test.ops {
-						p.run(t, v, moveByValue, o)
-					}
-					p.run(t, v, moveByValue, collectNow)
-					require.NoError(t, p.finish())
-				}
-			})
+	eachDocumented(t, func(t *testing.T, p *pair, v view, ops []op) {
+		for _, o := range ops {
+			p.run(t, v, moveByValue, o)
 		}
+		p.run(t, v, moveByValue, collectNow)
+		require.NoError(t, p.finish())
 	})
 }
 

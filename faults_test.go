@@ -971,7 +971,7 @@ func TestFaultlessAdvice(t *testing.T) {
 	})
 	require.True(t, moved && other != nil)
 	for _, v := range vmas(t, other) {
-		require.Contains(t, v.flags, " nh ", "advice for what is not ours")
+		require.Contains(t, v.Flags, " nh ", "advice for what is not ours")
 	}
 	unmapAt(t, at, n)
 }

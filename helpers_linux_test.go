@@ -43,6 +43,7 @@ var (
 	limit       = proctest.Limit
 	mapCount    = proctest.MapCount
 	residentAt  = proctest.Resident
+	vmas        = proctest.VMAs
 )
 
 // needMoves skips a test of what comes of it that views are moved.
@@ -186,23 +187,6 @@ func useAll(t *testing.T) {
 	eventually(t, func() bool { return mapping.Counters.Mappings.Load() <= was })
 }
 
-// A vma is a line of /proc/self/smaps with what follows it, sizes in bytes.
-type vma struct {
-	lo, hi    uintptr
-	rss, huge int
-	flags     string // with a space around each
-}
-
-// vmas returns the mappings of the process that overlap mem, or all of them if
-// mem is nil.
-func vmas(t testing.TB, mem []byte) (vs []vma) {
-	t.Helper()
-	for _, v := range proctest.VMAs(t, mem) {
-		vs = append(vs, vma{v.Lo, v.Hi, v.RSS, v.Huge, v.Flags})
-	}
-	return vs
-}
-
 // requireOneVMA fails unless the storage of b is exactly one VMA between
 // multiples of the huge page.
 func requireOneVMA(t *testing.T, b *Buffer, when string) {
@@ -211,10 +195,10 @@ func requireOneVMA(t *testing.T, b *Buffer, when string) {
 	mem := b.m.Inspect().Mem
 	vs := vmas(t, mem)
 	require.Len(t, vs, 1, when)
-	require.Equal(t, uintptr(base(mem)), vs[0].lo, when)
-	require.Equal(t, vs[0].lo+uintptr(b.Cap()), vs[0].hi, when)
-	require.Zero(t, vs[0].lo%uintptr(vm.Unit()), when)
-	require.Zero(t, vs[0].hi%uintptr(vm.Unit()), when)
+	require.Equal(t, uintptr(base(mem)), vs[0].Lo, when)
+	require.Equal(t, vs[0].Lo+uintptr(b.Cap()), vs[0].Hi, when)
+	require.Zero(t, vs[0].Lo%uintptr(vm.Unit()), when)
+	require.Zero(t, vs[0].Hi%uintptr(vm.Unit()), when)
 	runtime.KeepAlive(b)
 }
 
@@ -299,7 +283,7 @@ func needHugePages(t testing.TB) {
 	_ = unix.Madvise(p, unix.MADV_HUGEPAGE)
 	clear(p)
 	for _, v := range vmas(t, p) {
-		if v.huge > 0 {
+		if v.Huge > 0 {
 			return
 		}
 	}

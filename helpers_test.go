@@ -5,16 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"math/rand/v2"
 	"os"
 	"runtime"
 	"strconv"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/mmapbuf/mmapbuf/internal/filetest"
 	"github.com/mmapbuf/mmapbuf/internal/mapping"
 	"github.com/mmapbuf/mmapbuf/internal/proctest"
 	"github.com/mmapbuf/mmapbuf/internal/vm"
@@ -125,15 +124,17 @@ func needMemory(t testing.TB, n int64) {
 	proctest.NeedMemory(t, n)
 }
 
-// noise is data that tells every misplaced byte. It has no zeros.
-var noise = sync.OnceValue(func() []byte {
-	p := make([]byte, 6<<20)
-	rand.NewChaCha8([32]byte{}).Read(p)
-	for i, c := range p {
-		p[i] = max(c, 1)
-	}
-	return p
-})
+// The helpers that the tests of package spool have, too.
+var (
+	noise     = filetest.Noise
+	diffBytes = filetest.Diff
+	errTest   = filetest.ErrTest
+)
+
+type (
+	reader     = filetest.ReaderFunc
+	writerFunc = filetest.WriterFunc
+)
 
 const piece = 64 * kiB
 
@@ -206,18 +207,6 @@ func requireContents(t testing.TB, b *Buffer, want []byte, msg ...any) {
 	require.NoError(t, diffBytes(contents(b), want), msg...)
 }
 
-func diffBytes(p, want []byte) error {
-	if bytes.Equal(p, want) {
-		return nil
-	}
-	i := 0
-	for i < len(p) && i < len(want) && p[i] == want[i] {
-		i++
-	}
-	around := func(p []byte) []byte { return p[max(0, i-8):min(len(p), i+24)] }
-	return fmt.Errorf("%d bytes, want %d; they differ from [%d] on: ...%q, want ...%q", len(p), len(want), i, around(p), around(want))
-}
-
 // caught runs f. A panic is as good as an error. If it is with ErrTooLarge, which
 // must not be wrapped, caught returns the details, if there are any.
 func caught(f func() error) (err error, panicked bool) {
@@ -264,13 +253,6 @@ func dirty(p []byte) {
 	}
 }
 
-var errTest = errors.New("test error")
-
-// A reader is an io.Reader.
-type reader func(p []byte) (int, error)
-
-func (r reader) Read(p []byte) (int, error) { return r(p) }
-
 // loop is a reader without an end; a limit keeps its defects affordable.
 var loop = reader(func(p []byte) (int, error) { return copy(p, noise()), nil })
 
@@ -289,7 +271,3 @@ func (w *writer) Write(p []byte) (int, error) {
 	w.calls++
 	return len(p) + w.lie, w.err
 }
-
-type writerFunc func(p []byte) (int, error)
-
-func (w writerFunc) Write(p []byte) (int, error) { return w(p) }

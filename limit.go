@@ -26,8 +26,9 @@ import (
 // other Buffers of the Limit have become unreachable, but not within a second after a
 // collection that has found less than a sixteenth of the Limit, or less if that was
 // quick. Then the same happens as with MaxLen: Write, WriteString, WriteByte, ReadFrom
-// and the same methods of a File store as much as fits; WriteRune, WriteAt, Reserve and Truncate of a File change nothing; all of them
-// return an error that wraps [ErrTooLarge]. Grow panics with ErrTooLarge.
+// and the same methods of a File store as much as fits; WriteRune, WriteAt, Reserve and
+// Truncate of a File change nothing; all of them return an error that wraps
+// [ErrTooLarge]. Grow panics with ErrTooLarge.
 //
 // Close returns the share of a Buffer at once, and Shrink what it releases. Buffers
 // that are not closed return it when the collector has found them unreachable. While a

@@ -26,6 +26,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mmapbuf/mmapbuf/internal/mapping"
+	"github.com/mmapbuf/mmapbuf/internal/proctest"
 	"github.com/mmapbuf/mmapbuf/internal/vm"
 )
 
@@ -37,7 +38,7 @@ func residentOf(t testing.TB, b *Buffer) int {
 }
 
 // vmaOf returns the mapping of b, which must be one VMA.
-func vmaOf(t testing.TB, b *Buffer) vma {
+func vmaOf(t testing.TB, b *Buffer) proctest.VMA {
 	t.Helper()
 	vs := vmas(t, b.m.Inspect().Mem)
 	require.Len(t, vs, 1)
@@ -297,9 +298,9 @@ func TestHolesStaySmall(t *testing.T) {
 		require.NoError(t, err)
 	}
 	v := vmaOf(t, &b)
-	require.Contains(t, v.flags, " nh ", "huge pages are enabled")
-	assert.LessOrEqual(t, v.rss, blocks*block*3/2)
-	require.GreaterOrEqual(t, b.m.Inspect().Held, int64(v.rss))
+	require.Contains(t, v.Flags, " nh ", "huge pages are enabled")
+	assert.LessOrEqual(t, v.RSS, blocks*block*3/2)
+	require.GreaterOrEqual(t, b.m.Inspect().Held, int64(v.RSS))
 }
 
 // TestHugePagesInOrder: while there are holes, what is written in order gets huge
@@ -330,7 +331,7 @@ func TestHugePagesInOrder(t *testing.T) {
 			if vm.Populate(b.m.Inspect().Mem[:vm.Unit()]) != nil {
 				t.Skip("before Linux 5.14, there is no way")
 			}
-			from, was := b.Len(), vmaOf(t, &b).huge
+			from, was := b.Len(), vmaOf(t, &b).Huge
 			if way.inside {
 				from = miB
 			}
@@ -338,14 +339,14 @@ func TestHugePagesInOrder(t *testing.T) {
 				way.write(&b, f, off)
 			}
 			v := vmaOf(t, &b)
-			assert.GreaterOrEqual(t, v.huge-was, n-8*miB)
-			require.Contains(t, v.flags, " nh ", "huge pages are still enabled")
+			assert.GreaterOrEqual(t, v.Huge-was, n-8*miB)
+			require.Contains(t, v.Flags, " nh ", "huge pages are still enabled")
 			require.NoError(t, invariants(&b))
 
 			for off := 0; off < b.Len(); off += len(block) {
 				_, _ = b.WriteAt([]byte{1}, int64(off))
 			}
-			require.Contains(t, vmaOf(t, &b).flags, " hg ", "without holes, all is as before")
+			require.Contains(t, vmaOf(t, &b).Flags, " hg ", "without holes, all is as before")
 		})
 	}
 	t.Run("holes are cut off", func(t *testing.T) {
@@ -361,7 +362,7 @@ func TestHugePagesInOrder(t *testing.T) {
 		twoTicks()
 		fill(&b, 1, 16*miB)
 		require.NoError(t, invariants(&b))
-		assert.GreaterOrEqual(t, vmaOf(t, &b).huge, 12*miB)
+		assert.GreaterOrEqual(t, vmaOf(t, &b).Huge, 12*miB)
 	})
 }
 
@@ -792,7 +793,7 @@ func hugePagesAlways(t *testing.T) {
 func TestGroupMemoryFollows(t *testing.T) {
 	for _, mode := range []string{"as it is", "always"} {
 		t.Run(mode, func(t *testing.T) {
-			if mode == "always" && os.Getenv("MMAPBUF_TEST_CHILD") == "" {
+			if mode == "always" && os.Getenv(proctest.Child) == "" {
 				hugePagesAlways(t)
 			}
 			needGroup(t, giB)
@@ -1022,7 +1023,7 @@ func TestWithoutSys(t *testing.T) {
 	if os.Getpagesize() != 4*kiB {
 		t.Skip("the size of huge pages is anybody's guess")
 	}
-	if os.Getenv("MMAPBUF_TEST_CHILD") == "" {
+	if os.Getenv(proctest.Child) == "" {
 		runtime.LockOSThread() // for good: the thread is of no use to others
 		if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
 			t.Skipf("unshare: %v", err)
@@ -1036,7 +1037,7 @@ func TestWithoutSys(t *testing.T) {
 	require.NoDirExists(t, "/sys/kernel")
 	b, _ := mapped(t, 16*miB)
 	requireOneVMA(t, b, "without /sys")
-	require.NotZero(t, vmaOf(t, b).huge)
+	require.NotZero(t, vmaOf(t, b).Huge)
 	require.NoError(t, b.Close())
 	useAll(t)
 }

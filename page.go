@@ -19,7 +19,7 @@ import (
 // keep the mapping reachable while they use its memory.
 //
 //	m == nil                 buf is Go memory
-//	m.Generation.Load() == gen    buf is m's window: what is cleared of its memory
+//	m.Generation == gen      buf is m's window: what is cleared of its memory
 //	otherwise                m was published for gen, and the Buffer adopts that at
 //	                         its next change; or a copy has moved m, and the Buffer
 //	                         is stale

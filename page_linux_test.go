@@ -79,7 +79,7 @@ func TestHugePages(t *testing.T) {
 		b := Buffer{NoHugePages: no}
 		defer b.Close()
 		fill(&b, 1, 16*miB)
-		require.Equal(t, huge, vmaOf(t, &b).huge > 0)
+		require.Equal(t, huge, vmaOf(t, &b).Huge > 0)
 		require.True(t, isFilled(b.Bytes(), 1, 0))
 	}
 	t.Run("as it is", func(t *testing.T) {
@@ -323,7 +323,7 @@ func TestPublishMovesPages(t *testing.T) {
 	var b Buffer
 	fill(&b, 1, size)
 	before := vmas(t, b.m.Inspect().Mem)[0]
-	require.Greater(t, before.huge, size/2, "the kernel has no huge pages to spare")
+	require.Greater(t, before.Huge, size/2, "the kernel has no huge pages to spare")
 	debug.FreeOSMemory()
 	rss := status(t, "VmRSS")
 	var view []byte
@@ -336,9 +336,9 @@ func TestPublishMovesPages(t *testing.T) {
 	require.True(t, isFilled(view, 1, 0))
 	huge := 0
 	for _, v := range vmas(t, view) {
-		huge += v.huge
+		huge += v.Huge
 	}
-	assert.GreaterOrEqual(t, huge, min(before.huge, size), "huge pages were split") // the VMA may be that of a neighbour, too
+	assert.GreaterOrEqual(t, huge, min(before.Huge, size), "huge pages were split") // the VMA may be that of a neighbour, too
 }
 
 // TestViewIsFreedAtOnce: published memory is freed as that of any object, by the first

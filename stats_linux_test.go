@@ -70,7 +70,7 @@ func TestStatsAgreeWithTheKernel(t *testing.T) {
 			lo, covered := uintptr(base(mem)), 0
 			hi := lo + uintptr(cap(mem))
 			for _, v := range vmas(t, mem) {
-				covered += int(min(v.hi, hi) - max(v.lo, lo))
+				covered += int(min(v.Hi, hi) - max(v.Lo, lo))
 			}
 			require.Equal(t, cap(mem), covered)
 			count++

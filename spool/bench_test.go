@@ -7,8 +7,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/mmapbuf/mmapbuf"
 	"github.com/stretchr/testify/require"
+
+	"github.com/mmapbuf/mmapbuf"
 )
 
 // BenchmarkWrite fills a File below its size and one beyond it, in turn with a

@@ -6,9 +6,10 @@ import (
 	"os"
 	"testing"
 
-	"github.com/mmapbuf/mmapbuf"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/mmapbuf/mmapbuf"
 
 	ft "github.com/mmapbuf/mmapbuf/internal/filetest"
 )

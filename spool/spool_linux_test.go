@@ -11,12 +11,14 @@ import (
 	"testing"
 	"time"
 
-	"github.com/mmapbuf/mmapbuf"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/mmapbuf/mmapbuf"
+
 	ft "github.com/mmapbuf/mmapbuf/internal/filetest"
+	"github.com/mmapbuf/mmapbuf/internal/proctest"
 )
 
 // smallDisk returns a directory of a file system that has room for 1 MiB.
@@ -174,7 +176,7 @@ func TestNoMemory(t *testing.T) {
 }
 
 func TestNoAllocs(t *testing.T) {
-	if raceEnabled {
+	if proctest.Race {
 		t.Skip("the race detector allocates")
 	}
 	atBothPlaces(t, noise()[:1<<20], func(t *testing.T, f *File) {

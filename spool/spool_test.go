@@ -28,6 +28,7 @@ import (
 	"github.com/mmapbuf/mmapbuf"
 
 	ft "github.com/mmapbuf/mmapbuf/internal/filetest"
+	"github.com/mmapbuf/mmapbuf/internal/proctest"
 )
 
 // TestTable has the rollover come at each byte of small contents, and at some of
@@ -464,7 +465,7 @@ func (w readerFrom) Write(p []byte) (int, error)         { return 0, ft.ErrTest 
 
 // rounds returns how often a test that looks for races is done.
 func rounds(short, normal int) int {
-	if testing.Short() || raceEnabled {
+	if testing.Short() || proctest.Race {
 		return short
 	}
 	return normal

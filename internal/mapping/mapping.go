@@ -28,9 +28,13 @@ import (
 // do nothing but report false if the generation is another.
 type Mapping struct {
 	*pages
-	Generation atomic.Uint32             // starts at 1; a field, so that ReadByte compares it without a detour; only this package changes it
-	capacity   atomic.Int64              // of the Buffer: len(mem), or less; see GrowCapacity
-	pub        atomic.Pointer[published] // replaces mem, once it is published
+
+	// Generation starts at 1. Only this package changes it. It is a field because
+	// each byte read compares it, and a method is not inlined into a condition.
+	Generation atomic.Uint32
+
+	capacity atomic.Int64              // of the Buffer: len(mem), or less; see GrowCapacity
+	pub      atomic.Pointer[published] // replaces mem, once it is published
 }
 
 // published is the Go memory to which mem[lo:] of a mapping was moved or copied
